@@ -1,0 +1,1 @@
+"""Collected runs become verdicts, figures and the report; reads results only."""
