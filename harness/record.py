@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -209,6 +210,7 @@ def describe_run(run: Run) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=1)
 def package_versions() -> dict[str, str | None]:
     """Versions of what can change a number; None where a package is not installed."""
 
@@ -221,6 +223,7 @@ def package_versions() -> dict[str, str | None]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
+@lru_cache(maxsize=1)
 def git_state() -> dict[str, Any]:
     """Commit of the repository and whether its tracked files were changed; None outside a checkout."""
 

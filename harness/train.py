@@ -1,0 +1,333 @@
+"""The rank program: deepspeed.initialize and a plain loop, the same for the cpu, virtual and cuda devices.
+
+A rank is started with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set, in a process whose first
+`deepspeed` on the path is the variant's overlay: `python -m harness.train RUN_DIRECTORY`. Recording never makes the
+host wait inside a step: scalars travel to pinned memory and are read once their event has passed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.data import Batches, multiple_choice_accuracy, open_batches
+from harness.device import Device, open_device, open_process_device, step_traffic
+from harness.errors import HarnessError
+from harness.models import ModelFile, build_model
+from harness.record import Final, RunDirectory, StepRecord, StepWriter, seconds_since, utc_now
+from harness.study import Run, Training
+
+HEARTBEAT_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Where this process stands in the world."""
+
+    rank: int
+    world_size: int
+
+    @classmethod
+    def from_environment(cls) -> Rank:
+        return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+
+
+class Preempted(Exception):
+    """The run was asked to stop; its checkpoint is written."""
+
+
+def import_everything(kind: str) -> None:
+    """Import what a rank of this device kind needs, so that it can be forked warm. Torch must stay single-threaded."""
+    torch.set_num_threads(1)
+    open_process_device(kind)
+    import deepspeed
+    import transformers.models.falcon.modeling_falcon
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    deepspeed.utils.logger.setLevel("WARNING")
+
+
+def run_rank(path: Path) -> None:
+    """Train the run of directory `path` to its end as the rank that the environment names."""
+    directory = RunDirectory(path)
+    run, place = directory.run(), Rank.from_environment()
+    import_everything(run.device)
+    device = open_device(run.device, policy=run.policy, poison=run.poison, seed=run.seed)
+    stop = StopRequest()
+    import deepspeed
+
+    deepspeed.init_distributed(dist_backend=device.backend, verbose=False)
+    device.connect()
+    torch.manual_seed(run.seed)
+    with device.activate():
+        engine = build_engine(run, device)
+        session = Session(run, directory, place, device, engine, open_run_batches(run, place), stop)
+        session.train()
+        accuracy = session.evaluate()
+        device.synchronize()
+    session.finish(accuracy)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def open_run_batches(run: Run, place: Rank) -> Batches:
+    """This rank's token batches; they depend on seed and layout alone, never on the variant."""
+    return open_batches(
+        run.data,
+        run.training,
+        vocab_size=ModelFile.model_validate(run.model_spec).vocab_size,
+        world_size=place.world_size,
+        rank=place.rank,
+        seed=run.seed,
+    )
+
+
+def build_engine(run: Run, device: Device) -> Any:
+    """The DeepSpeed engine of a run; the model starts on the host, as from a checkpoint."""
+    import deepspeed
+
+    training = run.training
+    model = build_model(
+        ModelFile.model_validate(run.model_spec),
+        seed=run.seed,
+        dtype=torch.float32,
+        activation_checkpointing=training.activation_checkpointing,
+        checkpoint=training.checkpoint,
+    )
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=training.learning_rate,
+        betas=training.betas,
+        eps=training.eps,
+        weight_decay=training.weight_decay,
+        foreach=False,  # the shards of a partition differ in dtype and device
+    )
+    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup(step, training))
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=warmup, config=dict(run.deepspeed))
+    engine.train()
+    device.synchronize()
+    device.use_policy()
+    return engine
+
+
+def _warmup(step: int, training: Training) -> float:
+    return min(1.0, (step + 1) / (training.warmup_steps + 1))
+
+
+class StopRequest:
+    """SIGUSR1 asks the run to checkpoint and stop; all ranks agree on the step through the rendezvous store."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        signal.signal(signal.SIGUSR1, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+
+    def agreed_after(self, step: int, rank: int) -> bool:
+        """Whether every rank stops after `step`. Rank 0 decides one step ahead, which no other rank can have passed:
+
+        finishing step s + 1 needs rank 0's collectives, and rank 0 issues them after it has set the key.
+        """
+        store = torch.distributed.distributed_c10d._get_default_store()
+        if rank == 0 and self.asked and not store.check(["hpz_stop_after"]):
+            store.set("hpz_stop_after", str(step + 1))
+        return bool(store.check(["hpz_stop_after"])) and int(store.get("hpz_stop_after")) <= step
+
+
+@dataclass(frozen=True)
+class PendingStep:
+    """A step whose loss and gradient norm are still on their way to the host."""
+
+    host: torch.Tensor  # (2,) float32, pinned: loss, grad norm
+    event: Any  # None where the device has no streams
+    known: Mapping[str, Any]
+
+    def arrived(self) -> bool:
+        return self.event is None or bool(self.event.query())
+
+    def record(self) -> StepRecord:
+        loss, grad_norm = self.host.tolist()
+        return StepRecord(loss=loss, grad_norm=grad_norm, **self.known)
+
+
+class Session:
+    """One rank's training of one run, from its first or its resumed step to its final record."""
+
+    def __init__(
+        self,
+        run: Run,
+        directory: RunDirectory,
+        place: Rank,
+        device: Device,
+        engine: Any,
+        batches: Batches,
+        stop: StopRequest,
+    ) -> None:
+        self.run, self.directory, self.place = run, directory, place
+        self.device, self.engine, self.batches, self.stop = device, engine, batches, stop
+        self.pending: deque[PendingStep] = deque()
+        self.first_step = self._resume()
+        self.writer = StepWriter(directory.steps_file, self.first_step) if place.rank == 0 else None
+        self.heartbeat = ""
+
+    def train(self) -> None:
+        every = self.run.training.checkpoint_every
+        for step in range(self.first_step, self.run.training.steps):
+            self.pending.append(self.step(step))
+            self.write_arrived()
+            done = step + 1
+            if self.stop.agreed_after(step, self.place.rank) and done < self.run.training.steps:
+                self.save(done)
+                raise Preempted(f"asked to stop; checkpoint written after step {step}")
+            if every and done % every == 0 and done < self.run.training.steps:
+                self.save(done)
+        self.device.synchronize()
+        self.write_arrived(wait=True)
+
+    def step(self, step: int) -> PendingStep:
+        """One optimizer step over all micro-batches."""
+        engine, before, skipped = self.engine, self.device.counters(), self.engine.skipped_steps
+        started = time.perf_counter()
+        losses = []
+        for micro in range(self.run.training.gradient_accumulation):
+            loss = engine(**self.batch(step, micro)).loss
+            engine.backward(loss)
+            engine.step()
+            losses.append(loss.detach())
+        host, event = self.send_to_host(sum(losses[1:], losses[0]) / len(losses), engine.get_global_grad_norm())
+        seconds = time.perf_counter() - started
+        traffic = step_traffic(self.device.counters() - before, self.run.shape)
+        known = {
+            "step": step,
+            "lr": engine.get_lr()[0],
+            "tokens": self.tokens_per_step,
+            "step_seconds": seconds,
+            "secondary_gathers": traffic.secondary_gathers,
+            "host_syncs": traffic.host_syncs,
+            "bytes_intra": traffic.bytes_intra,
+            "bytes_inter": traffic.bytes_inter,
+            "skipped": engine.skipped_steps > skipped,
+        }
+        return PendingStep(host, event, known)
+
+    @property
+    def tokens_per_step(self) -> int:
+        training = self.run.training
+        per_rank = training.micro_batch * training.sequence_length * training.gradient_accumulation
+        return per_rank * self.place.world_size
+
+    def batch(self, step: int, micro: int) -> dict[str, torch.Tensor]:
+        """The batch on the device, sent from pinned memory so that the host does not wait."""
+        from deepspeed.accelerator import get_accelerator
+
+        tensors = self.batches.at(step, micro)
+        pin = get_accelerator().pin_memory
+        return {name: pin(t).to(self.device.torch_device, non_blocking=True) for name, t in tensors.items()}
+
+    def send_to_host(self, loss: torch.Tensor, grad_norm: Any) -> tuple[torch.Tensor, Any]:
+        """Start the copy of both scalars to pinned memory; returns it and the event after the copy."""
+        from deepspeed.accelerator import get_accelerator
+
+        accelerator = get_accelerator()
+        host = accelerator.pin_memory(torch.zeros(2))
+        host[0].copy_(loss, non_blocking=True)
+        if torch.is_tensor(grad_norm):
+            host[1].copy_(grad_norm, non_blocking=True)
+        else:
+            host[1] = float("nan") if grad_norm is None else float(grad_norm)
+        event = accelerator.Event() if accelerator.Event is not None else None
+        if event is not None:
+            event.record(accelerator.current_stream())
+        return host, event
+
+    def write_arrived(self, wait: bool = False) -> None:
+        while self.pending and (wait or self.pending[0].arrived()):
+            record = self.pending.popleft().record()
+            if self.writer is not None:
+                self.writer.write(record)
+                self.beat(record.step)
+
+    def beat(self, step: int) -> None:
+        if not self.heartbeat or seconds_since(self.heartbeat) > HEARTBEAT_SECONDS:
+            self.heartbeat = utc_now()
+            self.directory.update_status(heartbeat_utc=self.heartbeat, step=step)
+
+    def save(self, step: int) -> None:
+        """Write a DeepSpeed checkpoint after `step` finished steps; what was measured so far is flushed first."""
+        self.device.synchronize()
+        self.write_arrived(wait=True)
+        with self.device.paused():
+            state = {"step": step, "rng": torch.get_rng_state()}
+            self.engine.save_checkpoint(str(self.directory.checkpoints), tag=f"step{step}", client_state=state)
+
+    def _resume(self) -> int:
+        """Load the newest checkpoint, if there is one; returns the first step still to do."""
+        if not (self.directory.checkpoints / "latest").exists():
+            return 0
+        self.device.synchronize()
+        with self.device.paused():
+            _, state = self.engine.load_checkpoint(str(self.directory.checkpoints))
+            torch.set_rng_state(state["rng"])
+        return int(state["step"])
+
+    def evaluate(self) -> float | None:
+        """Accuracy on the multiple-choice questions, for the finetune task; None otherwise."""
+        if self.run.training.task != "finetune":
+            return None
+        return multiple_choice_accuracy(self.engine, self.batches, self.device.torch_device)
+
+    def finish(self, accuracy: float | None) -> None:
+        """Hash every rank's shards and write the final record, which alone makes the run done."""
+        digests: list[Any] = [None] * self.place.world_size
+        torch.distributed.all_gather_object(digests, shards_sha256(self.engine.module))
+        if self.writer is not None:
+            self.writer.close()
+            final = Final(
+                steps=self.run.training.steps,
+                skipped_steps=self.engine.skipped_steps,
+                shards_sha256=hashlib.sha256("".join(digests).encode()).hexdigest(),
+                accuracy=accuracy,
+            )
+            self.directory.update_status(final=final.model_dump(), step=final.steps - 1, heartbeat_utc=utc_now())
+
+
+def shards_sha256(module: torch.nn.Module) -> str:
+    """Hash of this rank's primary shards, in parameter order."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(module.named_parameters()):
+        shard = parameter.ds_tensor.detach().cpu().contiguous()  # type: ignore[attr-defined]
+        digest.update(name.encode())
+        digest.update(shard.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def main() -> None:
+    """Run as one rank of the directory given; exit code 75 (try again) says that a checkpoint waits to be resumed."""
+    code = 1
+    try:
+        run_rank(Path(sys.argv[1]))
+        code = 0
+    except Preempted as stopped:
+        print(stopped)
+        code = os.EX_TEMPFAIL
+    except HarnessError as error:
+        print(f"hpz: {error}", file=sys.stderr)
+        code = 2
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # skips teardown, where gloo's threads may abort a process whose work is complete
+
+
+if __name__ == "__main__":
+    main()
