@@ -1,0 +1,269 @@
+"""Runs a study on this machine: several runs side by side, each as a group of ranks forked from a warm process.
+
+Finished runs are never done again, so a study that was killed at any moment goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import HarnessError
+from harness.record import Exit, RunDirectory, Status, utc_now
+from harness.study import REPOSITORY, Run, Study
+from harness.variants import Variant, overlay_path
+
+GIB = 2**30
+RANK_MEMORY = 0.7 * GIB  # a rank of a toy model, forked warm, with room to spare
+START_SECONDS = 120  # for a warm process to import everything
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One thing that happened, for whoever watches."""
+
+    kind: Literal["started", "finished", "skipped"]
+    run: Run
+    status: Status
+
+
+Watcher = Callable[[Progress], None]
+
+
+@dataclass
+class Server:
+    """A warm process of one overlay and device, and what it has said so far."""
+
+    process: subprocess.Popen[bytes]
+    errors: Path
+    ready: bool = False
+    unread: bytes = b""
+
+    def send(self, command: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(command).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def receive(self) -> Iterator[dict[str, Any]]:
+        """The messages that have arrived. Raises HarnessError when the process is gone."""
+        assert self.process.stdout is not None
+        chunk = os.read(self.process.stdout.fileno(), 65536)
+        if not chunk:
+            last = " | ".join(self.errors.read_text(errors="replace").splitlines()[-4:])
+            raise HarnessError(f"the process that starts ranks ended with code {self.process.wait()}: {last}")
+        *lines, self.unread = (self.unread + chunk).split(b"\n")
+        yield from map(json.loads, lines)
+
+
+@dataclass
+class Active:
+    """A run whose ranks are alive."""
+
+    run: Run
+    directory: RunDirectory
+    server: Server
+    deadline: float
+    exits: dict[int, Exit] = field(default_factory=dict)
+    verdict: tuple[str, str] | None = None  # state and reason, once the launcher has decided to end the run
+
+    def end(self, state: str, reason: str) -> None:
+        """Take all ranks down; the first reason stands."""
+        if self.verdict is None:
+            self.verdict = (state, reason)
+            self.server.send({"kill": str(self.directory.path)})
+
+
+def run_study(study: Study, results: Path, watch: Watcher = lambda progress: None) -> list[Status]:
+    """Launch every run of `study` that has no final record under `results`; returns all statuses in study order.
+
+    Raises KeyboardInterrupt after the ranks are down and the runs marked as interrupted.
+    """
+    directories = {run.run_id: RunDirectory(results / "runs" / run.run_id) for run in study.runs}
+    todo = []
+    for run in study.runs:
+        status = directories[run.run_id].status()
+        if status.state == "done":
+            watch(Progress("skipped", run, status))
+        else:
+            directories[run.run_id].create(run)
+            todo.append(run)
+    if todo:
+        with fail_on_overfull_disk(results), Launcher(study, directories, watch) as launcher:
+            launcher.launch(todo)
+    return [directories[run.run_id].status() for run in study.runs]
+
+
+@contextmanager
+def fail_on_overfull_disk(results: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (28, 122):  # no space left, quota exceeded
+            raise HarnessError(f"{results}: {error.strerror}; free space and run again, finished runs are kept") from error
+        raise
+
+
+class Launcher:
+    """Keeps the lanes full until all runs have ended."""
+
+    def __init__(self, study: Study, directories: dict[str, RunDirectory], watch: Watcher) -> None:
+        self.study, self.directories, self.watch = study, directories, watch
+        self.selector = selectors.DefaultSelector()
+        self.servers: dict[tuple[Path, str], Server] = {}
+        self.active: dict[str, Active] = {}
+
+    def __enter__(self) -> Launcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for active in self.active.values():
+            active.directory.update_status(state="interrupted", ended_utc=utc_now(), reason="interrupted")
+        for server in self.servers.values():
+            self._stop(server)
+        self.selector.close()
+
+    def launch(self, runs: Iterable[Run]) -> None:
+        queue = sorted(runs, key=_server_key, reverse=True)  # one overlay after the other; popped from the end
+        lanes = self.study.launch.lanes or default_lanes(max(run.shape.world_size for run in queue))
+        while queue or self.active:
+            while queue and len(self.active) < lanes:
+                self._start(queue.pop())
+            self._retire(queue)
+            for key, _ in self.selector.select(timeout=0.5):
+                self._hear(key.data)
+            self._check_deadlines()
+
+    def _start(self, run: Run) -> None:
+        directory = self.directories[run.run_id]
+        server = self._server(run)
+        for file in directory.logs.glob("rank-*.txt"):
+            file.unlink()
+        status = directory.update_status(
+            state="running",
+            attempts=directory.status().attempts + 1,
+            started_utc=utc_now(),
+            ended_utc=None,
+            heartbeat_utc=utc_now(),
+            exit={},
+            reason=None,
+            final=None,
+        )
+        deadline = time.monotonic() + self.study.launch.timeout_seconds
+        self.active[str(directory.path)] = Active(run, directory, server, deadline)
+        server.send({"start": str(directory.path), "world": run.shape.world_size, "port": free_port()})
+        self.watch(Progress("started", run, status))
+
+    def _server(self, run: Run) -> Server:
+        key = _server_key(run)
+        if key not in self.servers:
+            self.servers[key] = self._start_server(*key)
+        return self.servers[key]
+
+    def _start_server(self, overlay: Path, device: str) -> Server:
+        errors = next(iter(self.directories.values())).path.parent / f".server-{overlay.name[:24]}-{device}.txt"
+        inherited = os.environ.get("PYTHONPATH")
+        path = os.pathsep.join([str(overlay), str(REPOSITORY), *([inherited] if inherited else [])])
+        with errors.open("wb") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "harness.launch.forkserver", device],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+                start_new_session=True,  # Ctrl-C reaches the launcher alone, which then ends the ranks in order
+            )
+        server = Server(process, errors)
+        self.selector.register(process.stdout, selectors.EVENT_READ, server)  # type: ignore[arg-type]
+        return server
+
+    def _retire(self, queue: list[Run]) -> None:
+        """End warm processes that no run needs any more, to give their memory back."""
+        needed = {_server_key(run) for run in queue} | {_server_key(active.run) for active in self.active.values()}
+        for key in self.servers.keys() - needed:
+            self._stop(self.servers.pop(key))
+
+    def _stop(self, server: Server) -> None:
+        assert server.process.stdin is not None and server.process.stdout is not None
+        self.selector.unregister(server.process.stdout)
+        server.process.stdin.close()
+        try:
+            server.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            server.process.kill()
+            server.process.wait()
+        server.process.stdout.close()
+        server.errors.unlink(missing_ok=True)
+
+    def _hear(self, server: Server) -> None:
+        for message in server.receive():
+            if "ready" in message:
+                server.ready = True
+            elif message["run"] in self.active:
+                self._rank_ended(self.active[message["run"]], message)
+
+    def _rank_ended(self, active: Active, message: dict[str, Any]) -> None:
+        rank, code, killed = message["rank"], message["code"], message["signal"]
+        last = active.directory.last_lines(rank, 1)
+        ended_by_us = active.verdict is not None
+        reason = "finished" if code == 0 else "taken down with the run" if ended_by_us else " ".join(last) or "no output"
+        active.exits[rank] = Exit(code=code, signal=killed, reason=reason)
+        if code != 0 and not ended_by_us:
+            state = "out-of-memory" if killed == "SIGKILL" and _killed_for_memory(active, rank) else "failed"
+            active.end(state, f"rank {rank} ended with {killed or f'code {code}'}: {reason}")
+        if len(active.exits) == active.run.shape.world_size:
+            self._finish(active)
+
+    def _finish(self, active: Active) -> None:
+        del self.active[str(active.directory.path)]
+        state, reason = active.verdict or ("done", None)
+        if state == "done" and active.directory.status().final is None:
+            state, reason = "failed", "every rank ended with code 0 but none wrote the final record"
+        status = active.directory.update_status(
+            state=state, reason=reason, exit={rank: e.model_dump() for rank, e in active.exits.items()}, ended_utc=utc_now()
+        )
+        self.watch(Progress("finished", active.run, status))
+
+    def _check_deadlines(self) -> None:
+        for active in self.active.values():
+            if time.monotonic() > active.deadline:
+                limit = self.study.launch.timeout_seconds
+                active.end("timed-out", f"not finished after {limit:g} s (launch.timeout_seconds of the study)")
+
+
+def _server_key(run: Run) -> tuple[Path, str]:
+    return overlay_path(Variant.parse(run.variant), run.release), run.device
+
+
+def _killed_for_memory(active: Active, rank: int) -> bool:
+    """Linux kills for memory with SIGKILL and no word; a rank that said so itself is recognised by its last lines."""
+    return any("out of memory" in line.lower() for line in active.directory.last_lines(rank))
+
+
+def default_lanes(world_size: int) -> int:
+    """Runs side by side: one per two cores, as far as the free memory allows."""
+    cores = len(os.sched_getaffinity(0))
+    available = int(os.sysconf("SC_AVPHYS_PAGES")) * int(os.sysconf("SC_PAGE_SIZE"))
+    return max(1, min(cores // 2, int(available / (RANK_MEMORY * world_size))))
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def terminate_on_sigterm() -> None:
+    """Let SIGTERM end a study as Ctrl-C does: ranks down, runs marked as interrupted."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
