@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -242,7 +243,12 @@ class Launcher:
 
 
 def _server_key(run: Run) -> tuple[Path, str]:
-    return overlay_path(Variant.parse(run.variant), run.release), run.device
+    return _overlay(run.variant, run.release), run.device
+
+
+@lru_cache
+def _overlay(variant: str, release: str) -> Path:
+    return overlay_path(Variant.parse(variant), release)
 
 
 def _killed_for_memory(active: Active, rank: int) -> bool:
@@ -253,8 +259,13 @@ def _killed_for_memory(active: Active, rank: int) -> bool:
 def default_lanes(world_size: int) -> int:
     """Runs side by side: one per two cores, as far as the free memory allows."""
     cores = len(os.sched_getaffinity(0))
-    available = int(os.sysconf("SC_AVPHYS_PAGES")) * int(os.sysconf("SC_PAGE_SIZE"))
-    return max(1, min(cores // 2, int(available / (RANK_MEMORY * world_size))))
+    return max(1, min(cores // 2, int(available_memory() / (RANK_MEMORY * world_size))))
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping (Linux's MemAvailable)."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024
 
 
 def free_port() -> int:

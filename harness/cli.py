@@ -1,0 +1,145 @@
+"""The `hpz` command: one short function per verb; each takes a study file or its results folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from harness.errors import HarnessError, RunFailed
+from harness.study import Run, Study, load_study, save_study
+
+app = typer.Typer(
+    name="hpz",
+    help="Reproduce, explain and end the ZeRO++ hpZ race. Start with: hpz plan experiments/laptop.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, or the results folder of one.")]
+ResultsOption = Annotated[Path | None, typer.Option(help="Results folder; default results/<study name>.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
+
+
+def results_folder(study_path: Path, study: Study, results: Path | None) -> Path:
+    """Where a study's results lie: as given, the folder itself when one was named, else results/<name>."""
+    if results is not None:
+        return results
+    return study_path if study_path.is_dir() else Path("results") / study.name
+
+
+@app.command()
+def plan(study_file: StudyArgument, as_json: JsonOption = False) -> None:
+    """Show the runs of a study and what each would use; touches nothing. Example: hpz plan experiments/laptop.yaml"""
+    study = load_study(study_file)
+    baselines = {baseline.run_id for _, baseline in study.pairs}
+    if as_json:
+        print(json.dumps([_plan_row(run, baselines) for run in study.runs], indent=1))
+        return
+    table = Table(title=f"{study.name}: {len(study.runs)} runs, {len(study.pairs)} pairs")
+    rows = [_plan_row(run, baselines) for run in study.runs]
+    for column in rows[0]:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+
+
+def _plan_row(run: Run, baselines: set[str]) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "variant": run.variant,
+        "device": run.device,
+        "policy": run.policy,
+        "ranks": run.shape.world_size,
+        "hpz": run.shape.hpz,
+        "steps": run.training.steps,
+        "tokens": run.training.steps * _tokens_per_step(run),
+        "baseline": run.run_id in baselines,
+        "evidence": run.evidence,
+    }
+
+
+def _tokens_per_step(run: Run) -> int:
+    training = run.training
+    per_rank = training.micro_batch * training.sequence_length * training.gradient_accumulation
+    return per_rank * run.shape.world_size
+
+
+@app.command()
+def run(study_file: StudyArgument, results: ResultsOption = None, as_json: JsonOption = False) -> None:
+    """Run a study on this machine, go on where it was stopped, and report. Example: hpz run experiments/laptop.yaml"""
+    from harness.launch.local import run_study, terminate_on_sigterm
+    from harness.launch.progress import watch_runs
+
+    study = load_study(study_file)
+    folder = results_folder(study_file, study, results)
+    save_study(study, folder)
+    terminate_on_sigterm()
+    with watch_runs(study, folder, quiet=as_json) as watch:
+        statuses = run_study(study, folder, watch)
+    _report(folder, as_json)
+    failed = [status for status in statuses if status.state != "done"]
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(statuses)} runs did not finish: {failed[0].reason}")
+
+
+@app.command()
+def collect(study_file: StudyArgument, results: ResultsOption = None, as_json: JsonOption = False) -> None:
+    """Gather what the runs recorded so far into runs.parquet and steps.parquet."""
+    from analysis.collect import collect_study
+
+    collected = collect_study(results_folder(study_file, load_study(study_file), results))
+    if as_json:
+        print(json.dumps(collected.counts()))
+        return
+    Console().print(collected.describe(), highlight=False)
+
+
+@app.command()
+def report(study_file: StudyArgument, results: ResultsOption = None, as_json: JsonOption = False) -> None:
+    """Judge the pairs and write report.html, summary.json and figures/. Example: hpz report results/laptop"""
+    _report(results_folder(study_file, load_study(study_file), results), as_json)
+
+
+def _report(folder: Path, as_json: bool) -> None:
+    from analysis.report import build_report
+    from analysis.summary import load_summary, verdict_table
+
+    page = build_report(folder)
+    summary = load_summary(folder)
+    if as_json:
+        print(json.dumps(summary, indent=1))
+        return
+    console = Console()
+    console.print(verdict_table(summary))
+    console.print(f"Report: {page}", soft_wrap=True, highlight=False)
+
+
+def main() -> None:
+    """Entry point: turns what went wrong into one sentence and the documented exit code (1 or 2)."""
+    verbose = "-v" in sys.argv[1:]
+    arguments = [word for word in sys.argv[1:] if word != "-v"]
+    try:
+        app(arguments, standalone_mode=True)
+    except (HarnessError, RunFailed) as error:
+        if verbose:
+            raise
+        print(f"hpz: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, HarnessError) else 1)
+    except KeyboardInterrupt:
+        print("hpz: interrupted; finished runs are kept, the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
