@@ -1,0 +1,17 @@
+"""Variants of DeepSpeed: what they are called, and overlays that put exactly one of them under a training."""
+
+from __future__ import annotations
+
+from harness.variants.series import Series, installed_release, load_series, patch_hashes, supported_releases
+from harness.variants.variant import NAMED, Variant, all_variants
+
+__all__ = [
+    "NAMED",
+    "Series",
+    "Variant",
+    "all_variants",
+    "installed_release",
+    "load_series",
+    "patch_hashes",
+    "supported_releases",
+]
