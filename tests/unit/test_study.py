@@ -1,0 +1,131 @@
+"""A study file becomes runs with ids, pairs and DeepSpeed settings; what is wrong in it is said in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.errors import HarnessError
+from harness.study import REPOSITORY, Study, load_study, parse_shape, save_study
+
+MODEL = {"family": "llama"}
+MINIMAL: dict[str, Any] = {
+    "name": "tiny",
+    "models": {"toy": MODEL},
+    "matrix": {"model": "toy", "variant": ["fixed", "unordered"], "shape": "2x2-hpz2", "policy": ["eager", "side-first"]},
+}
+
+
+def write(tmp_path: Path, **changes: Any) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**MINIMAL, **changes}))
+    return file
+
+
+def matrix(**changes: Any) -> dict[str, Any]:
+    return {**MINIMAL["matrix"], **changes}
+
+
+def test_a_block_is_the_product_of_its_axes_plus_baselines(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path))
+    variants = sorted((run.variant, run.policy) for run in study.runs)
+    assert variants == [
+        ("fixed", "eager"),
+        ("fixed", "side-first"),
+        ("unordered", "eager"),
+        ("unordered", "side-first"),
+        ("zero3", "eager"),
+        ("zero3", "side-first"),
+    ]
+
+
+def test_a_pair_differs_in_the_variant_alone(tmp_path: Path) -> None:
+    for run, baseline in load_study(write(tmp_path)).pairs:
+        assert baseline.variant == "zero3"
+        assert (baseline.seed, baseline.policy, baseline.model) == (run.seed, run.policy, run.model)
+        assert "zero_hpz_partition_size" not in baseline.deepspeed["zero_optimization"]
+        assert run.deepspeed["zero_optimization"]["zero_hpz_partition_size"] == 2
+
+
+def test_the_baseline_may_name_another_policy_and_device(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, baseline={"variant": "zero3", "device": "cpu"}))
+    assert {baseline.device for _, baseline in study.pairs} == {"cpu"}
+    assert {baseline.policy for _, baseline in study.pairs} == {"native"}
+
+
+def test_equal_runs_have_equal_ids_and_a_change_changes_the_id(tmp_path: Path) -> None:
+    ids = [run.run_id for run in load_study(write(tmp_path)).runs]
+    assert ids == [run.run_id for run in load_study(write(tmp_path, name="other")).runs]
+    changed = load_study(write(tmp_path, training={"learning_rate": 1e-5})).runs
+    assert not set(ids) & {run.run_id for run in changed}
+
+
+def test_the_model_file_beside_the_study_is_part_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "toy.yaml").write_text(yaml.safe_dump(MODEL))
+    study = load_study(write(tmp_path, models={}))
+    assert study.runs[0].model_spec == MODEL
+
+
+def test_a_resolved_study_reads_back_as_the_same_runs(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path))
+    save_study(study, tmp_path / "results")
+    again = load_study(tmp_path / "results")
+    assert [run.run_id for run in again.runs] == [run.run_id for run in study.runs]
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_study_expands(file: Path) -> None:
+    study = load_study(file)
+    assert isinstance(study, Study) and study.runs and study.question
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trainig": {}}, r"tiny\.yaml: trainig is not a key; did you mean 'training'\?"),
+        ({"training": {"stepz": 3}}, r"training\.stepz is not a key; did you mean 'steps'\?"),
+        ({"training": {"steps": 0}}, r"training\.steps: .*greater than or equal to 1 \(given: 0\)"),
+        ({"matrix": matrix(polcy="eager")}, r"matrix\[0\]\.polcy is not an axis; did you mean 'policy'\?"),
+        ({"matrix": matrix(policy="sidefirst")}, r"matrix\.policy: 'sidefirst' is unknown; did you mean 'side-first'\?"),
+        ({"matrix": matrix(poison="zero")}, r"matrix\.poison: 'zero' is unknown"),
+        ({"matrix": matrix(variant="fixd")}, r"fixd.*did you mean 'fixed'"),
+        ({"matrix": matrix(model="toyy")}, r"'toyy' has no file models/toyy\.yaml"),
+        ({"matrix": matrix(shape="2x2-hpz3")}, r"hpz=3 must divide the world size 2 × 2 = 4"),
+        ({"matrix": matrix(shape="1x8-hpz16")}, r"hpz=16 must divide the world size"),
+        ({"matrix": matrix(shape="3x2-hpz3")}, r"hpz=3 must divide ranks_per_node=2 or be a multiple of it; use one of"),
+        ({"matrix": matrix(shape="two")}, r"'two' is not of the form NODESxRANKS-hpzSIZE"),
+        ({"matrix": matrix(shape="2x2")}, r"hpz=1 turns hpZ off, so variant 'fixed' cannot run"),
+        ({"matrix": {"model": "toy", "variant": "fixed"}}, r"matrix\[0\] lacks shape"),
+        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, r"deepspeed\.zero_optimization\.stage is the study's"),
+        ({"data": {"path": "nowhere.txt"}}, r"data\.path: no file 'nowhere\.txt'"),
+        ({"release": "0.1.0"}, r"0\.1\.0.*support"),
+    ],
+)
+def test_bad_input_gets_one_sentence(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(HarnessError, match=message) as error:
+        load_study(write(tmp_path, **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_broken_yaml_are_named(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"nothing\.yaml: cannot be read"):
+        load_study(tmp_path / "nothing.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: [")
+    with pytest.raises(HarnessError, match=r"broken\.yaml: not YAML"):
+        load_study(broken)
+
+
+def test_results_of_another_study_are_refused(tmp_path: Path) -> None:
+    save_study(load_study(write(tmp_path)), tmp_path / "results")
+    with pytest.raises(HarnessError, match="holds results of study 'tiny'"):
+        save_study(load_study(write(tmp_path, name="other")), tmp_path / "results")
+
+
+def test_shapes_read_as_text_or_mapping() -> None:
+    assert parse_shape("8x8-hpz8") == parse_shape({"nodes": 8, "ranks_per_node": 8, "hpz": 8})
+    assert str(parse_shape("2x2")) == "2x2"
