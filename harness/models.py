@@ -1,4 +1,4 @@
-"""Falcon and Llama-2 from model files: dimensions as published, or the same families scaled down for a laptop.
+"""Falcon and Llama-2 from model files: dimensions as published, or the same families scaled down.
 
 Reading a model file and listing its parameters needs neither torch nor transformers; only `build_model` does.
 """
@@ -40,7 +40,8 @@ class _Dimensions(_Frozen):
     def _heads_fit(self) -> Self:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
+                f"hidden_size={self.hidden_size} must be a multiple of "
+                f"num_attention_heads={self.num_attention_heads}"
             )
         return self
 
@@ -76,7 +77,7 @@ class LlamaDimensions(_Dimensions):
 
 
 class FalconDimensions(_Dimensions):
-    """Falcon (Almazrouei et al., arXiv 2311.16867): multi-query 7B, or the new decoder of 40B; both parallel."""
+    """Falcon (Almazrouei et al., arXiv 2311.16867): multi-query as 7B, or the new decoder of 40B."""
 
     model_type: Literal["falcon"]
     ffn_hidden_size: int = Field(ge=1)
@@ -116,7 +117,7 @@ class FalconDimensions(_Dimensions):
 
 
 class ModelFile(_Frozen):
-    """One file of experiments/models: where the dimensions come from, their parameter count, the dimensions."""
+    """One file of experiments/models: the dimensions, their parameter count and where both come from."""
 
     source: str  # the public configuration, or the model file that this one scales down
     parameters: int  # published count; checked against the dimensions
@@ -155,7 +156,7 @@ def load_model_file(path: str | Path) -> ModelFile:
 
 
 def parameter_shapes(model: ModelFile) -> Shapes:
-    """Every parameter's name and shape, tied ones once, as transformers names and orders them (no torch needed)."""
+    """Every parameter's name and shape, tied ones once, named and ordered as transformers does."""
     return list(model.config.shapes())
 
 
@@ -165,7 +166,7 @@ def parameter_count(model: ModelFile) -> int:
 
 
 def unaligned_parameters(model: ModelFile, world_size: int) -> Shapes:
-    """The parameters that `world_size` ranks cannot share equally: where hpZ's old copy loses elements (#5216)."""
+    """The parameters that `world_size` ranks cannot share equally: hpZ's old copy loses some (#5216)."""
     return [(name, shape) for name, shape in model.config.shapes() if prod(shape) % world_size]
 
 
@@ -180,7 +181,7 @@ def build_model(
 ) -> PreTrainedModel:
     """The transformers model, ready to train: eager attention, no cache, weights that depend on `seed` alone.
 
-    `device="meta"` gives shapes without memory. `checkpoint`, a folder or a Hub name, replaces the random weights.
+    `device="meta"` gives shapes without memory. `checkpoint` (folder or Hub name) replaces random weights.
     Raises HarnessError when the checkpoint cannot be had or is not this model.
     """
     import torch
@@ -194,7 +195,7 @@ def build_model(
     built.config.use_cache = False
     built.train()
     if activation_checkpointing:
-        built.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        built.activation_checkpointing_enable({"use_reentrant": False})
     return built
 
 
@@ -215,8 +216,8 @@ def _pretrained(checkpoint: str, weights: Any) -> PreTrainedModel:
         return AutoModelForCausalLM.from_pretrained(checkpoint, attn_implementation="eager", dtype=weights)
     except (OSError, ValueError) as error:
         raise HarnessError(
-            f"training.checkpoint: {checkpoint!r} is no folder with a checkpoint and could not be had from the Hub "
-            f"({_first_line(error)}); download it where there is a network and give its folder"
+            f"training.checkpoint: {checkpoint!r} is no folder with a checkpoint and could not be had "
+            f"from the Hub ({_first_line(error)}); download it where there is a network and give its folder"
         ) from error
 
 
