@@ -23,7 +23,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, or the results folder of one.")]
+StudyArgument = Annotated[
+    Path, typer.Argument(metavar="STUDY", help="A study file, or the results folder of one.")
+]
 ResultsOption = Annotated[Path | None, typer.Option(help="Results folder; default results/<study name>.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
 

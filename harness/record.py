@@ -1,11 +1,11 @@
 """The run directory: what a run is, what it measured and how it ended, in files that survive a kill at any moment.
 
-    results/<study>/runs/<run-id>/
-        run.json        the run as resolved, with patch hashes and package versions; written before launch
-        steps.jsonl     one line a step, flushed (see StepRecord)
-        status.json     state, attempts, heartbeat, exit of each rank; replaced atomically
-        log/rank-N.txt  what each rank printed
-        checkpoint/     the newest DeepSpeed checkpoint, where one was asked for
+results/<study>/runs/<run-id>/
+    run.json        the run as resolved, with patch hashes and package versions; written before launch
+    steps.jsonl     one line a step, flushed (see StepRecord)
+    status.json     state, attempts, heartbeat, exit of each rank; replaced atomically
+    log/rank-N.txt  what each rank printed
+    checkpoint/     the newest DeepSpeed checkpoint, where one was asked for
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field
 
 from harness.errors import HarnessError
 from harness.study import REPOSITORY, Frozen, Run
@@ -64,7 +66,11 @@ class StepRecord:
     def line(self) -> str:
         """Strict JSON: a non-finite number becomes null and is named in `nonfinite`."""
         values = dict(vars(self))
-        odd = {key: value for key, value in values.items() if isinstance(value, float) and not math.isfinite(value)}
+        odd = {
+            key: value
+            for key, value in values.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        }
         values |= dict.fromkeys(odd)
         named = " ".join(f"{key}={value}" for key, value in odd.items()) or None
         return json.dumps({"schema": SCHEMA, **values, "nonfinite": named, "utc": utc_now()}, allow_nan=False)
@@ -97,7 +103,7 @@ class Status(Frozen):
     heartbeat_utc: str | None = None
     started_utc: str | None = None
     ended_utc: str | None = None
-    exit: dict[int, Exit] = {}
+    exit: dict[int, Exit] = Field(default_factory=dict)
     reason: str | None = None  # one sentence, where the run did not end well
     final: Final | None = None
     network: dict[str, Any] | None = None
@@ -122,7 +128,9 @@ class RunDirectory:
             if not self.run_file.exists():
                 write_json(self.run_file, describe_run(run))
         except OSError as error:
-            raise HarnessError(f"{self.path}: cannot be written ({error.strerror}); free space or use --results") from error
+            raise HarnessError(
+                f"{self.path}: cannot be written ({error.strerror}); free space or use --results"
+            ) from error
 
     def run(self) -> Run:
         """The run as recorded. Raises HarnessError when run.json is missing or not a run."""
@@ -130,7 +138,9 @@ class RunDirectory:
             content = json.loads(self.run_file.read_text())
             return Run.model_validate(content["run"])
         except (OSError, ValueError, KeyError) as error:
-            raise HarnessError(f"{self.run_file}: not a run record ({error}); delete the folder to run it anew") from error
+            raise HarnessError(
+                f"{self.run_file}: not a run record ({error}); delete the folder to run it anew"
+            ) from error
 
     def status(self) -> Status:
         """The status; a missing or half-written file reads as pending."""

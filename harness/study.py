@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import HarnessError, nearest
+from harness.models import parse_model
 from harness.variants import Variant, installed_release, patch_hashes, supported_releases
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -151,7 +152,9 @@ class Run(Frozen):
     def _name_parts(self) -> list[str]:
         training = self.training
         parts = [self.model, self.variant, str(self.shape)]
-        parts += [self.policy.replace("(", "").replace(")", "")] if self.device == "virtual" else [self.device]
+        parts += (
+            [self.policy.replace("(", "").replace(")", "")] if self.device == "virtual" else [self.device]
+        )
         parts += [f"ga{training.gradient_accumulation}"] if training.gradient_accumulation > 1 else []
         parts += ["ckpt"] if training.activation_checkpointing else []
         return [re.sub(r"[^\w.+-]", "-", part) for part in [*parts, f"s{self.seed}"]]
@@ -262,7 +265,9 @@ class Study(Frozen):
         if not variant.hpz:
             shape = shape.model_copy(update={"hpz": 1})
         elif shape.hpz == 1:
-            raise HarnessError(f"matrix.shape: hpz=1 turns hpZ off, so variant {variant.name!r} cannot run in {shape}")
+            raise HarnessError(
+                f"matrix.shape: hpz=1 turns hpZ off, so variant {variant.name!r} cannot run in {shape}"
+            )
         own = {axis: cell[axis] for axis in TRAINING_AXES if axis in cell}
         training = Training(**{**self.training.model_dump(), **own})
         virtual = device == "virtual"
@@ -309,8 +314,12 @@ def parse_shape(value: Any) -> Shape:
     if isinstance(value, str):
         match = re.fullmatch(r"(\d+)x(\d+)(?:-hpz(\d+))?", value)
         if not match:
-            raise HarnessError(f"matrix.shape: {value!r} is not of the form NODESxRANKS-hpzSIZE, such as 2x2-hpz2")
-        value = dict(zip(("nodes", "ranks_per_node", "hpz"), map(int, match.groups(default="1")), strict=True))
+            raise HarnessError(
+                f"matrix.shape: {value!r} is not of the form NODESxRANKS-hpzSIZE, such as 2x2-hpz2"
+            )
+        value = dict(
+            zip(("nodes", "ranks_per_node", "hpz"), map(int, match.groups(default="1")), strict=True)
+        )
     try:
         return Shape.model_validate(value)
     except ValidationError as error:
@@ -321,7 +330,9 @@ def parse_policy(value: Any) -> str:
     """A policy name, checked. Raises HarnessError naming the valid ones."""
     if str(value) in POLICIES or RANDOM_POLICY.fullmatch(str(value)):
         return str(value)
-    raise HarnessError(f"matrix.policy: {value!r} is unknown; {nearest(str(value), [*POLICIES, 'random(SEED)'])}")
+    raise HarnessError(
+        f"matrix.policy: {value!r} is unknown; {nearest(str(value), [*POLICIES, 'random(SEED)'])}"
+    )
 
 
 def parse_poison(value: Any) -> str:
@@ -368,13 +379,17 @@ def load_study(path: str | Path) -> Study:
     try:
         content = yaml.safe_load(file.read_text())
     except OSError as error:
-        raise HarnessError(f"{file}: cannot be read ({error.strerror}); give a study file or a results folder") from error
+        raise HarnessError(
+            f"{file}: cannot be read ({error.strerror}); give a study file or a results folder"
+        ) from error
     except yaml.YAMLError as error:
         raise HarnessError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise HarnessError(f"{file}: holds no keys; see experiments/laptop.yaml for an example")
     try:
         study = Study.model_validate(_with_models(content, file))
+        for name, spec in study.models.items():
+            parse_model(spec, f"models.{name}")
         study = study.model_copy(update={"data": _located(study.data, file)})
         _ = study.runs
     except ValidationError as error:
@@ -389,7 +404,9 @@ def save_study(study: Study, folder: Path) -> Path:
     file = folder / "study.yaml"
     text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
     if file.exists() and (other := yaml.safe_load(file.read_text())) and other.get("name") != study.name:
-        raise HarnessError(f"{folder} holds results of study {other.get('name')!r}; give another folder with --results")
+        raise HarnessError(
+            f"{folder} holds results of study {other.get('name')!r}; give another folder with --results"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     beside = file.with_suffix(".tmp")
     beside.write_text(text)
@@ -443,6 +460,10 @@ def _first_message(error: ValidationError, model: type[BaseModel]) -> str:
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     for part in path:
         field = model.model_fields.get(str(part))
-        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        if (
+            field is not None
+            and isinstance(field.annotation, type)
+            and issubclass(field.annotation, BaseModel)
+        ):
             model = field.annotation
     return list(model.model_fields)

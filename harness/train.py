@@ -57,8 +57,11 @@ def import_everything(kind: str) -> None:
     deepspeed.utils.logger.setLevel("WARNING")
 
 
-def run_rank(path: Path) -> None:
-    """Train the run of directory `path` to its end as the rank that the environment names."""
+def run_rank(path: Path, until: int | None = None) -> None:
+    """Train the run of directory `path` to its end, or to step `until`, as the rank that the environment names.
+
+    Raises Preempted where it stops early, its checkpoint written.
+    """
     directory = RunDirectory(path)
     run, place = directory.run(), Rank.from_environment()
     import_everything(run.device)
@@ -72,7 +75,7 @@ def run_rank(path: Path) -> None:
     with device.activate():
         engine = build_engine(run, device)
         session = Session(run, directory, place, device, engine, open_run_batches(run, place), stop)
-        session.train()
+        session.train(until or run.training.steps)
         accuracy = session.evaluate()
         device.synchronize()
     session.finish(accuracy)
@@ -85,7 +88,7 @@ def open_run_batches(run: Run, place: Rank) -> Batches:
     return open_batches(
         run.data,
         run.training,
-        vocab_size=ModelFile.model_validate(run.model_spec).vocab_size,
+        vocab_size=ModelFile.model_validate(run.model_spec).config.vocab_size,
         world_size=place.world_size,
         rank=place.rank,
         seed=run.seed,
@@ -100,7 +103,7 @@ def build_engine(run: Run, device: Device) -> Any:
     model = build_model(
         ModelFile.model_validate(run.model_spec),
         seed=run.seed,
-        dtype=torch.float32,
+        dtype="fp32",  # DeepSpeed itself casts, and keeps the masters in single precision
         activation_checkpointing=training.activation_checkpointing,
         checkpoint=training.checkpoint,
     )
@@ -113,7 +116,9 @@ def build_engine(run: Run, device: Device) -> Any:
         foreach=False,  # the shards of a partition differ in dtype and device
     )
     warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup(step, training))
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=warmup, config=dict(run.deepspeed))
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, lr_scheduler=warmup, config=dict(run.deepspeed)
+    )
     engine.train()
     device.synchronize()
     device.use_policy()
@@ -181,17 +186,17 @@ class Session:
         self.writer = StepWriter(directory.steps_file, self.first_step) if place.rank == 0 else None
         self.heartbeat = ""
 
-    def train(self) -> None:
-        every = self.run.training.checkpoint_every
-        for step in range(self.first_step, self.run.training.steps):
+    def train(self, until: int) -> None:
+        every, last = self.run.training.checkpoint_every, self.run.training.steps
+        for step in range(self.first_step, last):
             self.pending.append(self.step(step))
             self.write_arrived()
             done = step + 1
-            if self.stop.agreed_after(step, self.place.rank) and done < self.run.training.steps:
+            asked = self.stop.agreed_after(step, self.place.rank) or done == until
+            if done < last and (asked or (every and done % every == 0)):
                 self.save(done)
-                raise Preempted(f"asked to stop; checkpoint written after step {step}")
-            if every and done % every == 0 and done < self.run.training.steps:
-                self.save(done)
+            if done < last and asked:
+                raise Preempted(f"stopped as asked after step {step}; the checkpoint is written")
         self.device.synchronize()
         self.write_arrived(wait=True)
 
@@ -205,7 +210,9 @@ class Session:
             engine.backward(loss)
             engine.step()
             losses.append(loss.detach())
-        host, event = self.send_to_host(sum(losses[1:], losses[0]) / len(losses), engine.get_global_grad_norm())
+        host, event = self.send_to_host(
+            sum(losses[1:], losses[0]) / len(losses), engine.get_global_grad_norm()
+        )
         seconds = time.perf_counter() - started
         traffic = step_traffic(self.device.counters() - before, self.run.shape)
         known = {
@@ -269,7 +276,9 @@ class Session:
         self.write_arrived(wait=True)
         with self.device.paused():
             state = {"step": step, "rng": torch.get_rng_state()}
-            self.engine.save_checkpoint(str(self.directory.checkpoints), tag=f"step{step}", client_state=state)
+            self.engine.save_checkpoint(
+                str(self.directory.checkpoints), tag=f"step{step}", client_state=state
+            )
 
     def _resume(self) -> int:
         """Load the newest checkpoint, if there is one; returns the first step still to do."""
@@ -299,7 +308,9 @@ class Session:
                 shards_sha256=hashlib.sha256("".join(digests).encode()).hexdigest(),
                 accuracy=accuracy,
             )
-            self.directory.update_status(final=final.model_dump(), step=final.steps - 1, heartbeat_utc=utc_now())
+            self.directory.update_status(
+                final=final.model_dump(), step=final.steps - 1, heartbeat_utc=utc_now()
+            )
 
 
 def shards_sha256(module: torch.nn.Module) -> str:
@@ -313,10 +324,10 @@ def shards_sha256(module: torch.nn.Module) -> str:
 
 
 def main() -> None:
-    """Run as one rank of the directory given; exit code 75 (try again) says that a checkpoint waits to be resumed."""
+    """`python -m harness.train DIRECTORY [UNTIL_STEP]`; exit code 75 (try again) says that a checkpoint waits."""
     code = 1
     try:
-        run_rank(Path(sys.argv[1]))
+        run_rank(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
         code = 0
     except Preempted as stopped:
         print(stopped)

@@ -111,7 +111,9 @@ def fail_on_overfull_disk(results: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (28, 122):  # no space left, quota exceeded
-            raise HarnessError(f"{results}: {error.strerror}; free space and run again, finished runs are kept") from error
+            raise HarnessError(
+                f"{results}: {error.strerror}; free space and run again, finished runs are kept"
+            ) from error
         raise
 
 
@@ -135,7 +137,9 @@ class Launcher:
         self.selector.close()
 
     def launch(self, runs: Iterable[Run]) -> None:
-        queue = sorted(runs, key=_server_key, reverse=True)  # one overlay after the other; popped from the end
+        queue = sorted(
+            runs, key=_server_key, reverse=True
+        )  # one overlay after the other; popped from the end
         lanes = self.study.launch.lanes or default_lanes(max(run.shape.world_size for run in queue))
         while queue or self.active:
             while queue and len(self.active) < lanes:
@@ -172,7 +176,9 @@ class Launcher:
         return self.servers[key]
 
     def _start_server(self, overlay: Path, device: str) -> Server:
-        errors = next(iter(self.directories.values())).path.parent / f".server-{overlay.name[:24]}-{device}.txt"
+        errors = (
+            next(iter(self.directories.values())).path.parent / f".server-{overlay.name[:24]}-{device}.txt"
+        )
         inherited = os.environ.get("PYTHONPATH")
         path = os.pathsep.join([str(overlay), str(REPOSITORY), *([inherited] if inherited else [])])
         with errors.open("wb") as stream:
@@ -181,7 +187,12 @@ class Launcher:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
-                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": path,
+                    "OMP_NUM_THREADS": "1",
+                    "TOKENIZERS_PARALLELISM": "false",
+                },
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which then ends the ranks in order
             )
         server = Server(process, errors)
@@ -190,7 +201,9 @@ class Launcher:
 
     def _retire(self, queue: list[Run]) -> None:
         """End warm processes that no run needs any more, to give their memory back."""
-        needed = {_server_key(run) for run in queue} | {_server_key(active.run) for active in self.active.values()}
+        needed = {_server_key(run) for run in queue} | {
+            _server_key(active.run) for active in self.active.values()
+        }
         for key in self.servers.keys() - needed:
             self._stop(self.servers.pop(key))
 
@@ -217,7 +230,13 @@ class Launcher:
         rank, code, killed = message["rank"], message["code"], message["signal"]
         last = active.directory.last_lines(rank, 1)
         ended_by_us = active.verdict is not None
-        reason = "finished" if code == 0 else "taken down with the run" if ended_by_us else " ".join(last) or "no output"
+        reason = (
+            "finished"
+            if code == 0
+            else "taken down with the run"
+            if ended_by_us
+            else " ".join(last) or "no output"
+        )
         active.exits[rank] = Exit(code=code, signal=killed, reason=reason)
         if code != 0 and not ended_by_us:
             state = "out-of-memory" if killed == "SIGKILL" and _killed_for_memory(active, rank) else "failed"
@@ -231,7 +250,10 @@ class Launcher:
         if state == "done" and active.directory.status().final is None:
             state, reason = "failed", "every rank ended with code 0 but none wrote the final record"
         status = active.directory.update_status(
-            state=state, reason=reason, exit={rank: e.model_dump() for rank, e in active.exits.items()}, ended_utc=utc_now()
+            state=state,
+            reason=reason,
+            exit={rank: e.model_dump() for rank, e in active.exits.items()},
+            ended_utc=utc_now(),
         )
         self.watch(Progress("finished", active.run, status))
 
@@ -239,7 +261,9 @@ class Launcher:
         for active in self.active.values():
             if time.monotonic() > active.deadline:
                 limit = self.study.launch.timeout_seconds
-                active.end("timed-out", f"not finished after {limit:g} s (launch.timeout_seconds of the study)")
+                active.end(
+                    "timed-out", f"not finished after {limit:g} s (launch.timeout_seconds of the study)"
+                )
 
 
 def _server_key(run: Run) -> tuple[Path, str]:

@@ -61,7 +61,9 @@ class Display:
         self.results = results
         self.running: dict[str, Run] = {}
         self.seen: dict[str, deque[tuple[float, int]]] = {}
-        self.bar = Bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bar = Bar(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        )
         self.task = self.bar.add_task(study.name, total=len(study.runs))
         self.failed = 0
 

@@ -11,11 +11,16 @@ import yaml
 from harness.errors import HarnessError
 from harness.study import REPOSITORY, Study, load_study, parse_shape, save_study
 
-MODEL = {"family": "llama"}
+MODEL = yaml.safe_load((REPOSITORY / "experiments" / "models" / "llama2-toy.yaml").read_text())
 MINIMAL: dict[str, Any] = {
     "name": "tiny",
     "models": {"toy": MODEL},
-    "matrix": {"model": "toy", "variant": ["fixed", "unordered"], "shape": "2x2-hpz2", "policy": ["eager", "side-first"]},
+    "matrix": {
+        "model": "toy",
+        "variant": ["fixed", "unordered"],
+        "shape": "2x2-hpz2",
+        "policy": ["eager", "side-first"],
+    },
 }
 
 
@@ -77,7 +82,9 @@ def test_a_resolved_study_reads_back_as_the_same_runs(tmp_path: Path) -> None:
     assert [run.run_id for run in again.runs] == [run.run_id for run in study.runs]
 
 
-@pytest.mark.parametrize("file", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda file: file.stem
+)
 def test_every_shipped_study_expands(file: Path) -> None:
     study = load_study(file)
     assert isinstance(study, Study) and study.runs and study.question
@@ -90,18 +97,31 @@ def test_every_shipped_study_expands(file: Path) -> None:
         ({"training": {"stepz": 3}}, r"training\.stepz is not a key; did you mean 'steps'\?"),
         ({"training": {"steps": 0}}, r"training\.steps: .*greater than or equal to 1 \(given: 0\)"),
         ({"matrix": matrix(polcy="eager")}, r"matrix\[0\]\.polcy is not an axis; did you mean 'policy'\?"),
-        ({"matrix": matrix(policy="sidefirst")}, r"matrix\.policy: 'sidefirst' is unknown; did you mean 'side-first'\?"),
+        (
+            {"matrix": matrix(policy="sidefirst")},
+            r"matrix\.policy: 'sidefirst' is unknown; did you mean 'side-first'\?",
+        ),
         ({"matrix": matrix(poison="zero")}, r"matrix\.poison: 'zero' is unknown"),
         ({"matrix": matrix(variant="fixd")}, r"fixd.*did you mean 'fixed'"),
         ({"matrix": matrix(model="toyy")}, r"'toyy' has no file models/toyy\.yaml"),
         ({"matrix": matrix(shape="2x2-hpz3")}, r"hpz=3 must divide the world size 2 × 2 = 4"),
         ({"matrix": matrix(shape="1x8-hpz16")}, r"hpz=16 must divide the world size"),
-        ({"matrix": matrix(shape="3x2-hpz3")}, r"hpz=3 must divide ranks_per_node=2 or be a multiple of it; use one of"),
+        (
+            {"matrix": matrix(shape="3x2-hpz3")},
+            r"hpz=3 must divide ranks_per_node=2 or be a multiple of it; use one of",
+        ),
         ({"matrix": matrix(shape="two")}, r"'two' is not of the form NODESxRANKS-hpzSIZE"),
         ({"matrix": matrix(shape="2x2")}, r"hpz=1 turns hpZ off, so variant 'fixed' cannot run"),
         ({"matrix": {"model": "toy", "variant": "fixed"}}, r"matrix\[0\] lacks shape"),
-        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, r"deepspeed\.zero_optimization\.stage is the study's"),
+        (
+            {"deepspeed": {"zero_optimization": {"stage": 2}}},
+            r"deepspeed\.zero_optimization\.stage is the study's",
+        ),
         ({"data": {"path": "nowhere.txt"}}, r"data\.path: no file 'nowhere\.txt'"),
+        (
+            {"models": {"toy": {**MODEL, "sauce": 1}}},
+            r"models\.toy: sauce is not a key; did you mean 'source'",
+        ),
         ({"release": "0.1.0"}, r"0\.1\.0.*support"),
     ],
 )
