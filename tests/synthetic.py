@@ -1,0 +1,131 @@
+"""Writes run directories in the documented format, with made-up numbers, for tests of everything after collection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import harness.study
+from harness.record import RunDirectory, StepRecord, StepWriter, write_json
+from harness.study import REPOSITORY, Run, Study, save_study
+
+
+def toy_model(name: str = "llama2-toy") -> dict[str, Any]:
+    """The content of a shipped model file."""
+    content: dict[str, Any] = yaml.safe_load(
+        (REPOSITORY / "experiments" / "models" / f"{name}.yaml").read_text()
+    )
+    return content
+
+
+STUDY: dict[str, Any] = {
+    "name": "made-up",
+    "question": "Which variant can be trusted?",
+    "release": "0.19.8",
+    "training": {"steps": 12},
+    "rule": {"warmup_steps_dropped": 2, "final_window": 3, "minimum_seeds": 3, "stuck_steps": 4},
+    "baseline": {"variant": "zero3", "policy": "eager"},
+    "matrix": [
+        {
+            "model": "toy",
+            "variant": ["stock", "unordered", "fixed", "event"],
+            "shape": "2x2-hpz2",
+            "policy": ["eager", "side-first"],
+        },
+        {"model": "toy", "variant": "zero3", "shape": "2x2", "seed": [1, 2, 3]},
+    ],
+    "models": {"toy": toy_model()},
+}
+
+
+@pytest.fixture
+def made_up_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patch hashes that depend on no file, so that these tests stand on their own."""
+
+    def hashes(variant: Any, release: str) -> dict[str, str]:
+        return {} if variant.name in ("zero3", "fixed") else {f"{variant.name}.patch": variant.name[0] * 64}
+
+    monkeypatch.setattr(harness.study, "patch_hashes", hashes)
+    monkeypatch.setattr(harness.study, "default_release", lambda: "0.19.8")
+
+
+@dataclass
+class Curve:
+    """What a made-up run records; every series has one value a step."""
+
+    loss: Sequence[float]
+    grad_norm: Sequence[float] | None = None
+    secondary_gathers: int = 30
+    host_syncs: int | None = 6
+    step_seconds: Sequence[float] = field(default_factory=lambda: [0.1])
+
+    def records(self) -> list[StepRecord]:
+        norms = self.grad_norm if self.grad_norm is not None else [0.5 * loss for loss in self.loss]
+        return [
+            StepRecord(
+                step=step,
+                loss=float(loss),
+                grad_norm=float(norm),
+                lr=1e-3,
+                tokens=256,
+                step_seconds=float(self.step_seconds[step % len(self.step_seconds)]),
+                secondary_gathers=self.secondary_gathers,
+                host_syncs=self.host_syncs,
+                bytes_intra=2000,
+                bytes_inter=1000,
+                skipped=False,
+            )
+            for step, (loss, norm) in enumerate(zip(self.loss, norms, strict=True))
+        ]
+
+
+def healthy(run: Run) -> list[float]:
+    """A falling loss that depends on the seed alone."""
+    noise = np.random.default_rng(run.seed).normal(0, 0.02, run.training.steps)
+    return [float(x) for x in 2 + 3 * np.exp(-np.arange(run.training.steps) / 5) + noise]
+
+
+def as_known(run: Run) -> Curve:
+    """Curves as the fault makes them: stock and unordered break under any order but the eager one."""
+    loss = healthy(run)
+    hpz, racing = run.shape.hpz > 1, run.policy not in ("eager", "native")
+    syncs = 30 if run.variant == "fixed" else 6
+    if run.variant == "stock" and racing:
+        loss[4:] = [float("nan")] * (len(loss) - 4)
+    if run.variant == "unordered" and racing:
+        loss[3:] = [value + 2.0 for value in loss[3:]]
+    return Curve(loss, secondary_gathers=30 if hpz else 0, host_syncs=syncs)
+
+
+def write_run(folder: Path, run: Run, curve: Curve, state: str = "done") -> RunDirectory:
+    """One run directory; `state` other than done leaves it without its final record."""
+    directory = RunDirectory(folder / "runs" / run.run_id)
+    directory.create(run)
+    writer = StepWriter(directory.steps_file)
+    for record in curve.records():
+        writer.write(record)
+    writer.close()
+    final = (
+        {"steps": len(curve.loss), "skipped_steps": 0, "shards_sha256": "0" * 64} if state == "done" else None
+    )
+    write_json(
+        directory.status_file,
+        {"schema_version": 1, "state": state, "attempts": 1, "final": final, "reason": None},
+    )
+    return directory
+
+
+def write_study(folder: Path, curve: Callable[[Run], Curve | None] = as_known, **changes: Any) -> Study:
+    """A results folder with every run of a study; a run whose curve is None is left out."""
+    study = Study.model_validate({**STUDY, **changes})
+    save_study(study, folder)
+    for run in study.runs:
+        if (made_up := curve(run)) is not None:
+            write_run(folder, run, made_up)
+    return study
