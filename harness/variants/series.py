@@ -81,13 +81,13 @@ def load_series(release: str) -> Series:
         patches=raw["patches"],
         base=tuple(raw.get("base", ())),
         stubs=raw.get("stubs"),
-        before=raw["before"],
+        before=raw.get("before", {}),
         after=raw.get("after", {}),
     )
 
 
 def patch_hashes(variant: Variant, release: str) -> dict[str, str]:
-    """Patch file name → sha256 of the patch; empty where the release itself is the variant. Raises HarnessError."""
+    """Patch file name → sha256 of the file; empty where the release itself is the variant. HarnessError."""
     return {path.name: sha256(path) for path in load_series(release).patches_of(variant)}
 
 

@@ -26,7 +26,7 @@ class Variant:
     copy: Copy = "new"
     """The copy into the secondary tensor: before (old) or since (new) DeepSpeed #5216."""
     order: Order = "stream-sync"
-    """What makes the all-gather see the finished copy: nothing, a host wait for a stream or device, an event."""
+    """What makes the all-gather see the finished copy: nothing, a host wait (stream or device), an event."""
     step: Step = "none"
     """Whether the all-gather stream waits for the optimizer step's write to the 16-bit partitions."""
 
@@ -43,10 +43,8 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The canonical name: the design's word where there is one, else `COPY+ORDER` or `COPY+ORDER+step`."""
-        return _NAMES.get(self) or "+".join(
-            (self.copy, self.order, *(["step"] if self.step == "event" else []))
-        )
+        """The canonical name: a word of its own where it has one, else `COPY+ORDER` or `COPY+ORDER+step`."""
+        return _NAMES.get(self) or f"{self.copy}+{self.order}" + ("+step" if self.step == "event" else "")
 
     @classmethod
     def parse(cls, text: str) -> Variant:
