@@ -125,6 +125,34 @@ def _report(folder: Path, as_json: bool) -> None:
     console.print(f"Report: {page}", soft_wrap=True, highlight=False)
 
 
+@app.command()
+def wandb(
+    study_file: StudyArgument,
+    results: ResultsOption = None,
+    online: Annotated[
+        bool, typer.Option("--online", help="Send to the server; default: offline store.")
+    ] = False,
+    follow: Annotated[
+        str | None, typer.Option(metavar="RUN_ID", help="Push one run's steps as they come.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Runs pushed side by side.")] = 4,
+    as_json: JsonOption = False,
+) -> None:
+    """Mirror runs to Weights & Biases from the local files; repeat at will. Example: hpz wandb results/laptop"""
+    from harness.mirror import default_mode, follow_run, mirror_study
+
+    folder = results_folder(study_file, load_study(study_file), results)
+    mode = "online" if online else default_mode()
+    mirrored = [follow_run(folder / "runs" / follow, mode)] if follow else mirror_study(folder, mode, jobs)
+    failed = [one for one in mirrored if one.error]
+    if as_json:
+        print(json.dumps([vars(one) for one in mirrored], indent=1))
+    else:
+        print(f"{sum(one.new_steps for one in mirrored)} new steps of {len(mirrored)} runs pushed ({mode})")
+    if failed:
+        raise RunFailed(f"{len(failed)} runs could not be pushed; {failed[0].run_id}: {failed[0].error}")
+
+
 def main() -> None:
     """Entry point: turns what went wrong into one sentence and the documented exit code (1 or 2)."""
     verbose = "-v" in sys.argv[1:]

@@ -1,0 +1,147 @@
+"""Mirrors runs to Weights & Biases under their run ids, always from the local files, never from inside a training.
+
+Local files are the truth: a mirror that fails harms nothing, and pushing again sends only what is new. Offline is the
+default; WANDB_MODE=online (or `hpz wandb --online`) with a configured account sends to the server.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import HarnessError
+from harness.record import RunDirectory, Status, write_json
+from harness.study import Run
+
+Mode = Literal["offline", "online"]
+PROJECT = "hpz-lab"
+POLL_SECONDS = 5.0
+NOT_LOGGED = {"schema", "step", "nonfinite", "utc"}
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """What one push did: new steps sent, the last step sent so far, and why it failed if it did."""
+
+    run_id: str
+    new_steps: int
+    last_step: int
+    error: str | None = None
+
+
+def default_mode() -> Mode:
+    """Online only where the user's environment says so."""
+    return "online" if os.environ.get("WANDB_MODE") == "online" else "offline"
+
+
+def mirror_study(results: Path, mode: Mode, jobs: int = 4) -> list[Mirrored]:
+    """Push every run under `results`, several at a time. Raises HarnessError where there are no runs."""
+    folders = sorted(path.parent for path in results.glob("runs/*/run.json"))
+    if not folders:
+        raise HarnessError(f"{results}: holds no runs; give a study that ran, or its results folder")
+    # Spawned, since the client keeps threads; one process a push, so that one failure stays alone.
+    with ProcessPoolExecutor(min(jobs, len(folders)), multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(mirror_run, folders, [mode] * len(folders)))
+
+
+def follow_run(folder: Path, mode: Mode) -> Mirrored:
+    """Push a run's steps as they come until the run has ended; for use beside a training."""
+    while True:
+        ended = RunDirectory(folder).status().ended_utc is not None
+        mirrored = mirror_run(folder, mode)
+        if ended:
+            return mirrored
+        time.sleep(POLL_SECONDS)
+
+
+def mirror_run(folder: Path, mode: Mode) -> Mirrored:
+    """Push the steps of one run that were not pushed before; whatever goes wrong is returned, not raised."""
+    directory = RunDirectory(folder)
+    last = _last_pushed(directory, mode)
+    try:
+        return _push(directory, mode, last)
+    except Exception as error:
+        return Mirrored(folder.name, 0, last, f"{type(error).__name__}: {error}")
+
+
+def _push(directory: RunDirectory, mode: Mode, last: int) -> Mirrored:
+    run, status = directory.run(), directory.status()
+    lines = [line for line in _lines(directory.steps_file) if line["step"] > last]
+    state = {"mode": mode, "last_step": lines[-1]["step"] if lines else last, "state": status.state}
+    if state == _state(directory):
+        return Mirrored(run.run_id, 0, last)
+    session = _open(directory, run, mode)
+    for line in lines:
+        values = {key: value for key, value in line.items() if key not in NOT_LOGGED}
+        session.log(values | _nonfinite(line), step=line["step"])
+    session.summary.update(_summary(status))
+    session.finish()
+    write_json(_state_file(directory), state)
+    return Mirrored(run.run_id, len(lines), state["last_step"])
+
+
+def _open(directory: RunDirectory, run: Run, mode: Mode) -> Any:
+    import wandb
+
+    settings = wandb.Settings(
+        mode=mode,
+        silent=True,
+        console="off",
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+    )
+    return wandb.init(
+        id=run.run_id,
+        name=run.run_id,
+        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        group=run.study,
+        tags=[run.variant, run.evidence],
+        config=run.model_dump(mode="json"),
+        dir=directory.path,
+        resume="allow",  # a resumed or requeued run continues under its id
+        settings=settings,
+    )
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    """Whole lines only: the last one may still be written."""
+    for text in file.read_text().splitlines() if file.exists() else []:
+        try:
+            yield json.loads(text)
+        except ValueError:
+            return
+
+
+def _nonfinite(line: dict[str, Any]) -> dict[str, float]:
+    pairs = (pair.split("=") for pair in (line.get("nonfinite") or "").split())
+    return {key: float(value) for key, value in pairs}
+
+
+def _summary(status: Status) -> dict[str, Any]:
+    final = status.final.model_dump() if status.final else {}
+    return {"state": status.state, "attempts": status.attempts, **final}
+
+
+def _state_file(directory: RunDirectory) -> Path:
+    return directory.path / "wandb.json"
+
+
+def _state(directory: RunDirectory) -> dict[str, Any]:
+    try:
+        return dict(json.loads(_state_file(directory).read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _last_pushed(directory: RunDirectory, mode: Mode) -> int:
+    """The last step sent in this mode; what went offline has still to go online."""
+    state = _state(directory)
+    return int(state["last_step"]) if state.get("mode") == mode else -1
