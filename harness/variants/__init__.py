@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from harness.variants.describe import Description, describe
 from harness.variants.overlay import check_overlay, overlay_path
 from harness.variants.series import Series, installed_release, load_series, patch_hashes, supported_releases
 from harness.variants.sources import cache_folder, release_source
 from harness.variants.variant import NAMED, Variant, all_variants
+from harness.variants.verify import Verification, verify, verify_overlay
 
 __all__ = [
     "NAMED",
+    "Description",
     "Series",
     "Variant",
+    "Verification",
     "all_variants",
     "cache_folder",
     "check_overlay",
+    "describe",
     "installed_release",
     "load_series",
     "overlay_path",
     "patch_hashes",
     "release_source",
     "supported_releases",
+    "verify",
+    "verify_overlay",
 ]
