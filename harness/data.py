@@ -192,12 +192,14 @@ class StreamedBatches:
 
     def _pack(self) -> Iterator[Example]:
         """Sequences of `length` tokens across documents, without end."""
-        waiting: list[int] = []
+        rest: list[int] = []
         for row, text in self.documents.endless():
-            waiting += self.encoder.encode(text)
-            while len(waiting) >= self.length:
-                tokens, waiting = np.array(waiting[: self.length], dtype=np.int64), waiting[self.length :]
+            rest += self.encoder.encode(text)
+            whole = len(rest) // self.length * self.length
+            for start in range(0, whole, self.length):
+                tokens = np.array(rest[start : start + self.length], dtype=np.int64)
                 yield Example(tokens, tokens, f"{self.documents.name}: row {row}")
+            rest = rest[whole:]
 
 
 def collate(examples: Sequence[Example], vocab_size: int) -> Batch:
@@ -301,13 +303,14 @@ class HubDocuments:
         for epoch in itertools.count():
             self._stream.set_epoch(epoch)
             own = itertools.islice(enumerate(self._stream), self.rank, None, self.world_size)
+            texts = ((row, self._text(row, record)) for row, record in own)
             found = False
-            for row, record in own:
-                found = True
-                yield row, self._text(row, record)
+            for row, text in texts:
+                found = found or bool(text)
+                yield row, text
             if not found:
                 raise HarnessError(
-                    f"{self.name}: fewer rows than the {self.world_size} ranks; give a larger dataset"
+                    f"{self.name}: fewer rows with text than the {self.world_size} ranks; give a larger dataset"
                 )
 
     def _text(self, row: int, record: Mapping[str, Any]) -> str:

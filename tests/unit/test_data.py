@@ -195,6 +195,15 @@ def test_a_local_dataset_streams_the_same_batches_from_any_position(documents: D
     assert len(set(first)) == 12
 
 
+def test_long_and_short_documents_are_packed_without_losing_a_token(tmp_path: Path) -> None:
+    rows = ["a" * 100, "b", "c" * 7, "d" * 52]
+    packed = batches(
+        folder_of(tmp_path, rows), Training(micro_batch=10, sequence_length=16), world_size=1
+    ).at(0, 0)
+    text = bytes(packed["input_ids"].flatten().tolist()).decode()
+    assert {letter: text.count(letter) for letter in "abcd"} == {"a": 100, "b": 1, "c": 7, "d": 52}
+
+
 def test_ranks_share_no_document(documents: Data) -> None:
     def seen(rank: int) -> set[str]:
         own = batches(documents, Training(micro_batch=1, sequence_length=39), rank=rank)
@@ -218,9 +227,11 @@ def test_a_dataset_without_the_text_column_is_refused(tmp_path: Path) -> None:
         batches(folder_of(tmp_path, ["a", "b", "c"], column="body")).at(0, 0)
 
 
-def test_a_dataset_with_fewer_rows_than_ranks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match=r"fewer rows than the 4 ranks"):
-        batches(folder_of(tmp_path, ["abc"]), world_size=4, rank=3).at(0, 0)
+@pytest.mark.parametrize("rows", [["abc"], ["abc", "abc", "abc", ""], [""] * 8])
+def test_a_dataset_that_leaves_a_rank_without_text_is_refused(tmp_path: Path, rows: list[str]) -> None:
+    with pytest.raises(HarnessError, match=r"fewer rows with text than the 4 ranks"):
+        for rank in range(4):
+            batches(folder_of(tmp_path, rows), world_size=4, rank=rank).at(0, 0)
 
 
 def test_a_dataset_that_cannot_be_had_is_named(tmp_path: Path) -> None:
