@@ -74,7 +74,7 @@ def what(variant: Variant) -> str:
 
 def _diff(base: dict[str, bytes], patched: dict[str, bytes], source: Path) -> str:
     """The unified diff between the release (with its base patches) and the variant."""
-    texts = []
+    texts: list[str] = []
     for name, content in sorted(patched.items()):
         before = base.get(name) or (source / name).read_bytes()
         old, new = (text.decode().splitlines(keepends=True) for text in (before, content))
