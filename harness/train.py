@@ -55,6 +55,10 @@ def import_everything(kind: str) -> None:
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     deepspeed.utils.logger.setLevel("WARNING")
+    # DeepSpeed asks this of every optimizer, and newer releases then import torch's whole compiler: seconds a rank.
+    from deepspeed.runtime.zero.utils import is_zero_supported_optimizer
+
+    is_zero_supported_optimizer(torch.optim.AdamW([torch.zeros(1)]))
 
 
 def run_rank(path: Path, until: int | None = None) -> None:

@@ -8,6 +8,7 @@ one such process per overlay and device and speaks JSON lines with it: {"start":
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import select
@@ -25,6 +26,7 @@ def main() -> None:
     from harness.train import import_everything
 
     import_everything(sys.argv[1])
+    gc.freeze()  # collections in the ranks then pass over what was imported, and leave its pages shared
     answer({"ready": True})
     ranks: dict[int, tuple[str, int]] = {}  # pid → (run directory, rank)
     unread = b""
