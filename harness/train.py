@@ -7,6 +7,7 @@ host wait inside a step: scalars travel to pinned memory and are read once their
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -55,10 +56,9 @@ def import_everything(kind: str) -> None:
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     deepspeed.utils.logger.setLevel("WARNING")
-    # DeepSpeed asks this of every optimizer, and newer releases then import torch's whole compiler: seconds a rank.
-    from deepspeed.runtime.zero.utils import is_zero_supported_optimizer
-
-    is_zero_supported_optimizer(torch.optim.AdamW([torch.zeros(1)]))
+    with contextlib.suppress(ImportError):
+        # Newer releases import this when an engine is built, and with it torch's whole compiler: seconds a rank.
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
 
 
 def run_rank(path: Path, until: int | None = None) -> None:
