@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import HarnessError
-from harness.mmlu import LETTERS, Question, parse_questions, training_questions
+from harness.mmlu import LETTERS, Question, held_out_questions, parse_questions, training_questions
 from harness.study import REPOSITORY, Data, Training, data_file
 
 if TYPE_CHECKING:
@@ -363,14 +363,38 @@ class QuestionExamples(Sequence[Example]):
 
 @dataclass(frozen=True)
 class Score:
-    """Answers of one rank's share: sum both over the ranks for the whole."""
+    """Answers to a share of the questions; the sum over the ranks is the whole."""
 
     correct: int
     asked: int
 
+    def __add__(self, other: Score) -> Score:
+        return Score(self.correct + other.correct, self.asked + other.asked)
+
     @property
     def accuracy(self) -> float:
         return self.correct / self.asked
+
+
+def held_out_score(
+    model: Callable[..., Any],
+    data: Data,
+    training: Training,
+    *,
+    device: str | torch.device,
+    rank: int,
+    world_size: int,
+) -> Score:
+    """One rank's share of the answers to the questions of `data` that training never sees."""
+    return multiple_choice_accuracy(
+        model,
+        held_out_questions(load_questions(data)),
+        encoder=open_encoder(data),
+        sequence_length=training.sequence_length,
+        device=device,
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 def multiple_choice_accuracy(

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from harness.data import Batches, multiple_choice_accuracy, open_batches
+from harness.data import Batches, Score, held_out_score, open_batches
 from harness.device import Device, open_device, open_process_device, step_traffic
 from harness.errors import HarnessError
 from harness.models import ModelFile, build_model
@@ -58,7 +58,7 @@ def import_everything(kind: str) -> None:
     deepspeed.utils.logger.setLevel("WARNING")
     with contextlib.suppress(ImportError):
         # Newer releases import this when an engine is built, and with it torch's whole compiler: seconds a rank.
-        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+        import deepspeed.runtime.zero.muon.muon_optimizer
 
 
 def run_rank(path: Path, until: int | None = None) -> None:
@@ -80,9 +80,9 @@ def run_rank(path: Path, until: int | None = None) -> None:
         engine = build_engine(run, device)
         session = Session(run, directory, place, device, engine, open_run_batches(run, place), stop)
         session.train(until or run.training.steps)
-        accuracy = session.evaluate()
+        score = session.evaluate()
         device.synchronize()
-    session.finish(accuracy)
+    session.finish(score)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -294,23 +294,31 @@ class Session:
             torch.set_rng_state(state["rng"])
         return int(state["step"])
 
-    def evaluate(self) -> float | None:
-        """Accuracy on the multiple-choice questions, for the finetune task; None otherwise."""
-        if self.run.training.task != "finetune":
+    def evaluate(self) -> Score | None:
+        """This rank's answers to the held-out questions where the run trained on questions; None otherwise."""
+        if self.run.data.source != "mmlu":
             return None
-        return multiple_choice_accuracy(self.engine, self.batches, self.device.torch_device)
+        return held_out_score(
+            self.engine,
+            self.run.data,
+            self.run.training,
+            device=self.device.torch_device,
+            rank=self.place.rank,
+            world_size=self.place.world_size,
+        )
 
-    def finish(self, accuracy: float | None) -> None:
+    def finish(self, score: Score | None) -> None:
         """Hash every rank's shards and write the final record, which alone makes the run done."""
-        digests: list[Any] = [None] * self.place.world_size
-        torch.distributed.all_gather_object(digests, shards_sha256(self.engine.module))
+        gathered: list[Any] = [None] * self.place.world_size
+        torch.distributed.all_gather_object(gathered, (shards_sha256(self.engine.module), score))
+        digests, scores = zip(*gathered, strict=True)
         if self.writer is not None:
             self.writer.close()
             final = Final(
                 steps=self.run.training.steps,
                 skipped_steps=self.engine.skipped_steps,
                 shards_sha256=hashlib.sha256("".join(digests).encode()).hexdigest(),
-                accuracy=accuracy,
+                accuracy=sum(scores, Score(0, 0)).accuracy if score else None,
             )
             self.directory.update_status(
                 final=final.model_dump(), step=final.steps - 1, heartbeat_utc=utc_now()

@@ -19,9 +19,11 @@ from harness.data import (
     BatchPlan,
     Bytes,
     Example,
+    Score,
     batch_sha256,
     check_example,
     epoch_order,
+    held_out_score,
     load_questions,
     multiple_choice_accuracy,
     open_batches,
@@ -348,9 +350,16 @@ def test_ranks_ask_every_question_once_in_equally_many_passes(ranks: int) -> Non
                 counting, questions, encoder=Bytes(), sequence_length=256, rank=rank, world_size=ranks
             )
         )
-    assert sum(score.asked for score in scores) == 10
-    assert sum(score.correct for score in scores) == sum(q.answer == "A" for q in questions)
+    whole = sum(scores, Score(0, 0))
+    assert whole == Score(sum(q.answer == "A" for q in questions), 10)
     assert len(set(passes)) == 1
+
+
+def test_the_score_at_the_end_is_of_held_out_questions() -> None:
+    score = held_out_score(oracle("B"), MMLU, LONG, device="cpu", rank=0, world_size=1)
+    held = held_out_questions(load_questions(MMLU))
+    assert score == Score(sum(q.answer == "B" for q in held), len(held))
+    assert score.accuracy == score.correct / len(held)
 
 
 # The toy models learn from this data.
