@@ -84,7 +84,8 @@ class Collected:
     def steps(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """The steps of all runs, a run's steps in order; `run_id` is categorical. `columns` limits what is read."""
         names = list(STEP_COLUMNS if columns is None else columns)
-        frame = pq.read_table(self.folder / "steps.parquet", columns=names).to_pandas(self_destruct=True)
+        table = pq.read_table(self.folder / "steps.parquet", columns=names)
+        frame: pd.DataFrame = table.to_pandas(self_destruct=True)
         read = [source for source in self.sources if source.rows]
         codes = np.repeat(np.arange(len(read), dtype=np.int32), [source.rows for source in read])
         frame.insert(0, "run_id", pd.Categorical.from_codes(codes, pd.Index([s.run_id for s in read])))

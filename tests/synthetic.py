@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +50,11 @@ def made_up_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patch hashes that depend on no file, so that these tests stand on their own."""
 
     def hashes(variant: Any, release: str) -> dict[str, str]:
-        return {} if variant.name in ("zero3", "fixed") else {f"{variant.name}.patch": variant.name[0] * 64}
+        return (
+            {}
+            if variant.name in ("zero3", "fixed")
+            else {f"{variant.name}.patch": hashlib.sha256(variant.name.encode()).hexdigest()}
+        )
 
     monkeypatch.setattr(harness.study, "patch_hashes", hashes)
     monkeypatch.setattr(harness.study, "default_release", lambda: "0.19.8")

@@ -1,0 +1,379 @@
+"""summary.json: every pair with its verdict, and what follows for each variant.
+
+Its JSON Schema is analysis/schema/summary.schema.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from analysis.collect import Collected, collect_study
+from analysis.convergence import (
+    VERDICTS,
+    Band,
+    Curve,
+    Judgement,
+    divergence,
+    final_difference,
+    judge,
+    tolerance_band,
+)
+from analysis.pairs import Matched, Pair, Recorded, match, mean_or_none
+from analysis.throughput import step_seconds_ratio
+from harness import __version__
+from harness.errors import HarnessError
+from harness.models import parse_model, unaligned_parameters
+from harness.record import utc_now, write_json
+from harness.study import Run, Study
+
+SCHEMA_VERSION = 1
+LEVELS = ("multi-node", "one-gpu", "cpu", "virtual-device", "simulated-time")  # strongest first
+SOUND = ("exact", "equivalent")
+REORDERING = (
+    "virtual-device",
+    "one-gpu",
+    "multi-node",
+)  # where work that nothing orders can run out of order
+
+Record = dict[str, Any]
+
+
+def load_summary(folder: str | Path) -> Record:
+    """summary.json of a results folder. Raises HarnessError when there is none."""
+    file = Path(folder) / "summary.json"
+    try:
+        content: Record = json.loads(file.read_text())
+    except OSError as error:
+        raise HarnessError(
+            f"{file}: cannot be read ({error.strerror}); run `hpz report {folder}` first"
+        ) from error
+    except ValueError as error:
+        raise HarnessError(f"{file}: not JSON ({error}); run `hpz report {folder}` again") from error
+    if content.get("schema_version") != SCHEMA_VERSION:
+        found = content.get("schema_version")
+        raise HarnessError(
+            f"{file}: schema_version {found!r}, this version reads {SCHEMA_VERSION}; report again"
+        )
+    return content
+
+
+def write_summary(folder: Path, summary: Record) -> Path:
+    """Write summary.json in one move."""
+    file = folder / "summary.json"
+    json.dumps(summary, allow_nan=False)  # strict JSON or an error here, before anything is replaced
+    write_json(file, summary)
+    return file
+
+
+def summarise(study: Study, collected: Collected) -> Record:
+    """The content of summary.json. Raises HarnessError for an hpZ run that never gathered a secondary shard."""
+    return summarise_matched(match(study, collected), collected)
+
+
+def summarise_matched(matched: Matched, collected: Collected) -> Record:
+    study = matched.study
+    for recorded in matched.of.values():
+        check_secondary_gathers(recorded, study)
+    bands = Bands(matched)
+    pairs = [pair_record(pair, bands, study) for pair in matched.pairs]
+    environments = environments_of(matched.of.values())
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "study": study.name,
+        "question": study.question,
+        "generated_utc": utc_now(),
+        "versions": {"hpz-lab": __version__, **(environments[0]["versions"] if environments else {})},
+        "environments": environments,
+        "rule": study.rule.model_dump(mode="json"),
+        "pairs": pairs,
+        "variants": [
+            variant_record(name, pairs) for name in dict.fromkeys(pair["variant"] for pair in pairs)
+        ],
+        "groups": group_records(matched, study),
+        "claims": [],
+        "not_run": [{"run_id": run.run_id, "reason": reason} for run, reason in matched.not_run],
+        "not_asked_for": matched.strays,
+        "problems": [str(problem) for problem in collected.problems],
+        "duplicate_steps": sum(source.duplicates for source in collected.sources),
+    }
+
+
+class Bands:
+    """Tolerance bands of baselines, each computed once."""
+
+    def __init__(self, matched: Matched) -> None:
+        self.matched = matched
+        self._known: dict[str, Band | None] = {}
+
+    def of(self, baseline: Recorded) -> Band | None:
+        if baseline.run_id not in self._known:
+            rule = self.matched.study.rule
+            seeds = [one for one in self.matched.seeds_of(baseline) if len(one.curve) == len(baseline.curve)]
+            self._known[baseline.run_id] = tolerance_band(np.stack([one.curve.loss for one in seeds]), rule)
+        return self._known[baseline.run_id]
+
+
+def check_secondary_gathers(recorded: Recorded, study: Study) -> None:
+    """Refuse an hpZ run whose secondary shards were never used: its curve proves nothing."""
+    if recorded.unfit or recorded.run.shape.hpz == 1:
+        return
+    warmup = study.rule.warmup_steps_dropped
+    if recorded.steady("secondary_gathers", warmup).sum() > 0:
+        return
+    zero = recorded.run.deepspeed.get("zero_optimization", {})
+    live = zero.get("stage3_max_live_parameters", "not set")
+    raise HarnessError(
+        f"{recorded.run_id}: hpZ is on, but no step from {warmup} on gathered a secondary shard, so equal losses would "
+        f"prove nothing; in study {study.name!r} lower deepspeed.zero_optimization.stage3_max_live_parameters (now "
+        f"{live}; start from 0.12 to 0.25 of the {model_parameters(recorded.run)} parameters of {recorded.run.model}) "
+        f"and keep stage3_prefetch_bucket_size small and stage3_max_reuse_distance at 0"
+    )
+
+
+def model_parameters(run: Run) -> int:
+    return parse_model(run.model_spec, f"model {run.model}").parameters
+
+
+def pair_record(pair: Pair, bands: Bands, study: Study) -> Record:
+    """One entry of `pairs`; of a pair that cannot be judged, verdict and measures are null and `reason` says why."""
+    run = pair.run
+    world = run.shape.world_size
+    unaligned = len(unaligned_parameters(parse_model(run.model_spec, f"model {run.model}"), world))
+    judgement, reason = _judgement(pair, bands, study)
+    ran = pair.recorded.run if pair.recorded else run
+    return {
+        "run_id": pair.run_id,
+        "baseline_run_id": pair.baseline_run_id,
+        "model": run.model,
+        "model_aligned": unaligned == 0,
+        "unaligned_parameters": unaligned,
+        "variant": run.variant,
+        "release": ran.release,
+        "seed": run.seed,
+        "device": run.device,
+        "policy": run.policy,
+        "poison": run.poison,
+        "shape": run.shape.model_dump(mode="json"),
+        "gradient_accumulation": run.training.gradient_accumulation,
+        "verdict": judgement.verdict if judgement else None,
+        "reason": reason,
+        "first_bad_step": judgement.first_bad_step if judgement else None,
+        "first_differing_step": judgement.first_differing_step if judgement else None,
+        "max_abs_loss_difference": judgement.max_abs_loss_difference if judgement else None,
+        **_measures(pair, study),
+        "evidence": weaker(run.evidence, pair.baseline.evidence),
+        "patch_sha256": dict(ran.patches),
+    }
+
+
+def _judgement(pair: Pair, bands: Bands, study: Study) -> tuple[Judgement | None, str]:
+    if pair.reason or pair.recorded is None or pair.recorded_baseline is None:
+        return None, pair.reason or "not started"
+    baseline = pair.recorded_baseline
+    if bad := divergence(baseline.curve, study.rule):
+        return None, f"its baseline diverged itself: {bad[1]} at step {bad[0]}"
+    judgement = judge(pair.recorded.curve, baseline.curve, bands.of(baseline), study.rule)
+    return judgement, judgement.reason
+
+
+def _measures(pair: Pair, study: Study) -> Record:
+    """What was counted per steady step, of the run and, for comparison, of its baseline."""
+    names = {
+        "secondary_gathers_per_step": "secondary_gathers",
+        "host_syncs_per_step": "host_syncs",
+        "bytes_intra_per_step": "bytes_intra",
+        "bytes_inter_per_step": "bytes_inter",
+    }
+    run, baseline = pair.recorded, pair.recorded_baseline
+    measures: Record = {"skipped_steps": run.row["skipped_steps"] if run else None}
+    for prefix, recorded in (("", run), ("baseline_", baseline)):
+        measures |= {prefix + key: _per_step(recorded, column, study) for key, column in names.items()}
+    ratio = None
+    if run and baseline and not pair.reason:
+        ratio = step_seconds_ratio(run.columns["step_seconds"], baseline.columns["step_seconds"], study.rule)
+    measures["step_seconds_ratio"] = (
+        {"median": ratio.estimate, "low": ratio.low, "high": ratio.high, "n": ratio.n} if ratio else None
+    )
+    return measures
+
+
+def _per_step(recorded: Recorded | None, column: str, study: Study) -> float | int | None:
+    if recorded is None or recorded.unfit:
+        return None
+    mean = mean_or_none(recorded.steady(column, study.rule.warmup_steps_dropped))
+    return round(mean) if mean is not None and column.startswith("bytes") else mean
+
+
+def weaker(*levels: str) -> str:
+    """The weakest evidence level: what a number made of several may be quoted at."""
+    return max(levels, key=LEVELS.index)
+
+
+def variant_record(variant: str, pairs: Iterable[Record]) -> Record:
+    """What all pairs of one variant say together. `safe` is null where nothing could have gone wrong unseen."""
+    ours = [pair for pair in pairs if pair["variant"] == variant]
+    judged = [pair for pair in ours if pair["verdict"]]
+    counts = Counter(pair["verdict"] for pair in judged)
+    failed = [pair for pair in judged if pair["verdict"] not in SOUND]
+    reordered = [pair for pair in judged if _could_reorder(pair)]
+    return {
+        "variant": variant,
+        "pairs": len(ours),
+        "not_judged": len(ours) - len(judged),
+        "verdicts": {verdict: counts[verdict] for verdict in VERDICTS},
+        "safe": False if failed else True if reordered else None,
+        "faults": sorted({fault_of(pair) for pair in failed}),
+        "extra_host_syncs_per_step": _extra(judged, "host_syncs_per_step"),
+        "secondary_gathers_per_step": _mean(pair["secondary_gathers_per_step"] for pair in judged),
+        "evidence": sorted({pair["evidence"] for pair in judged}, key=LEVELS.index),
+        "run_ids": [pair["run_id"] for pair in judged],
+    }
+
+
+def _could_reorder(pair: Record) -> bool:
+    return pair["evidence"] in REORDERING and pair["policy"] != "eager"
+
+
+def fault_of(pair: Record) -> str:
+    """Which fault a failed pair shows: in program order only the missing copy can; on aligned sizes only the race."""
+    if not _could_reorder(pair):
+        return "in order"
+    return "reordered, aligned" if pair["model_aligned"] else "reordered, unaligned"
+
+
+def _extra(pairs: Iterable[Record], key: str) -> float | None:
+    """Mean of a measure over its baseline's, where both are counted on the same device."""
+    return _mean(
+        pair[key] - pair[f"baseline_{key}"]
+        for pair in pairs
+        if pair[key] is not None and pair[f"baseline_{key}"] is not None
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None
+
+
+def group_records(matched: Matched, study: Study) -> list[Record]:
+    """Pairs that differ in the seed alone, together: the final-window loss difference, paired by seed."""
+    groups: dict[tuple[Any, ...], list[Pair]] = {}
+    for pair in matched.pairs:
+        run = pair.run
+        key = (
+            run.model,
+            run.variant,
+            run.policy,
+            run.poison,
+            run.device,
+            str(run.shape),
+            run.release,
+            str(run.training),
+        )
+        groups.setdefault(key, []).append(pair)
+    return [_group_record(group, study) for group in groups.values()]
+
+
+def _group_record(group: list[Pair], study: Study) -> Record:
+    first = group[0].run
+    judgeable = [pair for pair in group if not pair.reason]
+    curves: list[tuple[Curve, Curve]] = [
+        (pair.recorded.curve, pair.recorded_baseline.curve)
+        for pair in judgeable
+        if pair.recorded and pair.recorded_baseline
+    ]
+    difference = final_difference(
+        [run.loss for run, _ in curves], [base.loss for _, base in curves], study.rule
+    )
+    return {
+        "model": first.model,
+        "variant": first.variant,
+        "policy": first.policy,
+        "poison": first.poison,
+        "device": first.device,
+        "shape": first.shape.model_dump(mode="json"),
+        "gradient_accumulation": first.training.gradient_accumulation,
+        "seeds": [pair.run.seed for pair in judgeable],
+        "run_ids": [pair.run_id for pair in judgeable],
+        "final_loss_difference": asdict(difference) if difference else None,
+        "evidence": weaker(first.evidence, group[0].baseline.evidence),
+    }
+
+
+def environments_of(recorded: Iterable[Recorded]) -> list[Record]:
+    """The distinct sets of package versions and commits that runs were made with, the most common first."""
+    found: dict[str, Record] = {}
+    for one in recorded:
+        content = {"versions": one.record.get("versions") or {}, "git": one.record.get("git") or {}}
+        entry = found.setdefault(json.dumps(content, sort_keys=True), {**content, "run_ids": []})
+        entry["run_ids"].append(one.run_id)
+    return sorted(found.values(), key=lambda entry: -len(entry["run_ids"]))
+
+
+def verdict_table(summary: Mapping[str, Any]) -> Table:
+    """The pairs of a summary as a table for the terminal."""
+    table = Table(title=f"{summary['study']}: verdicts", title_justify="left")
+    for column in (
+        "model",
+        "variant",
+        "shape",
+        "policy",
+        "seed",
+        "verdict",
+        "first bad step",
+        "gathers",
+        "host syncs",
+    ):
+        table.add_column(
+            column,
+            justify="right" if column in ("seed", "first bad step", "gathers", "host syncs") else "left",
+        )
+    for pair in summary["pairs"]:
+        table.add_row(
+            pair["model"],
+            pair["variant"],
+            shape_text(pair["shape"]),
+            pair["policy"],
+            str(pair["seed"]),
+            _styled(pair["verdict"]),
+            _text(pair["first_bad_step"]),
+            _text(pair["secondary_gathers_per_step"]),
+            _text(pair["host_syncs_per_step"]),
+        )
+    if summary["not_run"]:
+        table.caption = (
+            f"{len(summary['not_run'])} runs not run or unfinished; the report lists them with the reason"
+        )
+    return table
+
+
+def shape_text(shape: Mapping[str, int]) -> str:
+    """`2x2-hpz2`, as study files write it."""
+    hpz = f"-hpz{shape['hpz']}" if shape["hpz"] > 1 else ""
+    return f"{shape['nodes']}x{shape['ranks_per_node']}{hpz}"
+
+
+def _styled(verdict: str | None) -> str:
+    style = {"exact": "green", "equivalent": "green", "drifted": "yellow", "diverged": "red"}.get(
+        verdict or "", "dim"
+    )
+    return f"[{style}]{verdict or 'not judged'}[/]"
+
+
+def _text(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
+
+
+def summarise_folder(folder: str | Path) -> Record:
+    """Collect a results folder and summarise it; nothing but the two tables is written."""
+    from harness.study import load_study
+
+    return summarise(load_study(Path(folder)), collect_study(folder))
