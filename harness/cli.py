@@ -11,7 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from harness.cluster.cli import app as cluster_app
+from harness.doctor import doctor
 from harness.errors import HarnessError, RunFailed
+from harness.patch_cli import app as patch_app
 from harness.study import Run, Study, load_study, save_study
 
 app = typer.Typer(
@@ -45,13 +48,17 @@ def plan(study_file: StudyArgument, as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps([_plan_row(run, baselines) for run in study.runs], indent=1))
         return
-    table = Table(title=f"{study.name}: {len(study.runs)} runs, {len(study.pairs)} pairs")
-    rows = [_plan_row(run, baselines) for run in study.runs]
-    for column in rows[0]:
-        table.add_column(column.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+    table = Table(title=f"{study.name}: {len(study.runs)} runs, {len(study.pairs)} pairs", box=None)
+    for column in ("run", "ranks", "steps", "tokens", "evidence"):
+        table.add_column(column, no_wrap=column == "run", justify="left" if column == "run" else "right")
+    for row in (_plan_row(run, baselines) for run in study.runs):
+        mark = " (baseline)" if row["baseline"] else ""
+        table.add_row(
+            f"{row['run_id']}{mark}", *(str(row[key]) for key in ("ranks", "steps", "tokens", "evidence"))
+        )
+    console = Console()
+    # Run ids are for copying: never fold them, not even into a pipe.
+    console.print(table, width=max(console.width, 110), crop=False, soft_wrap=not console.is_terminal)
 
 
 def _plan_row(run: Run, baselines: set[str]) -> dict[str, Any]:
@@ -151,6 +158,11 @@ def wandb(
         print(f"{sum(one.new_steps for one in mirrored)} new steps of {len(mirrored)} runs pushed ({mode})")
     if failed:
         raise RunFailed(f"{len(failed)} runs could not be pushed; {failed[0].run_id}: {failed[0].error}")
+
+
+app.command()(doctor)
+app.add_typer(patch_app, name="patch")
+app.add_typer(cluster_app, name="cluster")
 
 
 def main() -> None:
