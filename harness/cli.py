@@ -56,9 +56,8 @@ def plan(study_file: StudyArgument, as_json: JsonOption = False) -> None:
         table.add_row(
             f"{row['run_id']}{mark}", *(str(row[key]) for key in ("ranks", "steps", "tokens", "evidence"))
         )
-    console = Console()
     # Run ids are for copying: never fold them, not even into a pipe.
-    console.print(table, width=max(console.width, 110), crop=False, soft_wrap=not console.is_terminal)
+    Console(width=max(Console().width, 120)).print(table)
 
 
 def _plan_row(run: Run, baselines: set[str]) -> dict[str, Any]:
