@@ -1,0 +1,323 @@
+"""Finds accesses that nothing orders: one vector clock a stream, one for the host, and the bytes that each op touches.
+
+The analysis follows the order in which the host issues work and needs no particular schedule: an op happens after
+what its stream has run or waited for, and after all that the host had waited for when it issued the op (CUDA C++
+Programming Guide, "Streams" and "Events"). Two accesses to a common byte, at least one a write, neither ordered
+before the other, are a race, whether or not it changed a number in this execution.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from harness.race.memory import Footprint, Written, covers, overlap
+
+HOST = -1
+"""The host's place in clocks: its own accesses (to pinned memory) and what it has waited for."""
+
+HISTORY = 48  # accesses kept for one storage before those that a newer one stands for are dropped
+WINDOW = 240  # trace items kept for the story and the picture
+SHOWN = 60  # of them, how many one finding keeps
+
+Clock = dict[int, int]
+Site = tuple[Any, ...]  # innermost frame first; what a frame is, is the caller's to say
+Kind = Literal["race", "freed-in-use", "unwritten-read"]
+Namer = Callable[[int], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One thing that was issued, as the picture shows it."""
+
+    index: int  # op index; of a wait or record, the index of the next op
+    stream: int
+    what: Literal["op", "record", "wait", "host-wait"]
+    name: str
+    site: Site = ()
+    target: int | None = None  # of a wait: the event
+
+
+class Touch(NamedTuple):
+    """One access of one op to one storage."""
+
+    stream: int
+    time: int  # the op's place in its stream's clock
+    view: Footprint
+    write: bool
+    op: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two accesses of a finding."""
+
+    op: str
+    index: int
+    stream: int
+    write: bool
+    low: int
+    high: int
+    site: Site
+
+    @classmethod
+    def of(cls, touch: Touch) -> Side:
+        view, op = touch.view, touch.op
+        return cls(op.name, op.index, touch.stream, touch.write, view.start, view.end, op.site)
+
+
+@dataclass
+class Finding:
+    """A pair of source places between which an ordering is missing, and how often it was met."""
+
+    kind: Kind
+    first: Side  # in issue order; of an unwritten read, the read itself
+    second: Side
+    storage: int
+    nbytes: int
+    count: int = 0
+    names: Counter[str] = field(default_factory=Counter)
+    pairs: list[tuple[int, int]] = field(default_factory=list)  # op indices, the first few
+    window: tuple[Mark, ...] = ()
+
+
+@dataclass
+class Storage:
+    """What is known of one allocation."""
+
+    nbytes: int
+    stream: int
+    written: Written | None  # None: allocated before the analysis began, so taken as written
+    history: list[Touch] = field(default_factory=list)
+    recorded: set[int] = field(default_factory=set)  # streams of record_stream
+
+
+@dataclass
+class Costs:
+    """What ordering cost in this execution, by source place."""
+
+    ops: int = 0
+    host_waits: Counter[tuple[str, Site]] = field(default_factory=Counter)
+    records: Counter[Site] = field(default_factory=Counter)
+    stream_waits: Counter[Site] = field(default_factory=Counter)
+
+
+@dataclass
+class Memory:
+    """What the analysis itself holds, at most and in all."""
+
+    storages_peak: int = 0
+    touches_peak: int = 0
+    touches: int = 0
+    dominated: int = 0  # dropped because a newer, ordered access stands for them
+    forgotten: int = 0  # dropped unseen, for want of room: a race with them would be missed
+
+
+class Analysis:
+    """Follows one rank's trace; feed it the callbacks below in the order in which the host issues work."""
+
+    def __init__(
+        self,
+        namer: Namer = lambda storage: None,
+        history: int = HISTORY,
+        on_new: Callable[[Finding], None] = lambda finding: None,
+    ) -> None:
+        self.namer, self.history, self.on_new = namer, history, on_new
+        self.clocks: dict[int, Clock] = {HOST: {}}
+        self.events: dict[int, Clock] = {}
+        self.storages: dict[int, Storage] = {}
+        self.findings: dict[tuple[Any, ...], Finding] = {}
+        self.window: deque[Mark] = deque(maxlen=WINDOW)
+        self.costs, self.memory = Costs(), Memory()
+        self.next_index = 0
+
+    # ---- what the host does
+
+    def op(
+        self,
+        index: int,
+        name: str,
+        stream: int,
+        reads: Iterable[tuple[int, Footprint]],
+        writes: Iterable[tuple[int, Footprint]],
+        site: Site = (),
+    ) -> None:
+        """An op was issued; reads and writes are (storage, footprint). Stream HOST: the host itself did it, now."""
+        clock = self._clock(stream)
+        time = clock[stream] = clock.get(stream, 0) + 1
+        mark = Mark(index, stream, "op", name, site)
+        self.next_index = index + 1
+        self.window.append(mark)
+        self.costs.ops += 1
+        for storage, view in reads:
+            self._touch(storage, Touch(stream, time, view, False, mark), clock)
+        for storage, view in writes:
+            self._touch(storage, Touch(stream, time, view, True, mark), clock)
+
+    def record(self, event: int, stream: int, site: Site = ()) -> None:
+        """An event was recorded on a stream; recording it again moves it."""
+        self.events[event] = dict(self._clock(stream))
+        self.costs.records[site] += 1
+        self.window.append(Mark(self.next_index, stream, "record", f"record event {event}", site, event))
+
+    def stream_wait(self, stream: int, event: int, site: Site = ()) -> None:
+        """A stream was made to wait for the event's last record; one never recorded is no wait."""
+        _join(self._clock(stream), self.events.get(event, {}))
+        self.costs.stream_waits[site] += 1
+        self.window.append(Mark(self.next_index, stream, "wait", f"wait event {event}", site, event))
+
+    def host_wait_event(self, event: int, reason: str, site: Site = (), cost: bool = True) -> None:
+        """The host waited for an event, or saw that it had passed (which orders as much but costs no wait)."""
+        self._host_wait(self.events.get(event, {}), reason, site, cost)
+
+    def host_wait_stream(self, stream: int, reason: str, site: Site = ()) -> None:
+        """The host waited until a stream had run everything."""
+        self._host_wait(self._clock(stream), reason, site, True)
+
+    def host_wait_device(self, reason: str, site: Site = ()) -> None:
+        """The host waited for every stream."""
+        for stream in list(self.clocks):
+            _join(self.clocks[HOST], self.clocks[stream])
+        self._host_wait({}, reason, site, True)
+
+    def alloc(self, storage: int, nbytes: int, stream: int, written: bool = False) -> None:
+        """Memory was handed out on a stream; `written` where the caller filled it by other means."""
+        self.storages[storage] = Storage(nbytes, stream, None if written else Written(nbytes))
+        self.memory.storages_peak = max(self.memory.storages_peak, len(self.storages))
+
+    def free(self, storage: int, site: Site = ()) -> None:
+        """The last reference went: the allocator may hand the block to the next op of its allocating stream.
+
+        Uses on other streams must be ordered before that, or the stream recorded (torch.Tensor.record_stream).
+        """
+        block = self.storages.pop(storage, None)
+        if block is None:
+            return
+        self.memory.touches -= len(block.history)
+        clock = self._clock(block.stream)
+        mark = Mark(self.next_index, block.stream, "op", "free", site)
+        for old in block.history:
+            foreign = old.stream != block.stream and old.stream not in block.recorded
+            if foreign and clock.get(old.stream, 0) < old.time:
+                after = Touch(block.stream, 0, Footprint(0, block.nbytes), True, mark)
+                self._report("freed-in-use", old, after, storage, block)
+
+    def record_stream(self, storage: int, stream: int) -> None:
+        """The allocator was told that a stream uses the storage."""
+        if storage in self.storages:
+            self.storages[storage].recorded.add(stream)
+
+    # ---- inside
+
+    def _clock(self, stream: int) -> Clock:
+        """The stream's clock, with what the host has waited for joined in: issued after it, it happens after it."""
+        host = self.clocks[HOST]
+        if stream == HOST:
+            return host
+        clock = self.clocks.setdefault(stream, {})
+        _join(clock, host)
+        return clock
+
+    def _host_wait(self, clock: Clock, reason: str, site: Site, cost: bool) -> None:
+        _join(self.clocks[HOST], clock)
+        if cost:
+            self.costs.host_waits[reason, site] += 1
+        self.window.append(Mark(self.next_index, HOST, "host-wait", reason, site))
+
+    def _touch(self, storage: int, new: Touch, clock: Clock) -> None:
+        block = self.storages.get(storage)
+        if block is None:  # older than the analysis, so it belongs to whoever is seen first and counts as written
+            self.alloc(storage, new.view.end, new.stream, written=True)
+            block = self.storages[storage]
+        elif block.nbytes < new.view.end:
+            block.nbytes = new.view.end
+        if block.written is not None:
+            self._follow_writes(block, storage, new)
+        host, kept = self.clocks[HOST], list[Touch]()
+        for old in block.history:
+            stream, time = old.stream, old.time
+            if host.get(stream, 0) >= time:
+                continue  # before everything that can still be issued
+            if stream != new.stream:
+                if (new.write or old.write) and clock.get(stream, 0) < time and overlap(old.view, new.view):
+                    self._report("race", old, new, storage, block)
+            elif _repeats(old, new):
+                continue
+            kept.append(old)
+        kept.append(new)
+        if len(kept) > self.history:
+            kept = self._shorten(kept, new, clock)
+        self.memory.touches += len(kept) - len(block.history)
+        self.memory.touches_peak = max(self.memory.touches_peak, self.memory.touches)
+        block.history = kept
+
+    def _follow_writes(self, block: Storage, storage: int, new: Touch) -> None:
+        assert block.written is not None
+        if new.write:
+            block.written.add(new.view)
+            if block.written.full:
+                block.written = None
+        elif gap := block.written.missing(new.view):
+            hole = new._replace(view=Footprint(gap[0], gap[1] - gap[0]))
+            self._report("unwritten-read", hole, hole, storage, block)
+
+    def _shorten(self, kept: list[Touch], new: Touch, clock: Clock) -> list[Touch]:
+        """Drop what the new access stands for: whoever races with a dropped one also races with the new one."""
+        short = [
+            old
+            for old in kept
+            if old is new
+            or not (
+                clock.get(old.stream, 0) >= old.time
+                and (new.write or not old.write)
+                and covers(new.view, old.view)
+            )
+        ]
+        self.memory.dominated += len(kept) - len(short)
+        excess = len(short) - 8 * self.history
+        if excess > 0:
+            self.memory.forgotten += excess
+            short = short[excess:]
+        return short
+
+    def _report(self, kind: Kind, first: Touch, second: Touch, storage: int, block: Storage) -> None:
+        key = (kind, first.op.name, first.op.site[:2], first.write, second.op.name, second.op.site[:2])
+        key += (second.write, first.stream, second.stream)
+        found = self.findings.get(key)
+        if found is None:
+            found = Finding(kind, Side.of(first), Side.of(second), storage, block.nbytes)
+            found.window = self._excerpt(first.op, second.op)
+            self.findings[key] = found
+            self.on_new(found)
+        found.count += 1
+        if len(found.pairs) < 16:
+            found.pairs.append((first.op.index, second.op.index))
+        found.names[self.namer(storage) or "unnamed buffer"] += 1
+
+    def _excerpt(self, first: Mark, second: Mark) -> tuple[Mark, ...]:
+        """The trace around a pair; where it is long, the neighbourhood of both ends and every wait between."""
+        marks = [mark for mark in self.window if mark.index >= first.index - 4]
+        if len(marks) <= SHOWN:
+            return tuple(marks)
+        near = SHOWN // 3
+        middle = [mark for mark in marks[near:-near] if mark.what != "op"][:near]
+        return (*marks[:near], *middle, *marks[-near:])
+
+
+def _join(clock: Clock, other: Clock) -> None:
+    for stream, time in other.items():
+        if clock.get(stream, 0) < time:
+            clock[stream] = time
+
+
+def _repeats(old: Touch, new: Touch) -> bool:
+    """The same line touching the same bytes again on the same stream: the newer stands for both."""
+    return (
+        old.write == new.write
+        and bool(new.op.site)
+        and old.op.site == new.op.site
+        and old.op.name == new.op.name
+        and old.view == new.view
+    )
