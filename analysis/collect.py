@@ -88,7 +88,8 @@ class Collected:
         frame: pd.DataFrame = table.to_pandas(self_destruct=True)
         read = [source for source in self.sources if source.rows]
         codes = np.repeat(np.arange(len(read), dtype=np.int32), [source.rows for source in read])
-        frame.insert(0, "run_id", pd.Categorical.from_codes(codes, pd.Index([s.run_id for s in read])))
+        run_ids = pd.Categorical.from_codes(codes, pd.Index([source.run_id for source in read]))
+        frame.insert(0, "run_id", pd.Series(run_ids))
         return frame
 
     def counts(self) -> dict[str, Any]:

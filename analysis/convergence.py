@@ -108,8 +108,8 @@ def _first_stuck(curve: Curve, count: int) -> int | None:
         return None
     loss, norm = curve.loss, curve.grad_norm
     same = np.isfinite(loss[1:]) & (loss[1:] == loss[:-1]) & (norm[1:] == norm[:-1])
-    streaks: Bools = np.lib.stride_tricks.sliding_window_view(same, count - 1).all(axis=1)
-    return first(streaks)
+    streaks = np.lib.stride_tricks.sliding_window_view(same, count - 1)
+    return first(np.asarray(streaks.all(axis=1)))
 
 
 def tolerance_band(losses: Floats, rule: Rule) -> Band | None:

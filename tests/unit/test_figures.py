@@ -1,0 +1,99 @@
+"""Figures come from their tables, name their runs, are the same bytes every time, and leave no gap unseen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.collect import collect_study
+from analysis.figures import Figure, draw_loss, inline, loss_figures, matrix_figure
+from analysis.pairs import match
+from analysis.summary import Bands, summarise_matched
+from harness.errors import HarnessError
+from harness.study import Run, load_study
+from tests.synthetic import Curve, as_known, write_study
+
+pytestmark = pytest.mark.usefixtures("made_up_patches")
+
+
+def figures_of(folder: Path) -> list[Figure]:
+    collected = collect_study(folder)
+    matched = match(load_study(folder), collected)
+    summary = summarise_matched(matched, collected)
+    return [make() for make in loss_figures(matched, summary, Bands(matched))] + [matrix_figure(summary)]
+
+
+def without_event(run: Run) -> Curve | None:
+    return None if run.variant == "event" else as_known(run)
+
+
+def test_each_figure_has_its_files_and_table(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    loss, _ = figures_of(tmp_path)
+    files = loss.write(tmp_path / "figures")
+    assert [file.name for file in files] == [
+        f"loss_toy_2x2-hpz2.{kind}" for kind in ("csv", "svg", "png", "pdf")
+    ]
+    table = pd.read_csv(files[0])
+    assert set(table["variant"]) == {"zero3", "stock", "unordered", "fixed", "event"}
+    assert set(table["panel"]) == {"eager", "side-first"}
+
+
+def test_a_figure_names_its_runs_and_evidence(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    for figure in figures_of(tmp_path):
+        assert "virtual-device" in figure.caption
+        assert all(run_id in figure.svg() for run_id in figure.run_ids)
+
+
+def test_the_svg_is_the_same_every_time(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    for figure in figures_of(tmp_path):
+        assert figure.svg() == figure.svg()
+        assert "<dc:date>" not in figure.svg()
+
+
+def test_a_figure_can_be_drawn_from_its_csv_alone(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    loss = figures_of(tmp_path)[0]
+    loss.write(tmp_path, formats=())
+    table = pd.read_csv(tmp_path / f"{loss.name}.csv", dtype={"first_bad_step": "Int64"})
+    again = Figure(loss.name, loss.title, table, loss.run_ids, loss.evidence, draw_loss)
+    assert again.svg() == loss.svg()
+
+
+def test_a_missing_run_raises_instead_of_leaving_a_gap(tmp_path: Path) -> None:
+    write_study(tmp_path, without_event)
+    with pytest.raises(HarnessError, match=r"needs run toy_event_.*not started"):
+        figures_of(tmp_path)
+
+
+def test_the_matrix_needs_every_verdict(tmp_path: Path) -> None:
+    write_study(tmp_path, without_event)
+    collected = collect_study(tmp_path)
+    summary = summarise_matched(match(load_study(tmp_path), collected), collected)
+    with pytest.raises(HarnessError, match="figure verdicts needs run"):
+        matrix_figure(summary)
+
+
+def test_all_nan_runs_can_still_be_drawn(tmp_path: Path) -> None:
+    write_study(tmp_path, lambda run: as_known(run) if run.variant != "stock" else Curve([float("nan")] * 12))
+    assert "<svg" in figures_of(tmp_path)[0].svg()
+
+
+def test_a_far_drift_gets_a_logarithmic_axis(tmp_path: Path) -> None:
+    def curve(run: Run) -> Curve:
+        return as_known(run) if run.variant != "unordered" else Curve([5.0 + 400.0 * i for i in range(12)])
+
+    write_study(tmp_path, curve)
+    assert "mathdefault{10^{2}}" in figures_of(tmp_path)[0].svg() or "10" in figures_of(tmp_path)[0].svg()
+
+
+def test_ids_of_two_inlined_figures_do_not_meet() -> None:
+    svg = '<?xml?><svg viewBox="0 0 1 1"><g id="a"/><use href="#a"/></svg>'
+    first, second = inline(svg, "one <b>"), inline(svg, "two")
+    assert 'aria-label="one &lt;b>"' in first
+    assert first.split('id="')[1].split('"')[0] != second.split('id="')[1].split('"')[0]
+    assert first.split('id="')[1].split('"')[0] == first.split('href="#')[1].split('"')[0]
