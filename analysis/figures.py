@@ -22,6 +22,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Rectangle
 from matplotlib.transforms import ScaledTranslation
 
 from analysis.pairs import Matched, Pair, Recorded
@@ -84,7 +85,7 @@ class _Drawn:
         self.figure = figure
 
     def __enter__(self) -> Callable[[str], bytes]:
-        self._style = matplotlib.rc_context(RC)
+        self._style = matplotlib.rc_context(RC)  # type: ignore[arg-type]  # its stubs list the keys one by one
         self._style.__enter__()
         self._canvas = self.figure.draw(self.figure.table)
         return self._save
@@ -360,9 +361,7 @@ def draw_matrix(table: pd.DataFrame) -> Canvas:
     )
     for row in worst.to_dict("records"):
         x, y = columns.index((row["model"], row["policy"])), variants.index(row["variant"])
-        axes.add_patch(
-            plt.Rectangle((x, y), 1, 1, facecolor=VERDICT_COLOURS[row["verdict"]], edgecolor="white")
-        )
+        axes.add_patch(Rectangle((x, y), 1, 1, facecolor=VERDICT_COLOURS[row["verdict"]], edgecolor="white"))
         bad = "" if pd.isna(row["first_bad_step"]) else f" {int(row['first_bad_step'])}"
         axes.text(
             x + 0.5,

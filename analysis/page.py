@@ -157,9 +157,9 @@ def _grid(pairs: list[Record]) -> Grid:
 
 def _alignment(pairs: list[Record]) -> str:
     if pairs[0]["model_aligned"]:
-        return "aligned: the world size divides every parameter, so only the order can go wrong"
+        return "Aligned: the world size divides every parameter, so only the order can go wrong"
     count = pairs[0]["unaligned_parameters"]
-    return f"unaligned: the world size does not divide {count} parameters, so the old copy leaves elements unwritten"
+    return f"Unaligned: the world size does not divide {count} parameters, so the old copy leaves elements unwritten"
 
 
 def _levels(pairs: Iterable[Record]) -> list[str]:
@@ -274,9 +274,10 @@ def band_note(summary: Record) -> str:
     """How strong the tolerance bands are, against what the rule asks for."""
     rule = summary["rule"]
     words = (
-        f"Decided by the rule that the study stated before its runs: the first {rule['warmup_steps_dropped']} steps are "
-        f"left out of timings and counts, a band needs {rule['minimum_seeds']} baseline seeds, and "
-        f"{rule['stuck_steps']} equal losses and gradient norms in a row are stuck. "
+        "Decided by the rule that the study stated before its runs: "
+        f"the first {rule['warmup_steps_dropped']} steps are left out of timings and counts, "
+        f"a band needs {rule['minimum_seeds']} baseline seeds, "
+        f"and {rule['stuck_steps']} equal losses and gradient norms in a row are stuck. "
     )
     level = rule["minimum_seeds"] / (rule["minimum_seeds"] + 1)
     if level < rule["confidence"]:
