@@ -1,0 +1,76 @@
+"""Stands in for training where only SLURM is under test: same files, same signals, milliseconds instead of seconds.
+
+Started in place of harness.launch.rank with the same arguments. QUICK_RANK holds JSON: {"step_seconds": 0.02,
+"crash_rank": 1, "crash": "exit" | "kill" | "memory", "crash_attempts": 1}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from harness.errors import HarnessError
+from harness.launch.rank import Place, check_placement, listen, log_to
+from harness.launch.task import steps_reached
+from harness.record import Final, RunDirectory, StepRecord, StepWriter, utc_now
+
+
+def main() -> int:
+    listen()
+    asked: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda *_: asked.append(1))
+    behaviour = json.loads(os.environ.get("QUICK_RANK", "{}"))
+    directory, until = RunDirectory(sys.argv[-2]), int(sys.argv[-1])
+    place = Place.from_slurm(os.environ)
+    log_to(directory, place.rank)
+    check_placement(place, directory.run().shape, bool(os.environ.get("HPZ_GROUPS_ACROSS_NODES")))
+    print(f"rank {place.rank} of {place.world_size} on node {place.node} at {os.environ['MASTER_ADDR']}", flush=True)
+    if place.rank == behaviour.get("crash_rank") and directory.status().attempts <= behaviour.get("crash_attempts", 1):
+        time.sleep(0.3)
+        crash(behaviour["crash"])
+    train(directory, place, until, behaviour.get("step_seconds", 0.01), asked)
+    return 0
+
+
+def crash(how: str) -> None:
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "memory":
+        print("torch.OutOfMemoryError: CUDA out of memory.", flush=True)
+    print("the last words", flush=True)
+    os._exit(1)
+
+
+def train(directory: RunDirectory, place: Place, until: int, seconds: float, asked: list[int]) -> None:
+    steps = directory.run().training.steps
+    step = steps_reached(directory)
+    writer = StepWriter(directory.steps_file, step) if place.rank == 0 else None
+    while step < until and not asked:
+        time.sleep(seconds)
+        if writer is not None:
+            writer.write(StepRecord(step, 4.0 - step / 100, 1.0, 1e-3, 64, seconds, 0, None, 0, 0, False))
+            directory.update_status(heartbeat_utc=utc_now(), step=step)
+            save(directory, step + 1)
+        step += 1
+    if writer is not None and step == steps:
+        final = Final(steps=steps, skipped_steps=0, shards_sha256="0" * 64)
+        directory.update_status(final=final.model_dump())
+
+
+def save(directory: RunDirectory, step: int) -> None:
+    directory.checkpoints.mkdir(exist_ok=True)
+    beside = directory.checkpoints / "latest.tmp"
+    beside.write_text(f"step{step}")
+    beside.replace(directory.checkpoints / "latest")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except HarnessError as error:
+        print(f"hpz: {error}", flush=True)
+        sys.exit(2)

@@ -1,0 +1,133 @@
+"""Studies as job arrays on a real SLURM: throttle, order, placement, refusals, and names that try to break out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.cluster import Cluster
+from harness.errors import HarnessError
+from harness.launch.scheduler import Clients, Scheduler
+from harness.launch.slurm import submit
+from harness.record import RunDirectory
+from tests.slurm.conftest import Submitter, logs, wait_for, wait_for_states
+
+ONE_NODE = {"model": "llama2-toy", "variant": "fixed", "shape": "1x2-hpz2", "seed": [1, 2, 3, 4]}
+
+
+def test_a_throttled_array_runs_every_pair_group_once(submitter: Submitter, clients: Clients) -> None:
+    submitter.behaviour = {"step_seconds": 0.2}
+    study, results, (sent,) = submitter(submitter.profile(throttle=1), matrix=ONE_NODE)
+    running: list[int] = []
+
+    def all_done() -> bool:
+        jobs = clients.squeue()
+        running.append(sum(job.state == "RUNNING" and job.array_id == sent.job_id for job in jobs))
+        return all(RunDirectory(results / "runs" / run.run_id).status().state == "done" for run in study.runs)
+
+    wait_for(all_done, 90, results)
+    assert len(sent.tasks) == 4 and len(study.runs) == 8
+    assert max(running) == 1
+
+
+def test_variants_take_turns_in_one_allocation(submitter: Submitter) -> None:
+    study, results, (sent,) = submitter(submitter.profile(blocks=2))
+    wait_for_states(study, results, "done")
+    lines = [
+        (json.loads(line)["started_utc"], json.loads(line), run.variant)
+        for run in study.runs
+        for line in (results / "runs" / run.run_id / "allocations.jsonl").read_text().splitlines()
+    ]
+    order = [(variant, line["from_step"], line["until_step"]) for _, line, variant in sorted(lines, key=lambda x: x[0])]
+    assert order == [("zero3", 0, 2), ("fixed", 0, 2), ("fixed", 2, 4), ("zero3", 2, 4)]
+    assert {line["job"] for _, line, _ in lines} == {f"{sent.job_id}_0"}
+
+
+def test_ranks_lie_in_blocks_over_both_nodes(submitter: Submitter) -> None:
+    study, results, _ = submitter()
+    wait_for_states(study, results, "done")
+    log = results / "runs" / study.runs[0].run_id / "log"
+    said = [(log / f"rank-{rank}.txt").read_text().split() for rank in range(4)]
+    assert [words[6] for words in said] == ["0", "0", "1", "1"]
+    assert {words[-1] for words in said} == {"n0"}
+
+
+def test_a_group_across_nodes_is_refused_with_the_cause(submitter: Submitter) -> None:
+    study, results, _ = submitter(submitter.profile(srun_options=["--distribution=cyclic"]))
+    wait_for_states(study, results, "done", "failed")
+    by_variant = {run.variant: RunDirectory(results / "runs" / run.run_id).status() for run in study.runs}
+    assert by_variant["zero3"].state == "done"
+    assert "--distribution=block" in (by_variant["fixed"].reason or "")
+
+
+def test_a_group_across_nodes_may_be_asked_for(submitter: Submitter) -> None:
+    profile = submitter.profile(srun_options=["--distribution=cyclic"], groups_across_nodes=True)
+    study, results, _ = submitter(profile)
+    wait_for_states(study, results, "done")
+    fixed = next(run for run in study.runs if run.variant == "fixed")
+    line = json.loads((results / "runs" / fixed.run_id / "allocations.jsonl").read_text().splitlines()[0])
+    assert line["groups_across_nodes"] is True
+
+
+def test_submitting_again_sends_only_what_is_missing(submitter: Submitter) -> None:
+    profile = submitter.profile()
+    study, results, first = submitter(profile, matrix={**ONE_NODE, "seed": [1, 2]})
+    assert submit(study, results, profile) == []  # all in the queue
+    wait_for_states(study, results, "done")
+    assert submit(study, results, profile) == []  # all done
+    directory = RunDirectory(results / "runs" / study.runs[0].run_id)
+    directory.update_status(state="failed", final=None)
+    (again,) = submit(study, results, profile)
+    assert [task.group for task in again.tasks] == [first[0].tasks[0].group]
+
+
+def test_the_saved_script_repeats_the_study(submitter: Submitter, cluster: Cluster) -> None:
+    study, results, (sent,) = submitter()
+    wait_for_states(study, results, "done")
+    for run in study.runs:
+        RunDirectory(results / "runs" / run.run_id).update_status(state="pending", final=None)
+        (results / "runs" / run.run_id / "checkpoint" / "latest").unlink()
+    done = cluster.run(["sbatch", str(sent.folder / "submit.sbatch")])
+    assert done.returncode == 0, done.stderr
+    wait_for_states(study, results, "done")
+
+
+def test_slurms_own_words_come_through_when_it_refuses(submitter: Submitter) -> None:
+    profile = submitter.profile(partition="members", account="nobody")
+    with pytest.raises(HarnessError, match="SLURM refused .*account"):
+        submitter(profile)
+
+
+def test_too_many_gpus_are_refused(submitter: Submitter) -> None:
+    profile = submitter.profile(gpus_per_node=16)
+    with pytest.raises(HarnessError, match=r"SLURM refused .*(node configuration|gres|GPU)"):
+        submitter(profile, device="cuda", matrix={"model": "llama2-toy", "variant": "fixed", "shape": "1x16-hpz2"})
+
+
+def test_spaces_quotes_and_a_name_that_would_run_commands_do_no_harm(submitter: Submitter, clients: Clients) -> None:
+    submitter.root = submitter.root / """it's a "folder" (50% off) $(touch pwned-path) # &"""
+    submitter.root.mkdir()
+    name = """x"; touch pwned-name; $(touch pwned-too) `touch pwned` #"""
+    study, results, (sent,) = submitter(submitter.profile(job_name=name, environment={"ODD": "a b'c\"$(touch pwned)"}))
+    wait_for_states(study, results, "done")
+    names = submitter.cluster.run(["squeue", "--states=all", "--noheader", f"--jobs={sent.job_id}", "--format=%j"])
+    assert names.stdout.splitlines()[0].strip() == name
+    assert logs(results)  # the job's output is where the script says
+    assert not [path for path in (Path.cwd(), *results.parents, Path("/")) if list(path.glob("pwned*"))]
+
+
+def test_cancelled_runs_are_interrupted_and_can_be_sent_again(submitter: Submitter, clients: Clients) -> None:
+    from harness.launch.slurm import cancel
+    from harness.launch.status import study_rows
+
+    submitter.behaviour = {"step_seconds": 5}
+    study, results, (sent,) = submitter()
+    wait_for(lambda: any(row.state == "running" for row in study_rows(study, results, Scheduler(clients))[0]), 30, results)
+    assert cancel(results) == [sent.job_id]
+    wait_for(lambda: {row.state for row in study_rows(study, results, Scheduler(clients))[0]} <= {"interrupted"}, 40)
+    submitter.behaviour = {}
+    _, _, again = submitter()
+    assert len(again) == 1
+    wait_for_states(study, results, "done")
