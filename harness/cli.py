@@ -40,6 +40,11 @@ def results_folder(study_path: Path, study: Study, results: Path | None) -> Path
     return study_path if study_path.is_dir() else Path("results") / study.name
 
 
+def wide_console() -> Console:
+    """For tables of runs: names are for copying, so they are not folded, not even into a pipe."""
+    return Console(width=max(Console().width, 120))
+
+
 @app.command()
 def plan(study_file: StudyArgument, as_json: JsonOption = False) -> None:
     """Show the runs of a study and what each would use; touches nothing. Example: hpz plan experiments/laptop.yaml"""
@@ -56,8 +61,7 @@ def plan(study_file: StudyArgument, as_json: JsonOption = False) -> None:
         table.add_row(
             f"{row['run_id']}{mark}", *(str(row[key]) for key in ("ranks", "steps", "tokens", "evidence"))
         )
-    # Run ids are for copying: never fold them, not even into a pipe.
-    Console(width=max(Console().width, 120)).print(table)
+    wide_console().print(table)
 
 
 def _plan_row(run: Run, baselines: set[str]) -> dict[str, Any]:
@@ -126,7 +130,7 @@ def _report(folder: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary, indent=1))
         return
-    console = Console()
+    console = wide_console()
     console.print(verdict_table(summary))
     console.print(f"Report: {page}", soft_wrap=True, highlight=False)
 

@@ -281,9 +281,9 @@ def _killed_for_memory(active: Active, rank: int) -> bool:
 
 
 def default_lanes(world_size: int) -> int:
-    """Runs side by side: one per two cores, as far as the free memory allows."""
+    """Runs side by side: one a core, as far as the free memory allows; ranks wait for each other half of their time."""
     cores = len(os.sched_getaffinity(0))
-    return max(1, min(cores // 2, int(available_memory() / (RANK_MEMORY * world_size))))
+    return max(1, min(cores, int(available_memory() / (RANK_MEMORY * world_size))))
 
 
 def available_memory() -> int:
