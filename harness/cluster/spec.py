@@ -111,6 +111,7 @@ def _settings(spec: Spec, folder: Path) -> list[str]:
         "MinJobAge=3600",  # without accounting, squeue alone remembers how a job ended
         "MaxArraySize=10001",
         "JobRequeue=1",
+        "EnforcePartLimits=ALL",  # refuse at submission what no node or partition allows
         f"PlugStackConfig={folder}/plugstack.conf",
     ]
 
@@ -118,7 +119,7 @@ def _settings(spec: Spec, folder: Path) -> list[str]:
 def _partitions() -> list[str]:
     return [
         "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
-        # For trying out how a refusal reads: no account but this one may use it.
+        # For trying out how a refusal reads: without accounting no account is a member.
         "PartitionName=members Nodes=ALL AllowAccounts=members MaxTime=INFINITE State=UP",
         "",
     ]

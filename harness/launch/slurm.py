@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -147,13 +146,13 @@ def _template() -> jinja2.Template:
 
 
 def quote_option(text: str) -> str:
-    """A value as an #SBATCH line may hold it: sbatch takes a backslash before any character out of its meaning.
+    """A value as an #SBATCH line may hold it: sbatch reads quotes there as a shell does, but expands nothing.
 
     Raises HarnessError for what no such line can hold.
     """
     if not text.isprintable() or "\\" in text:
         raise HarnessError(f"{text!r}: SLURM cannot take a backslash or a line break there; use another name")
-    return re.sub(r"([^\w@%+=:,./-])", r"\\\1", text, flags=re.ASCII)
+    return shlex.quote(text)
 
 
 def one_line(text: str) -> str:

@@ -33,7 +33,7 @@ def cluster() -> Iterator[Cluster]:
         check_machine()
     except HarnessError as error:
         pytest.skip(str(error))
-    with temporary_cluster(Spec(nodes=2, cpus=4, gpus=8, link="200mbit")) as running:
+    with temporary_cluster(Spec(nodes=2, cpus=16, gpus=8, link="200mbit")) as running:
         yield running
 
 
