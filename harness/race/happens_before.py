@@ -25,7 +25,7 @@ SHOWN = 60  # of them, how many one finding keeps
 Clock = dict[int, int]
 Site = tuple[Any, ...]  # innermost frame first; what a frame is, is the caller's to say
 Kind = Literal["race", "freed-in-use", "unwritten-read"]
-Namer = Callable[[int], str | None]
+Namer = Callable[[int, Footprint], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Analysis:
 
     def __init__(
         self,
-        namer: Namer = lambda storage: None,
+        namer: Namer = lambda storage, view: None,
         history: int = HISTORY,
         on_new: Callable[[Finding], None] = lambda finding: None,
     ) -> None:
@@ -172,9 +172,9 @@ class Analysis:
         """The host waited for an event, or saw that it had passed (which orders as much but costs no wait)."""
         self._host_wait(self.events.get(event, {}), reason, site, cost)
 
-    def host_wait_stream(self, stream: int, reason: str, site: Site = ()) -> None:
+    def host_wait_stream(self, stream: int, reason: str, site: Site = (), cost: bool = True) -> None:
         """The host waited until a stream had run everything."""
-        self._host_wait(self._clock(stream), reason, site, True)
+        self._host_wait(self._clock(stream), reason, site, cost)
 
     def host_wait_device(self, reason: str, site: Site = ()) -> None:
         """The host waited for every stream."""
@@ -187,7 +187,7 @@ class Analysis:
         self.storages[storage] = Storage(nbytes, stream, None if written else Written(nbytes))
         self.memory.storages_peak = max(self.memory.storages_peak, len(self.storages))
 
-    def free(self, storage: int, site: Site = ()) -> None:
+    def free(self, storage: int, site: Callable[[], Site] = lambda: ()) -> None:
         """The last reference went: the allocator may hand the block to the next op of its allocating stream.
 
         Uses on other streams must be ordered before that, or the stream recorded (torch.Tensor.record_stream).
@@ -197,10 +197,10 @@ class Analysis:
             return
         self.memory.touches -= len(block.history)
         clock = self._clock(block.stream)
-        mark = Mark(self.next_index, block.stream, "op", "free", site)
         for old in block.history:
             foreign = old.stream != block.stream and old.stream not in block.recorded
             if foreign and clock.get(old.stream, 0) < old.time:
+                mark = Mark(self.next_index, block.stream, "op", "free", site())
                 after = Touch(block.stream, 0, Footprint(0, block.nbytes), True, mark)
                 self._report("freed-in-use", old, after, storage, block)
 
@@ -228,7 +228,9 @@ class Analysis:
 
     def _touch(self, storage: int, new: Touch, clock: Clock) -> None:
         block = self.storages.get(storage)
-        if block is None:  # older than the analysis, so it belongs to whoever is seen first and counts as written
+        if (
+            block is None
+        ):  # older than the analysis, so it belongs to whoever is seen first and counts as written
             self.alloc(storage, new.view.end, new.stream, written=True)
             block = self.storages[storage]
         elif block.nbytes < new.view.end:
@@ -283,7 +285,7 @@ class Analysis:
         return short
 
     def _report(self, kind: Kind, first: Touch, second: Touch, storage: int, block: Storage) -> None:
-        key = (kind, first.op.name, first.op.site[:2], first.write, second.op.name, second.op.site[:2])
+        key = (kind, first.op.name, first.op.site[:1], first.write, second.op.name, second.op.site[:1])
         key += (second.write, first.stream, second.stream)
         found = self.findings.get(key)
         if found is None:
@@ -294,7 +296,7 @@ class Analysis:
         found.count += 1
         if len(found.pairs) < 16:
             found.pairs.append((first.op.index, second.op.index))
-        found.names[self.namer(storage) or "unnamed buffer"] += 1
+        found.names[self.namer(storage, second.view) or "unnamed buffer"] += 1
 
     def _excerpt(self, first: Mark, second: Mark) -> tuple[Mark, ...]:
         """The trace around a pair; where it is long, the neighbourhood of both ends and every wait between."""

@@ -78,7 +78,7 @@ def analyse(program: list[Action], history: int = 10_000) -> Analysis:
                 analysis.host_wait_device("sync")
             case "free":
                 analysis.next_index = index
-                analysis.free(action.storage, site)
+                analysis.free(action.storage)
     return analysis
 
 
@@ -171,9 +171,7 @@ def true_races(program: list[Action]) -> set[tuple[int, int]]:
     seen = orders(program)
     pairs = itertools.combinations([i for i, a in enumerate(program) if a.kind == "op"], 2)
     return {
-        (p, q)
-        for p, q in pairs
-        if conflicting(program[p], program[q]) and (p, q) in seen and (q, p) in seen
+        (p, q) for p, q in pairs if conflicting(program[p], program[q]) and (p, q) in seen and (q, p) in seen
     }
 
 
@@ -200,8 +198,6 @@ def test_a_free_conflicts_like_a_write_to_the_block_on_its_allocating_stream(
         action for action in program if action.kind != "op" or (action.storage == 0 and action.stream != HOST)
     ]
     freed = [*program, Action("free", home, storage=0, view=Footprint(0, 8), write=True)]
-    analysis = Analysis()
-    analysis.alloc(0, 8, home, written=True)
     seen, last = orders(freed), len(freed) - 1
     expected = {
         i
@@ -231,7 +227,7 @@ def frees_found(program: list[Action], home: int) -> set[int]:
             case "sync-device":
                 analysis.host_wait_device("sync")
             case "free":
-                analysis.free(0, site)
+                analysis.free(0)
     found = [finding for finding in analysis.findings.values() if finding.kind == "freed-in-use"]
     return {pair[0] for finding in found for pair in finding.pairs}
 
@@ -317,7 +313,7 @@ def test_record_stream_keeps_a_block_alive() -> None:
 
 
 def test_a_read_of_memory_that_nothing_wrote_is_reported_with_its_bytes() -> None:
-    analysis = Analysis(namer={0: "weight.ds_secondary_tensor"}.get)
+    analysis = Analysis(namer=lambda storage, view: "weight.ds_secondary_tensor")
     analysis.alloc(0, 8, stream=0)
     analysis.op(0, "fill", 0, [], [(0, Footprint(0, 6))])
     analysis.op(1, "read", 0, WHOLE, [])

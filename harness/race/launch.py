@@ -1,0 +1,261 @@
+"""Starts the ranks of one program after another from a warm process, and says clearly when they do not end.
+
+`Ranks` keeps a process that has imported torch and one DeepSpeed overlay (`python -m harness.race.server`); each job
+forks its ranks from it. A job is a folder: job.json goes in, rank-N.json and log-N.txt come out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError, RunFailed
+from harness.launch.local import free_port
+from harness.race.report import RankReport
+from harness.study import REPOSITORY
+
+STALL_SECONDS = 15.0  # no rank has used the processor for so long: they wait for each other
+TIMEOUT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the ranks run: a run directory's training, or a script with its arguments."""
+
+    ranks: int
+    run: str | None = None  # run directory
+    script: str | None = None
+    arguments: tuple[str, ...] = ()
+    config: str | None = None  # DeepSpeed JSON file that overrides what the script passes
+    overlay: str | None = None  # folder to put first on PYTHONPATH
+    steps: int | None = None  # of a run: fewer steps than it has
+
+    @property
+    def title(self) -> str:
+        return Path(self.script or self.run or "").name
+
+    @classmethod
+    def parse(cls, content: dict[str, Any]) -> Program:
+        return cls(**{**content, "arguments": tuple(content.get("arguments", ()))})
+
+
+@dataclass(frozen=True)
+class Job:
+    """One execution of a program: under which schedule, and what to watch."""
+
+    program: Program
+    policy: str = "eager"
+    early: tuple[int, ...] = ()  # policy scripted: indices of ops that run as soon as they are issued
+    poison: str = "nan"
+    seed: int = 0
+    analyse: bool = True
+    order: bool = False  # record the order in which ops ran
+
+    def json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def parse(cls, content: dict[str, Any]) -> Job:
+        changes = {"program": Program.parse(content["program"]), "early": tuple(content.get("early", ()))}
+        return cls(**{**content, **changes})
+
+    def under(self, **changes: Any) -> Job:
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the ranks of a job left behind."""
+
+    reports: tuple[RankReport, ...]
+    problem: str | None = None
+    seconds: float = 0.0
+    order: dict[int, int] = field(default_factory=dict)  # rank 0: op index → place in the executed order
+
+    @property
+    def digests(self) -> tuple[str | None, ...]:
+        return tuple(report.digest for report in self.reports)
+
+
+class Ranks:
+    """A warm process for one overlay; use as a context manager. Not for several threads at once."""
+
+    def __init__(self, overlay: Path | str | None, scratch: Path, warm: str = "deepspeed") -> None:
+        self.scratch = scratch
+        self.jobs = 0
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.errors = scratch / "server.txt"
+        inherited = os.environ.get("PYTHONPATH")
+        path = [str(overlay)] if overlay else []
+        path += [str(REPOSITORY), *([inherited] if inherited else [])]
+        with self.errors.open("wb") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "harness.race.server", warm],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path), **QUIET},
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+    def run(self, job: Job, timeout: float = TIMEOUT_SECONDS) -> Outcome:
+        """Run a job to its end. Raises HarnessError for a program that cannot run here, RunFailed for a broken one."""
+        folder = self.scratch / f"job-{self.jobs}"
+        self.jobs += 1
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "job.json").write_text(job.json())
+        started = time.monotonic()
+        ended = self._ask(
+            {"job": str(folder), "ranks": job.program.ranks, "port": free_port(), "timeout": timeout}
+        )
+        return collect(job, folder, ended, time.monotonic() - started)
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            last = " | ".join(self.errors.read_text(errors="replace").splitlines()[-4:])
+            raise RunFailed(f"the process that starts ranks ended with code {self.process.wait()}: {last}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+
+
+def collect(job: Job, folder: Path, ended: dict[str, Any], seconds: float) -> Outcome:
+    """Read what the ranks wrote; turn a stall, a mismatch or a failure into one clear sentence."""
+    reports, order = [], {}
+    for rank in range(job.program.ranks):
+        file = folder / f"rank-{rank}.json"
+        if file.exists():
+            content = json.loads(file.read_text())
+            if rank == 0:
+                order = {index: place for place, index in enumerate(content.get("order", []))}
+            reports.append(RankReport.model_validate(content["report"]))
+    refused = [text for rank in range(job.program.ranks) if (text := _read(folder / f"refused-{rank}.txt"))]
+    if refused:
+        raise HarnessError(refused[0])
+    problem = None
+    if ended["how"] != "done":
+        problem = explain(folder, job.program.ranks, ended)
+        if not any(report.ops for report in reports) and ended["how"] == "failed":
+            raise RunFailed(problem)
+    return Outcome(tuple(reports), problem, seconds, order)
+
+
+def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:
+    """Why the ranks did not end well: collectives that do not match, where each waits, or the first error."""
+    mismatch = first_mismatch([_lines(folder / f"collectives-{rank}.txt") for rank in range(ranks)])
+    if ended["how"] == "failed":
+        rank = ended["rank"]
+        last = next(
+            (line for line in reversed(_lines(folder / f"log-{rank}.txt")) if line.strip()), "no output"
+        )
+        return f"rank {rank} failed: {last.strip()}" + (f"; {mismatch}" if mismatch else "")
+    if mismatch:
+        return f"the ranks wait for each other: {mismatch}"
+    where = [
+        f"rank {rank} at {place}" for rank in range(ranks) if (place := waits_at(folder / f"log-{rank}.txt"))
+    ]
+    why = "no rank moved any more" if ended["how"] == "stalled" else "the time limit passed"
+    return f"{why}: {'; '.join(where) or 'no rank says where'}"
+
+
+def first_mismatch(issued: Sequence[Sequence[str]]) -> str | None:
+    """The first collective, of those of one group, that two of its ranks issued differently; None where all agree.
+
+    A line is `GROUP RANKS OP BYTES PLACE`, in order of issue.
+    """
+    for group in dict.fromkeys(line.split(" ", 1)[0] for lines in issued for line in lines):
+        mine = {
+            rank: [line.split(" ", 4) for line in lines if line.split(" ", 1)[0] == group]
+            for rank, lines in enumerate(issued)
+        }
+        members = {rank: calls for rank, calls in mine.items() if calls}
+        if sentence := _differ(members):
+            return sentence
+    return None
+
+
+def _differ(members: dict[int, list[list[str]]]) -> str | None:
+    (one, calls), *others = members.items()
+    for other, theirs in others:
+        if theirs[0][1] != calls[0][1]:
+            continue  # another group of the same number: each rank counts its own
+        for at, (a, b) in enumerate(zip(calls, theirs, strict=False)):
+            if a[2:4] != b[2:4]:
+                return (
+                    f"collective {at} of group {a[1]} differs: rank {one} issued {a[2]} of {a[3]} bytes at {a[4]}, "
+                    f"rank {other} {b[2]} of {b[3]} bytes at {b[4]}"
+                )
+        if len(calls) != len(theirs):
+            longer, shorter = (one, other) if len(calls) > len(theirs) else (other, one)
+            extra = max(calls, theirs, key=len)[min(len(calls), len(theirs))]
+            return (
+                f"rank {longer} issued {extra[2]} of {extra[3]} bytes in group {extra[1]} at {extra[4]}; "
+                f"rank {shorter} never did"
+            )
+    return None
+
+
+def waits_at(log: Path) -> str | None:
+    """The innermost frame of the user's program in the traceback that a stalled rank dumped."""
+    frames = [line.strip() for line in _lines(log) if line.startswith("  File ")]
+    for frame in frames:
+        if not any(
+            part in frame for part in ("/torch/", "harness/device", "harness/race", "/deepspeed/comm/")
+        ):
+            return frame.removeprefix("File ").replace('"', "")
+    return None
+
+
+def _lines(file: Path) -> list[str]:
+    return _read(file).splitlines()
+
+
+def _read(file: Path) -> str:
+    return file.read_text(errors="replace") if file.exists() else ""
+
+
+def end_all(pids: Iterable[int]) -> None:
+    """Let each rank dump where it stands (faulthandler on SIGUSR2), then kill it."""
+    pids = list(pids)
+    for sent in (signal.SIGUSR2, signal.SIGKILL):
+        for pid in pids:
+            try:
+                os.kill(pid, sent)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.3)

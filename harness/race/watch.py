@@ -1,0 +1,85 @@
+"""Feeds the race analysis from the virtual device: one observer on one rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.device.observe import Access, Observer, OpRecord, Site, WaitTarget
+from harness.race.happens_before import Analysis
+from harness.race.memory import Footprint, footprint
+from harness.race.sites import DEPTH, Frame, capture, is_hidden
+
+
+class Watcher(Observer):
+    """Translates what the device says into the terms of the analysis."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+
+    def on_op(self, op: OpRecord) -> None:
+        self.analysis.op(
+            op.index, op.name, op.stream, _touched(op.reads), _touched(op.writes), visible(op.site)
+        )
+
+    def on_event_record(self, event: int, stream: int) -> None:
+        self.analysis.record(event, stream, capture(2))
+
+    def on_stream_wait(self, stream: int, event: int) -> None:
+        self.analysis.stream_wait(stream, event, capture(2))
+
+    def on_host_wait(self, target: WaitTarget, reason: str, site: Site) -> None:
+        if target.kind == "event":
+            self.analysis.host_wait_event(target.id, reason, visible(site), cost=reason != "query")
+        else:
+            # The device synchronises stream by stream; that is one wait, counted with the default stream.
+            self.analysis.host_wait_stream(
+                target.id, reason, visible(site), cost=reason != "device" or target.id == 0
+            )
+
+    def on_alloc(self, storage: int, nbytes: int, stream: int) -> None:
+        self.analysis.alloc(storage, nbytes, stream)
+
+    def on_free(self, storage: int) -> None:
+        self.analysis.free(storage, capture)
+
+    def on_record_stream(self, storage: int, stream: int) -> None:
+        self.analysis.record_stream(storage, stream)
+
+
+class OrderLog(Observer):
+    """The order in which ops ran."""
+
+    def __init__(self) -> None:
+        self.indices: list[int] = []
+
+    def on_run(self, index: int) -> None:
+        self.indices.append(index)
+
+
+class CollectiveLog(Observer):
+    """Writes each collective to a file as it is issued, so that a hang can be explained."""
+
+    def __init__(self, file: Path) -> None:
+        self.stream = file.open("w", buffering=1)
+
+    def on_op(self, op: OpRecord) -> None:
+        call = op.collective
+        if call is not None:
+            ranks = ",".join(map(str, call.ranks))
+            place = next((str(frame) for frame in visible(op.site)), "an unknown place")
+            self.stream.write(f"{call.group} {ranks} {call.op} {call.nbytes} {place}\n")
+
+
+def _touched(accesses: tuple[Access, ...]) -> list[tuple[int, Footprint]]:
+    return [(access.storage, view) for access in accesses if (view := footprint(*access[1:])) is not None]
+
+
+def visible(site: Site) -> tuple[Frame, ...]:
+    """The site's innermost frames that are not plumbing."""
+    found = []
+    for code, line in site.stack:
+        if not is_hidden(code):
+            found.append(Frame(code.co_filename, line, code.co_name))
+            if len(found) == DEPTH:
+                break
+    return tuple(found)
