@@ -14,14 +14,16 @@ from markupsafe import Markup
 
 from analysis import page
 from analysis.collect import collect_study
+from analysis.explorer import as_script, explorer_data
 from analysis.figures import Figure, inline, loss_figures, matrix_figure
 from analysis.pairs import Matched, match
-from analysis.summary import Bands, summarise_matched, write_summary
+from analysis.summary import Bands, shape_text, summarise_matched, write_summary
 from harness.errors import HarnessError
 from harness.study import load_study
 from harness.variants import Variant, describe, installed_release
 from harness.variants.describe import what
 
+UPLOT = "1.6.32"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -84,6 +86,7 @@ def render(matched: Matched, summary: Mapping[str, Any], figures: list[Drawn], m
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"size": page.size, "shape": shape_text}
     return environment.get_template("report.html.j2").render(
         summary=summary,
         headline=page.headline(summary),
@@ -96,8 +99,17 @@ def render(matched: Matched, summary: Mapping[str, Any], figures: list[Drawn], m
         matrix=matrix,
         variants=explained(summary),
         patches=patches_of(summary),
-        style=Markup((TEMPLATES / "style.css").read_text()),
+        explorer=Markup(as_script(groups)) if (groups := explorer_data(matched, summary)) else None,
+        style=_own("style.css"),
+        script=_own("report.js"),
+        chart_style=_own(f"vendor/uPlot-{UPLOT}.min.css"),
+        chart_script=_own(f"vendor/uPlot-{UPLOT}.iife.min.js"),
     )
+
+
+def _own(name: str) -> Markup:
+    """A file of the templates folder, to be put into the page as it is."""
+    return Markup((TEMPLATES / name).read_text())
 
 
 def explained(summary: Mapping[str, Any]) -> list[Explained]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from analysis.audit import audit_records
 from analysis.collect import Collected, collect_study
 from analysis.convergence import (
     VERDICTS,
@@ -85,7 +86,8 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
     bands = Bands(matched)
     pairs = [pair_record(pair, bands, study) for pair in matched.pairs]
     environments = environments_of(matched.of.values())
-    return {
+    runs = {pair.run_id: pair.run for pair in matched.pairs}
+    summary: Record = {
         "schema_version": SCHEMA_VERSION,
         "study": study.name,
         "question": study.question,
@@ -98,12 +100,17 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
             variant_record(name, pairs) for name in dict.fromkeys(pair["variant"] for pair in pairs)
         ],
         "groups": group_records(matched, study),
-        "claims": [],
+        "audit": audit_records(pairs, runs, {pair.run_id: pair.baseline for pair in matched.pairs}),
         "not_run": [{"run_id": run.run_id, "reason": reason} for run, reason in matched.not_run],
         "not_asked_for": matched.strays,
         "problems": [str(problem) for problem in collected.problems],
         "duplicate_steps": sum(source.duplicates for source in collected.sources),
     }
+    from analysis.claims import (
+        judge_claims,
+    )  # it reads summaries, so it cannot be imported before this module
+
+    return summary | {"claims": judge_claims(summary)}
 
 
 class Bands:
@@ -169,6 +176,7 @@ def pair_record(pair: Pair, bands: Bands, study: Study) -> Record:
         "first_differing_step": judgement.first_differing_step if judgement else None,
         "max_abs_loss_difference": judgement.max_abs_loss_difference if judgement else None,
         **_measures(pair, study),
+        "races": _races(pair.recorded),
         "evidence": weaker(run.evidence, pair.baseline.evidence),
         "patch_sha256": dict(ran.patches),
     }
@@ -203,6 +211,15 @@ def _measures(pair: Pair, study: Study) -> Record:
         {"median": ratio.estimate, "low": ratio.low, "high": ratio.high, "n": ratio.n} if ratio else None
     )
     return measures
+
+
+def _races(recorded: Recorded | None) -> Record | None:
+    """Distinct races that the run's analysis found, and the known faults among them; None where it was not analysed."""
+    text = recorded.row["races"] if recorded else None
+    if not text:
+        return None
+    races = json.loads(text)["races"]
+    return {"distinct": len(races), "labels": sorted({race["label"] for race in races if race.get("label")})}
 
 
 def _per_step(recorded: Recorded | None, column: str, study: Study) -> float | int | None:
