@@ -20,6 +20,7 @@ HOST = -1
 
 HISTORY = 48  # accesses kept for one storage before those that a newer one stands for are dropped
 WINDOW = 240  # trace items kept for the story and the picture
+CASES = 64  # instances kept of one finding; all are counted
 SHOWN = 60  # of them, how many one finding keeps
 
 Clock = dict[int, int]
@@ -68,6 +69,16 @@ class Side:
         return cls(op.name, op.index, touch.stream, touch.write, view.start, view.end, op.site)
 
 
+class Case(NamedTuple):
+    """One instance of a finding: the op indices, what the memory is called, and the bytes of the second access."""
+
+    first: int
+    second: int
+    name: str
+    low: int
+    high: int
+
+
 @dataclass
 class Finding:
     """A pair of source places between which an ordering is missing, and how often it was met."""
@@ -79,7 +90,7 @@ class Finding:
     nbytes: int
     count: int = 0
     names: Counter[str] = field(default_factory=Counter)
-    pairs: list[tuple[int, int]] = field(default_factory=list)  # op indices, the first few
+    cases: list[Case] = field(default_factory=list)  # the first few
     window: tuple[Mark, ...] = ()
 
 
@@ -294,9 +305,11 @@ class Analysis:
             self.findings[key] = found
             self.on_new(found)
         found.count += 1
-        if len(found.pairs) < 16:
-            found.pairs.append((first.op.index, second.op.index))
-        found.names[self.namer(storage, second.view) or "unnamed buffer"] += 1
+        name = self.namer(storage, second.view) or "unnamed buffer"
+        found.names[name] += 1
+        if len(found.cases) < CASES:
+            view = second.view if kind != "freed-in-use" else first.view
+            found.cases.append(Case(first.op.index, second.op.index, name, view.start, view.end))
 
     def _excerpt(self, first: Mark, second: Mark) -> tuple[Mark, ...]:
         """The trace around a pair; where it is long, the neighbourhood of both ends and every wait between."""

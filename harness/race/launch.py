@@ -21,7 +21,9 @@ from typing import Any
 from harness.errors import HarnessError, RunFailed
 from harness.launch.local import free_port
 from harness.race.report import RankReport
-from harness.study import REPOSITORY
+from harness.record import RunDirectory
+from harness.study import REPOSITORY, Run
+from harness.variants import Variant, overlay_path
 
 STALL_SECONDS = 15.0  # no rank has used the processor for so long: they wait for each other
 TIMEOUT_SECONDS = 600.0
@@ -29,23 +31,56 @@ TIMEOUT_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Program:
-    """What the ranks run: a run directory's training, or a script with its arguments."""
+    """What the ranks run: a run of a study, or a script with its arguments, on one DeepSpeed."""
 
     ranks: int
-    run: str | None = None  # run directory
+    run: dict[str, Any] | None = None  # as in run.json; its policy and poison are the job's to say
     script: str | None = None
     arguments: tuple[str, ...] = ()
-    config: str | None = None  # DeepSpeed JSON file that overrides what the script passes
-    overlay: str | None = None  # folder to put first on PYTHONPATH
-    steps: int | None = None  # of a run: fewer steps than it has
+    config: str | None = None  # DeepSpeed JSON file whose keys override what the script passes
+    variant: str | None = None  # None: DeepSpeed as installed
+    release: str | None = None
+    transformers: bool = False  # whether the warm process imports transformers too
 
     @property
     def title(self) -> str:
-        return Path(self.script or self.run or "").name
+        if self.run is not None:
+            return Run.model_validate(self.run).run_id
+        return Path(self.script or "").name
+
+    @property
+    def overlay(self) -> Path | None:
+        """The folder to put first on PYTHONPATH; built if need be."""
+        return overlay_path(Variant.parse(self.variant), self.release) if self.variant else None
+
+    @classmethod
+    def of_run(cls, run: Run, steps: int | None = None) -> Program:
+        """The training of a run on the virtual device, `steps` steps of it."""
+        training = run.training.model_copy(
+            update={"steps": min(steps or run.training.steps, run.training.steps), "checkpoint_every": 0}
+        )
+        run = run.model_copy(
+            update={"device": "virtual", "policy": "eager", "poison": "nan", "training": training}
+        )
+        return cls(
+            ranks=run.shape.world_size,
+            run=run.model_dump(mode="json"),
+            variant=run.variant,
+            release=run.release,
+            transformers=True,
+        )
 
     @classmethod
     def parse(cls, content: dict[str, Any]) -> Program:
         return cls(**{**content, "arguments": tuple(content.get("arguments", ()))})
+
+
+@dataclass(frozen=True, order=True)
+class Flip:
+    """One decision of a scripted schedule: op `hold` does not start before op `until` has run."""
+
+    hold: int
+    until: int
 
 
 @dataclass(frozen=True)
@@ -54,7 +89,7 @@ class Job:
 
     program: Program
     policy: str = "eager"
-    early: tuple[int, ...] = ()  # policy scripted: indices of ops that run as soon as they are issued
+    flips: tuple[Flip, ...] = ()  # of policy `scripted`
     poison: str = "nan"
     seed: int = 0
     analyse: bool = True
@@ -65,11 +100,12 @@ class Job:
 
     @classmethod
     def parse(cls, content: dict[str, Any]) -> Job:
-        changes = {"program": Program.parse(content["program"]), "early": tuple(content.get("early", ()))}
-        return cls(**{**content, **changes})
+        flips = tuple(Flip(**flip) for flip in content.get("flips", ()))
+        return cls(**{**content, "program": Program.parse(content["program"]), "flips": flips})
 
-    def under(self, **changes: Any) -> Job:
-        return replace(self, **changes)
+    def under(self, policy: str, flips: Iterable[Flip] = (), **changes: Any) -> Job:
+        """The same program under another schedule, without the analysis."""
+        return replace(self, policy=policy, flips=tuple(flips), **{"analyse": False, **changes})
 
 
 @dataclass(frozen=True)
@@ -79,17 +115,19 @@ class Outcome:
     reports: tuple[RankReport, ...]
     problem: str | None = None
     seconds: float = 0.0
+    losses: tuple[str, ...] = ()  # of a run: one a step, as written
     order: dict[int, int] = field(default_factory=dict)  # rank 0: op index → place in the executed order
 
     @property
     def digests(self) -> tuple[str | None, ...]:
+        """One a rank: what its final values hash to."""
         return tuple(report.digest for report in self.reports)
 
 
 class Ranks:
     """A warm process for one overlay; use as a context manager. Not for several threads at once."""
 
-    def __init__(self, overlay: Path | str | None, scratch: Path, warm: str = "deepspeed") -> None:
+    def __init__(self, overlay: Path | None, scratch: Path, transformers: bool = False) -> None:
         self.scratch = scratch
         self.jobs = 0
         scratch.mkdir(parents=True, exist_ok=True)
@@ -99,7 +137,7 @@ class Ranks:
         path += [str(REPOSITORY), *([inherited] if inherited else [])]
         with self.errors.open("wb") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "harness.race.server", warm],
+                [sys.executable, "-m", "harness.race.server", *(["transformers"] if transformers else [])],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
@@ -129,6 +167,11 @@ class Ranks:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / "job.json").write_text(job.json())
+        if job.program.run is not None:
+            run = Run.model_validate(job.program.run)
+            RunDirectory(folder / "run").create(
+                run.model_copy(update={"policy": job.policy, "poison": job.poison})
+            )
         started = time.monotonic()
         ended = self._ask(
             {"job": str(folder), "ranks": job.program.ranks, "port": free_port(), "timeout": timeout}
@@ -167,12 +210,14 @@ def collect(job: Job, folder: Path, ended: dict[str, Any], seconds: float) -> Ou
     refused = [text for rank in range(job.program.ranks) if (text := _read(folder / f"refused-{rank}.txt"))]
     if refused:
         raise HarnessError(refused[0])
+    steps = _lines(folder / "run" / "steps.jsonl")
+    losses = tuple(f"{json.loads(line)['loss']}" for line in steps)
     problem = None
     if ended["how"] != "done":
         problem = explain(folder, job.program.ranks, ended)
         if not any(report.ops for report in reports) and ended["how"] == "failed":
             raise RunFailed(problem)
-    return Outcome(tuple(reports), problem, seconds, order)
+    return Outcome(tuple(reports), problem, seconds, losses, order)
 
 
 def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:

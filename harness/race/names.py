@@ -70,7 +70,9 @@ class Namer:
 def roots() -> list[torch.nn.Module]:
     """Modules that no other module contains, the engine's own wrapper left out."""
     modules = [thing for thing in gc.get_objects() if isinstance(thing, torch.nn.Module)]
-    modules = [module for module in modules if type(module).__name__ not in ("DeepSpeedEngine", "PipelineEngine")]
+    modules = [
+        module for module in modules if type(module).__name__ not in ("DeepSpeedEngine", "PipelineEngine")
+    ]
     inner = {id(child) for module in modules for child in module._modules.values()}
     return [module for module in modules if id(module) not in inner]
 

@@ -94,7 +94,7 @@ def _role(mark: Trace, race: Race) -> str:
 
 
 def _pair(race: Race) -> tuple[int, int]:
-    return next((pairs[0] for pairs in race.pairs.values() if pairs), (-1, -1))
+    return next(((cases[0].first, cases[0].second) for cases in race.cases.values() if cases), (-1, -1))
 
 
 def _orderings(marks: Sequence[Trace], lanes: Mapping[str, int], column: Mapping[int, int]) -> Iterator[str]:

@@ -77,8 +77,19 @@ class Effect(Frozen):
     schedule: str | None = None  # the one that was found, in words
     decisions: int | None = None  # how many orders were swapped in it, after minimisation
     changed: str | None = None  # what differs from the reference
+    also: tuple[str, ...] = ()  # named policies under which the values of the whole program change
     replay: str | None = None  # file that reproduces it
     story: tuple[str, ...] = ()
+
+
+class Instance(Frozen):
+    """One case of a race: op indices in the order of issue, the memory's name, the bytes of the second access."""
+
+    first: int
+    second: int
+    name: str
+    low: int
+    high: int
 
 
 class Race(Frozen):
@@ -93,7 +104,7 @@ class Race(Frozen):
     nbytes: int  # of the storage, in the first case met
     count: int
     ranks: tuple[int, ...]
-    pairs: dict[int, tuple[tuple[int, int], ...]] = {}  # rank → op indices of the first few cases
+    cases: dict[int, tuple[Instance, ...]] = {}  # rank → the first few
     window: tuple[Trace, ...] = ()
     effect: Effect | None = None
 
@@ -233,7 +244,7 @@ def _race(rank: int, finding: Finding, streams: Mapping[int, str]) -> Race:
         nbytes=finding.nbytes,
         count=finding.count,
         ranks=(rank,),
-        pairs={rank: tuple(finding.pairs)},
+        cases={rank: tuple(Instance(**case._asdict()) for case in finding.cases)},
         window=tuple(_trace(mark, streams) for mark in finding.window),
     )
 
@@ -309,7 +320,7 @@ def _join(one: Race, other: Race) -> Race:
             "names": dict(names.most_common(12)),
             "count": one.count + other.count,
             "ranks": tuple(sorted({*one.ranks, *other.ranks})),
-            "pairs": {**one.pairs, **other.pairs},
+            "cases": {**one.cases, **other.cases},
         }
     )
 

@@ -25,7 +25,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 def main() -> None:
     from harness.race.rank import import_everything
 
-    import_everything(with_transformers=sys.argv[1] == "transformers")
+    import_everything(with_transformers="transformers" in sys.argv)
     for line in sys.stdin:
         print(json.dumps(serve(json.loads(line))), flush=True)
 

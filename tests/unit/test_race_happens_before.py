@@ -84,7 +84,7 @@ def analyse(program: list[Action], history: int = 10_000) -> Analysis:
 
 def races_found(program: list[Action], history: int = 10_000) -> set[tuple[int, int]]:
     findings = analyse(program, history).findings.values()
-    return {pair for finding in findings for pair in finding.pairs}
+    return {case[:2] for finding in findings for case in finding.cases}
 
 
 def orders(program: list[Action]) -> set[tuple[int, int]]:
@@ -229,7 +229,7 @@ def frees_found(program: list[Action], home: int) -> set[int]:
             case "free":
                 analysis.free(0)
     found = [finding for finding in analysis.findings.values() if finding.kind == "freed-in-use"]
-    return {pair[0] for finding in found for pair in finding.pairs}
+    return {case.first for finding in found for case in finding.cases}
 
 
 WHOLE = [(0, Footprint(0, 8))]
@@ -250,12 +250,8 @@ def test_a_read_on_another_stream_without_order_is_a_race() -> None:
     analysis = started()
     analysis.op(1, "read", 1, WHOLE, [], (("line", 1),))
     (finding,) = analysis.findings.values()
-    assert (finding.kind, finding.first.op, finding.second.op, finding.pairs) == (
-        "race",
-        "fill",
-        "read",
-        [(0, 1)],
-    )
+    assert (finding.kind, finding.first.op, finding.second.op) == ("race", "fill", "read")
+    assert finding.cases == [(0, 1, "unnamed buffer", 0, 8)]
 
 
 def test_an_event_recorded_too_early_orders_nothing_that_came_later() -> None:

@@ -1,0 +1,45 @@
+"""The scripted policy: eager, but for a few ops that are held back until others have run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from harness.device.policies import Policy
+from harness.race.launch import Flip
+
+if TYPE_CHECKING:
+    from harness.device.streams import Op
+
+
+class Scripted(Policy):
+    """Everything runs as soon as it may, in the order of issue, but for the flips.
+
+    A held op, and with it all that comes after it on its stream or waits for it, stays back until the op that it is
+    held for has run, or until the host waits for it: the schedule is legal whatever the flips ask for. Ops are
+    counted alike on all ranks of a program that does the same on all ranks, so all hold alike.
+    """
+
+    def __init__(self, flips: Iterable[Flip]) -> None:
+        self.until: defaultdict[int, set[int]] = defaultdict(set)
+        for flip in flips:
+            self.until[flip.hold].add(flip.until)
+        self.awaited = set().union(*self.until.values())
+        self.met: dict[int, Op] = {}
+
+    def starts(self, op: Op) -> bool:
+        if op.index in self.awaited:
+            self.met[op.index] = op
+        return not self._held(op)
+
+    def rank(self, op: Op) -> Any:
+        return self._held(op), op.index
+
+    def _held(self, op: Op) -> bool:
+        waits_for = self.until.get(op.index)
+        return waits_for is not None and not all(self._ran(index) for index in waits_for)
+
+    def _ran(self, index: int) -> bool:
+        op = self.met.get(index)
+        return op is not None and op.stream.done > op.position

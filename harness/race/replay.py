@@ -1,0 +1,94 @@
+"""Replay files: a schedule, the program that it belongs to, and what it must reproduce to the bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness.errors import HarnessError
+from harness.race.explore import Found, Search
+from harness.race.launch import Job, Outcome
+from harness.race.report import Race
+from harness.record import package_versions, write_json
+
+
+class Values(BaseModel):
+    """What an execution ended with: one digest a rank, and a run's losses as written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digests: tuple[str | None, ...]
+    losses: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Values:
+        return cls(digests=outcome.digests, losses=outcome.losses)
+
+
+class Replay(BaseModel):
+    """The content of a replay file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["hpz race replay"] = "hpz race replay"
+    schema_version: Literal[1] = 1
+    job: dict[str, Any]
+    script_sha256: str | None
+    races: tuple[Race, ...]
+    story: tuple[str, ...]
+    reference: Values  # the eager order
+    expected: Values  # this schedule
+    versions: dict[str, str | None]
+
+
+def write_replay(
+    file: Path, search: Search, found: Found, races: tuple[Race, ...], story: tuple[str, ...]
+) -> None:
+    """Save a found schedule."""
+    program = found.job.program
+    replay = Replay(
+        job=json.loads(found.job.json()),
+        script_sha256=_sha256(program.script) if program.script else None,
+        races=tuple(race.model_copy(update={"window": ()}) for race in races),
+        story=story,
+        reference=Values.of(search.reference),
+        expected=Values.of(found.outcome),
+        versions=package_versions(),
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, replay.model_dump(mode="json"))
+
+
+def read_replay(file: Path) -> tuple[Replay, Job]:
+    """The replay and its job. Raises HarnessError where the file is no replay or its script has changed."""
+    try:
+        replay = Replay.model_validate_json(file.read_text())
+        job = Job.parse(replay.job)
+    except OSError as error:
+        raise HarnessError(
+            f"{file}: cannot be read ({error.strerror}); give a file that hpz race wrote"
+        ) from error
+    except (ValidationError, ValueError, KeyError, TypeError) as error:
+        raise HarnessError(f"{file}: is not a replay file; give one that hpz race wrote") from error
+    script = job.program.script
+    if script is not None and _sha256(script) != replay.script_sha256:
+        raise HarnessError(
+            f"{script} is not the script that {file} was found with; run hpz race --script on it anew"
+        )
+    return replay, job
+
+
+def replayed(replay: Replay, job: Job, run: Callable[[Job], Outcome]) -> tuple[bool, Values]:
+    """Run the schedule again; whether every bit came out as recorded, and what did."""
+    values = Values.of(run(job))
+    return values == replay.expected, values
+
+
+def _sha256(file: str) -> str | None:
+    path = Path(file)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
