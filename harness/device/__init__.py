@@ -1,0 +1,24 @@
+"""Where a rank computes: plain CPU, CUDA, or the virtual device, whose streams run on CPU in any legal order."""
+
+from harness.device.counters import Counters, Traffic, link_bytes, step_traffic
+from harness.device.device import Device, VirtualDevice, open_device, open_process_device
+from harness.device.errors import DeviceError
+from harness.device.observe import Access, Collective, Observer, OpRecord, Site, WaitTarget
+
+__all__ = [
+    "Access",
+    "Collective",
+    "Counters",
+    "Device",
+    "DeviceError",
+    "Observer",
+    "OpRecord",
+    "Site",
+    "Traffic",
+    "VirtualDevice",
+    "WaitTarget",
+    "link_bytes",
+    "open_device",
+    "open_process_device",
+    "step_traffic",
+]

@@ -1,0 +1,118 @@
+"""DeepSpeed's accelerator interface over the virtual device. Call `install` before DeepSpeed's engine is imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from deepspeed.accelerator import set_accelerator
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+from harness.device.memory import DEVICE, DeviceName
+from harness.device.streams import Event, Stream, StreamContext, machine
+
+
+class VirtualAccelerator(CPU_Accelerator):  # type: ignore[misc]
+    """A device with streams, as CUDA's accelerator describes one. It holds no state: that is the machine's."""
+
+    def is_synchronized_device(self) -> bool:
+        return False
+
+    def use_host_timers(self) -> bool:
+        return False
+
+    def resolves_data_dependency(self) -> bool:
+        return False
+
+    def handles_memory_backpressure(self) -> bool:
+        return False
+
+    def device_name(self, device_index: int | None = None) -> str:
+        return DeviceName("cpu") if device_index is None else str(DEVICE)
+
+    def device(self, device_index: int | None = None) -> torch.device:
+        return DEVICE
+
+    def current_device(self) -> int:
+        return 0
+
+    def current_device_name(self) -> str:
+        return str(DEVICE)
+
+    def device_count(self) -> int:
+        return int(os.environ.get("LOCAL_SIZE", "1"))
+
+    @property
+    def Stream(self) -> type[Stream]:
+        return Stream
+
+    def stream(self, stream: Stream | None) -> StreamContext:
+        return StreamContext(stream)
+
+    def current_stream(self, device_index: int | None = None) -> Stream:
+        return machine().current
+
+    def default_stream(self, device_index: int | None = None) -> Stream:
+        return machine().default
+
+    @property
+    def Event(self) -> type[Event]:
+        return Event
+
+    def synchronize(self, device_index: int | None = None) -> None:
+        machine().synchronize()
+
+    def on_accelerator(self, tensor: torch.Tensor) -> bool:
+        return tensor.device.index is not None
+
+    def pin_memory(self, tensor: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        return tensor.pin_memory()
+
+    def is_pinned(self, tensor: torch.Tensor) -> bool:
+        return tensor.is_pinned()
+
+    @property
+    def BFloat16Tensor(self) -> Callable[..., torch.Tensor]:
+        return _typed(torch.bfloat16)
+
+    @property
+    def ByteTensor(self) -> Callable[..., torch.Tensor]:
+        return _typed(torch.uint8)
+
+    @property
+    def DoubleTensor(self) -> Callable[..., torch.Tensor]:
+        return _typed(torch.float64)
+
+    @property
+    def FloatTensor(self) -> Callable[..., torch.Tensor]:
+        return _typed(torch.float32)
+
+    @property
+    def HalfTensor(self) -> Callable[..., torch.Tensor]:
+        return _typed(torch.float16)
+
+    @property
+    def IntTensor(self) -> Callable[..., torch.Tensor]:
+        return _typed(torch.int32)
+
+    @property
+    def LongTensor(self) -> Callable[..., torch.Tensor]:
+        return _typed(torch.int64)
+
+
+def _typed(dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+    """What torch.cuda.FloatTensor and its kin do: numbers give sizes, a sequence gives data."""
+
+    def make(*args: Any) -> torch.Tensor:
+        if args and not isinstance(args[0], int):
+            return torch.tensor(args[0], dtype=dtype, device=DEVICE)
+        return torch.empty(args, dtype=dtype, device=DEVICE)
+
+    return make
+
+
+def install() -> None:
+    """Make it DeepSpeed's accelerator."""
+    set_accelerator(VirtualAccelerator())

@@ -1,0 +1,387 @@
+"""DeepSpeed's communication backend, wrapped: every collective is counted, and on the virtual device deferred.
+
+On the virtual device a collective has NCCL's semantics (PyTorch, ProcessGroupNCCL): it runs on its group's own
+stream, after all that the issuing stream holds; `Work.wait()` makes the current stream, not the host, wait for it.
+The real gloo call comes when the op runs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from harness.device.errors import DeviceError
+from harness.device.memory import access, on_device
+from harness.device.observe import Collective, OpRecord, call_site
+from harness.device.streams import Event, Machine, Stream, below_dispatch
+
+Tensor = torch.Tensor
+Call = Callable[[list[Tensor], list[Tensor]], object]
+TIMEOUT = timedelta(seconds=120)  # after which ranks that wait for each other are told so
+
+
+class Backend:
+    """The interface of deepspeed.comm's backend object; what is not a collective goes to the real one unseen.
+
+    This class counts. Subclasses say how a call on tensors is made.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._groups: dict[Any, tuple[int, tuple[int, ...]]] = {}
+        self.counted: Counter[Collective] = Counter()
+        self._group(None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def _group(self, group: Any) -> tuple[int, tuple[int, ...]]:
+        """Number (in the order of first use; the world is 0) and ranks of a group."""
+        group = group or dist.group.WORLD
+        found = self._groups.get(group)
+        if found is None:
+            found = self._groups[group] = (len(self._groups), tuple(dist.get_process_group_ranks(group)))
+        return found
+
+    def new_group(self, ranks: Any) -> Any:
+        return dist.new_group(ranks, timeout=TIMEOUT)
+
+    def _collective(
+        self, op: str, payload: int, reads: Sequence[Tensor], writes: Sequence[Tensor], group: Any, **how: Any
+    ) -> Any:
+        number, ranks = self._group(group)
+        collective = Collective(op, ranks, payload, number)
+        self.counted[collective] += 1
+        return self._perform(collective, list(reads), list(writes), group, **how)
+
+    def _perform(
+        self,
+        collective: Collective,
+        reads: list[Tensor],
+        writes: list[Tensor],
+        group: Any,
+        *,
+        call: Callable[..., Any],
+        async_op: bool,
+    ) -> Any:
+        return call(reads, writes, async_op)
+
+    # ---- the collectives, each as one call on what it reads and what it writes
+
+    def all_gather_into_tensor(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: Any = None, async_op: bool = False
+    ) -> Any:
+        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
+            return self._inner.all_gather_into_tensor(writes[0], reads[0], group=group, async_op=async_op)
+
+        return self._collective(
+            "all_gather", _bytes(output_tensor), [input_tensor], [output_tensor], group, call=call, async_op=async_op
+        )
+
+    all_gather_base = all_gather_into_tensor
+
+    def all_gather(
+        self, tensor_list: list[Tensor], tensor: Tensor, group: Any = None, async_op: bool = False
+    ) -> Any:
+        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
+            return self._inner.all_gather(writes, reads[0], group=group, async_op=async_op)
+
+        return self._collective(
+            "all_gather", _bytes(*tensor_list), [tensor], tensor_list, group, call=call, async_op=async_op
+        )
+
+    def all_gather_coalesced(
+        self,
+        output_tensors: list[Tensor],
+        input_tensors: list[Tensor],
+        group: Any = None,
+        async_op: bool = False,
+    ) -> Any:
+        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
+            for output, source in zip(writes, reads, strict=True):
+                self._inner.all_gather_into_tensor(output, source, group=group, async_op=False)
+
+        return self._collective(
+            "all_gather",
+            _bytes(*output_tensors),
+            input_tensors,
+            output_tensors,
+            group,
+            call=call,
+            async_op=async_op,
+        )
+
+    def reduce_scatter_tensor(
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        op: Any = dist.ReduceOp.SUM,
+        group: Any = None,
+        async_op: bool = False,
+    ) -> Any:
+        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
+            return self._inner.reduce_scatter_tensor(writes[0], reads[0], op=op, group=group, async_op=async_op)
+
+        return self._collective(
+            "reduce_scatter",
+            _bytes(input_tensor),
+            [input_tensor],
+            [output_tensor],
+            group,
+            call=call,
+            async_op=async_op,
+        )
+
+    reduce_scatter_base = reduce_scatter_tensor
+
+    def reduce_scatter(
+        self,
+        output: Tensor,
+        input_list: list[Tensor],
+        op: Any = dist.ReduceOp.SUM,
+        group: Any = None,
+        async_op: bool = False,
+    ) -> Any:
+        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
+            return self._inner.reduce_scatter(writes[0], reads, op=op, group=group, async_op=async_op)
+
+        return self._collective(
+            "reduce_scatter", _bytes(*input_list), input_list, [output], group, call=call, async_op=async_op
+        )
+
+    def all_reduce(
+        self, tensor: Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False
+    ) -> Any:
+        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
+            return self._inner.all_reduce(writes[0], op=op, group=group, async_op=async_op)
+
+        return self._collective(
+            "all_reduce", _bytes(tensor), [tensor], [tensor], group, call=call, async_op=async_op
+        )
+
+    def inference_all_reduce(self, tensor: Tensor, op: Any, group: Any = None) -> Any:
+        self.all_reduce(tensor, op, group)
+        return tensor
+
+    def all_reduce_coalesced(
+        self, tensors: list[Tensor], op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False
+    ) -> Any:
+        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
+            return self._inner.all_reduce_coalesced(writes, op=op, group=group, async_op=async_op)
+
+        return self._collective(
+            "all_reduce", _bytes(*tensors), tensors, tensors, group, call=call, async_op=async_op
+        )
+
+    def reduce(
+        self,
+        tensor: Tensor,
+        dst: int,
+        op: Any = dist.ReduceOp.SUM,
+        group: Any = None,
+        async_op: bool = False,
+    ) -> Any:
+        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
+            return self._inner.reduce(writes[0], dst, op=op, group=group, async_op=async_op)
+
+        return self._collective(
+            "reduce", _bytes(tensor), [tensor], [tensor], group, call=call, async_op=async_op
+        )
+
+    def broadcast(self, tensor: Tensor, src: int, group: Any = None, async_op: bool = False) -> Any:
+        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
+            return self._inner.broadcast((writes or reads)[0], src, group=group, async_op=async_op)
+
+        mine = dist.get_rank() == src
+        reads, writes = ([tensor], []) if mine else ([], [tensor])
+        return self._collective(
+            "broadcast", _bytes(tensor), reads, writes, group, call=call, async_op=async_op
+        )
+
+    def all_to_all_single(
+        self,
+        output: Tensor,
+        input: Tensor,
+        output_split_sizes: Any = None,
+        input_split_sizes: Any = None,
+        group: Any = None,
+        async_op: bool = False,
+    ) -> Any:
+        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
+            return self._inner.all_to_all_single(
+                writes[0],
+                reads[0],
+                output_split_sizes=output_split_sizes,
+                input_split_sizes=input_split_sizes,
+                group=group,
+                async_op=async_op,
+            )
+
+        return self._collective(
+            "all_to_all", _bytes(input), [input], [output], group, call=call, async_op=async_op
+        )
+
+    def barrier(self, *args: Any, **kwargs: Any) -> Any:
+        self._before_host_call()
+        return self._inner.barrier(*args, **kwargs)
+
+    def monitored_barrier(self, *args: Any, **kwargs: Any) -> Any:
+        self._before_host_call()
+        return self._inner.monitored_barrier(*args, **kwargs)
+
+    def broadcast_object_list(self, *args: Any, **kwargs: Any) -> Any:
+        self._before_host_call()
+        return self._inner.broadcast_object_list(*args, **kwargs)
+
+    def all_gather_object(self, *args: Any, **kwargs: Any) -> Any:
+        self._before_host_call()
+        return self._inner.all_gather_object(*args, **kwargs)
+
+    def _before_host_call(self) -> None:
+        """Called before a collective that has no device tensors."""
+
+
+class VirtualBackend(Backend):
+    """Defers collectives on device memory to their group's stream; those on host memory run at once."""
+
+    UNKNOWN = ("all_to_all", "gather", "scatter", "send", "recv", "isend", "irecv", "batch_isend_irecv")
+
+    def __init__(self, inner: Any, machine: Machine) -> None:
+        super().__init__(inner)
+        self._machine = machine
+        self._streams: dict[int, Stream] = {}  # group number → its stream
+
+    def __getattr__(self, name: str) -> Any:
+        inner = getattr(self._inner, name)
+        if name not in self.UNKNOWN:
+            return inner
+
+        def refuse_device(*args: Any, **kwargs: Any) -> Any:
+            if any(isinstance(x, Tensor) and on_device(x) for x in (*args, *kwargs.values())):
+                raise DeviceError(f"deepspeed.comm.{name} on device memory is not known to the virtual device")
+            self._before_host_call()
+            return inner(*args, **kwargs)
+
+        return refuse_device
+
+    def _perform(
+        self,
+        collective: Collective,
+        reads: list[Tensor],
+        writes: list[Tensor],
+        group: Any,
+        *,
+        call: Callable[..., Any],
+        async_op: bool,
+    ) -> Any:
+        with torch._C.DisableTorchFunction():
+            places = {on_device(t) for t in (*reads, *writes)}
+            if places == {True, False}:
+                raise DeviceError(f"{collective.op}: some of its tensors are on the device and some on the host")
+            if places != {True}:
+                self._before_host_call()
+                with below_dispatch():
+                    return call(reads, writes, async_op)
+            return self._defer(collective, reads, writes, call, async_op)
+
+    def _defer(
+        self,
+        collective: Collective,
+        reads: list[Tensor],
+        writes: list[Tensor],
+        call: Callable[..., Any],
+        async_op: bool,
+    ) -> Any:
+        machine = self._machine
+        if collective.group not in self._streams:
+            self._streams[collective.group] = Stream()
+        stream = self._streams[collective.group]
+        stream.wait_event(machine.current.record_event())
+        if machine.observers:
+            self._observe(collective, reads, writes, stream)
+        with below_dispatch():
+            aliases = [t.data for t in reads], [t.data for t in writes]
+        machine.issue(collective.op, _Run(collective, call, *aliases), stream, collective)
+        work = Work(stream.record_event(), collective)
+        machine.policy.at_collective(machine)
+        if async_op:
+            return work
+        work.wait()
+        return None
+
+    def _observe(
+        self, collective: Collective, reads: list[Tensor], writes: list[Tensor], stream: Stream
+    ) -> None:
+        record = OpRecord(
+            index=self._machine.ops,
+            name=collective.op,
+            stream=stream.id,
+            kind="collective",
+            reads=tuple(access(t) for t in reads),
+            writes=tuple(access(t) for t in writes),
+            site=call_site(24),
+            collective=collective,
+        )
+        for observer in self._machine.observers:
+            observer.on_op(record)
+
+    def _before_host_call(self) -> None:
+        # gloo matches calls by their order in a group, so that what was deferred goes first, on every rank.
+        for stream in self._streams.values():
+            self._machine.run_until(stream, stream.issued)
+
+    def barrier(self, *args: Any, **kwargs: Any) -> Any:
+        """As with NCCL, the host waits for the current stream, too."""
+        self._machine.host_wait(self._machine.current, "barrier")
+        with below_dispatch():
+            return super().barrier(*args, **kwargs)
+
+
+class _Run:
+    """The real call, when its op runs."""
+
+    __slots__ = ("call", "collective", "reads", "writes")
+
+    def __init__(self, collective: Collective, call: Any, reads: list[Tensor], writes: list[Tensor]) -> None:
+        self.collective, self.call, self.reads, self.writes = collective, call, reads, writes
+
+    def __call__(self) -> None:
+        try:
+            self.call(self.reads, self.writes, False)
+        except RuntimeError as error:
+            what = self.collective
+            raise DeviceError(
+                f"{what.op} of {what.nbytes} bytes among ranks {list(what.ranks)} failed ({error}); the ranks may "
+                "have issued different collectives, or one of them has ended"
+            ) from error
+
+
+class Work:
+    """Handle of a deferred collective, with the interface of torch.distributed.Work."""
+
+    def __init__(self, done: Event, collective: Collective) -> None:
+        self.done, self.collective = done, collective
+
+    def wait(self, timeout: object = None) -> bool:
+        """The current stream waits; the host does not."""
+        self.done.wait()
+        return True
+
+    def is_completed(self) -> bool:
+        return self.done.query()
+
+    def synchronize(self) -> None:
+        self.done.wait()
+
+    def get_future(self) -> Any:
+        raise DeviceError(f"Work.get_future of {self.collective.op} is not known to the virtual device")
+
+
+def _bytes(*tensors: Tensor) -> int:
+    with torch._C.DisableTorchFunction():
+        return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,0 +1,432 @@
+"""The dispatch mode of the virtual device: turns each ATen operator on device memory into an op on a stream.
+
+Operators on host memory alone run at once and never wait. Where CUDA makes the host wait (`.item()`, shapes that
+depend on data, copies from or to pageable memory) the host waits for the current stream, and for nothing else (CUDA
+Runtime API, "API synchronization behavior").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.device.errors import DeviceError
+from harness.device.memory import Memory, access, is_pinned, on_device, pin
+from harness.device.observe import OpKind, OpRecord, call_site
+from harness.device.operators import Kind, Operator, describe
+from harness.device.streams import Machine
+
+Tensor = torch.Tensor
+Shape = tuple[torch.Size, tuple[int, ...], torch.dtype]
+SITE_DEPTH = 24  # frames kept of an observed op
+COPY = torch.ops.aten.copy_.default
+
+
+class Dispatcher(TorchDispatchMode):
+    """See the module. `placement` answers whether the Python call in progress asked for the host by name."""
+
+    def __init__(self, machine: Machine, memory: Memory, placement: Callable[[], bool | None]) -> None:
+        super().__init__()
+        self.machine, self.memory, self.placement = machine, memory, placement
+        self.shapes: dict[Any, Any] = {}
+        self.treat: dict[Kind, Callable[[Operator, Any, tuple[Any, ...], dict[str, Any]], Any]] = {
+            Kind.ALLOCATE: self._allocate,
+            Kind.CREATE: self._create,
+            Kind.TO: self._to,
+            Kind.COPY: self._copy,
+            Kind.READ: self._read,
+            Kind.INDEX: self._index,
+            Kind.COMPUTE: self._compute,
+            Kind.RESIZE: self._resize,
+            Kind.COLLECTIVE: self._collective,
+            Kind.UNKNOWN: self._unknown,
+        }
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and the wrapper that skips would cost more than most kernels
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        operator = describe(func)
+        if operator.kind is Kind.METADATA:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        with torch._C.DisableTorchFunction():
+            return self.treat[operator.kind](operator, func, args, kwargs or {})
+
+    # ---- making memory
+
+    def _wants_device(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Where a new tensor goes. An index names the device; a call from inside torch (an autograd formula, a
+
+        composite kernel) inherits from its input or, having none, belongs to the device work that it is part of.
+        """
+        device = kwargs.get("device")
+        if device is not None and (device.index is not None or device.type != "cpu"):
+            return device.type == "cpu"
+        asked = self.placement()
+        if asked is not None:
+            return asked
+        return all(on_device(t) for t in tensors_of(args[:1]))
+
+    def _allocate(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        pinned = kwargs.get("pin_memory")
+        if pinned:
+            kwargs = {**kwargs, "pin_memory": False}  # torch refuses to pin without a real accelerator
+        out = func(*args, **kwargs)
+        if self._wants_device(args, kwargs):
+            return self.memory.refill(out)
+        return pin(out) if pinned else out
+
+    def _create(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._wants_device(args, kwargs):
+            return self._issue(operator, func, args, kwargs, reads=())
+        return func(*args, **kwargs)
+
+    # ---- copies
+
+    def _to(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        source = args[0]
+        here = on_device(source)
+        there = here if kwargs.get("device") is None else self._wants_device(args, kwargs)
+        if here and there:
+            return self._compute(operator, func, args, kwargs)
+        if not here and not there:
+            return func(*args, **kwargs)
+        asynchronous = bool(kwargs.get("non_blocking"))
+        if there:
+            out = self._issue(operator, func, args, kwargs, reads=(), kind="copy")
+            self._wait_unless(asynchronous and is_pinned(source), "copy from pageable memory")
+            return out
+        # PyTorch gives a non-blocking copy to the host a pinned destination.
+        out = func(torch.empty_like(source), **kwargs)
+        if asynchronous:
+            pin(self.memory.poison.fill(out))
+        self._issue(describe(COPY), COPY, (out, source), {}, reads=(source,), kind="copy")
+        self._wait_unless(asynchronous, "copy to pageable memory")
+        return out
+
+    def _copy(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        target, source = args[0], args[1]
+        here, there = on_device(source), on_device(target)
+        if not here and not there:
+            return func(*args, **kwargs)
+        asynchronous = bool(args[2] if len(args) > 2 else kwargs.get("non_blocking"))
+        if here == there:
+            return self._issue(operator, func, args, kwargs, reads=(source,))
+        self._issue(operator, func, args, kwargs, reads=(source,) if here else (), kind="copy")
+        host = target if here else source
+        self._wait_unless(
+            asynchronous and is_pinned(host), f"copy {'to' if here else 'from'} pageable memory"
+        )
+        return target
+
+    def _wait_unless(self, asynchronous: bool, reason: str) -> None:
+        if not asynchronous:
+            self.machine.host_wait(self.machine.current, reason)
+
+    # ---- computing
+
+    def _compute(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tensors = tensors_of((*args, *kwargs.values()) if kwargs else args)
+        where = [on_device(t) for t in tensors]
+        if not any(where):
+            return func(*args, **kwargs)
+        if not all(where):
+            args, kwargs = self._scalars_from_host(operator, tensors, args, kwargs)
+            tensors = [t for t, device in zip(tensors, where, strict=True) if device]
+        return self._issue(operator, func, args, kwargs, reads=tensors)
+
+    def _scalars_from_host(
+        self, operator: Operator, tensors: list[Tensor], args: Any, kwargs: Any
+    ) -> tuple[Any, Any]:
+        """As with CUDA, a host scalar may take part; its value is taken when the op is issued."""
+        host = [t for t in tensors if not on_device(t)]
+        if any(t.dim() for t in host) or any(
+            any(t is w for w in host) for t in _written(operator, args, kwargs)
+        ):
+            raise DeviceError(
+                f"{operator.name}: expected all tensors to be on the same device, but found cpu and cpu:0"
+            )
+        return map_tensors(lambda t: t if on_device(t) else t.clone(), args, kwargs)
+
+    def _read(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run after all that the current stream holds; then the host waits for it."""
+        reads = [t for t in tensors_of((*args, *kwargs.values())) if on_device(t)]
+        if not reads:
+            return func(*args, **kwargs)
+        stream = self.machine.current
+        self.machine.run_until(stream, stream.issued)
+        out = self._run_now(operator, func, args, kwargs, reads, "op")
+        self.machine.host_wait(stream, f"read: {operator.name.strip('_')}")
+        return out
+
+    def _index(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Indexing waits where a mask must be counted first. Indices may lie on the host and are then sent over."""
+        indices = args[1]
+        if not on_device(args[0]):
+            if any(on_device(t) for t in tensors_of(args)):
+                raise DeviceError(f"{operator.name}: device indices or values with a host tensor")
+            return func(*args, **kwargs)
+        if any(t is not None and not on_device(t) for t in indices):
+            self._wait_unless(False, "copy from pageable memory")
+            indices = [t if t is None or on_device(t) else t.clone() for t in indices]
+            for tensor in tensors_of(indices):
+                self.memory.adopt(tensor)
+            args = (args[0], indices, *args[2:])
+        if any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in indices):
+            return self._read(operator, func, args, kwargs)
+        return self._compute(operator, func, args, kwargs)
+
+    def _resize(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if on_device(args[0]):
+            self.machine.finish()  # the content may move; running early is always legal
+        return func(*args, **kwargs)
+
+    def _collective(
+        self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if any(on_device(t) for t in tensors_of(args)):
+            raise DeviceError(
+                f"c10d.{operator.name} on device memory did not come through deepspeed.comm, whose backend the "
+                "device wraps; call the collective of deepspeed.comm instead of torch.distributed"
+            )
+        self.machine.finish()  # deferred collectives of the same group go first on every rank
+        return func(*args, **kwargs)
+
+    def _unknown(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if any(on_device(t) for t in tensors_of((*args, *kwargs.values()))):
+            raise DeviceError(
+                f"{func}: not known whether this operator waits for the device or what it writes, so it cannot "
+                "be deferred; move its inputs to the host first"
+            )
+        return func(*args, **kwargs)
+
+    # ---- issuing
+
+    def _issue(
+        self,
+        operator: Operator,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        reads: Iterable[Tensor],
+        kind: OpKind = "op",
+    ) -> Any:
+        """Issue one op to the current stream; its results may be used at once, as handles of work to come."""
+        if self.machine.policy.immediate:
+            return self._run_now(operator, func, args, kwargs, reads, kind)
+        state = _generator_state(kwargs) if operator.random else None
+        made: list[Tensor] = []
+        out: Any = self._make_results(operator, func, args, kwargs, made)
+        if self.machine.observers:
+            self._observe(operator, reads, [*_written(operator, args, kwargs), *made], kind)
+        # What the op will touch is what the handles mean now: `param.data = x` may change them before it runs.
+        frozen_args, frozen_kwargs = map_tensors(_alias, args, kwargs)
+        self.machine.issue(
+            operator.name, Deferred(func, frozen_args, frozen_kwargs, [t.data for t in made], state)
+        )
+        return out
+
+    def _run_now(
+        self,
+        operator: Operator,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        reads: Iterable[Tensor],
+        kind: OpKind,
+    ) -> Any:
+        machine = self.machine
+        out = func(*args, **kwargs) if kwargs else func(*args)
+        made: Sequence[Tensor] = tensors_of((out,)) if operator.returns_fresh else ()
+        for tensor in made:
+            self.memory.adopt(tensor)
+        if machine.observers:
+            self._observe(operator, reads, [*_written(operator, args, kwargs), *made], kind)
+        index = machine.next_op_index()
+        stream = machine.current
+        stream.issued += 1
+        stream.done += 1
+        for observer in machine.observers:
+            observer.on_run(index)
+        return out
+
+    def _make_results(self, operator: Operator, func: Any, args: Any, kwargs: Any, made: list[Tensor]) -> Any:
+        """What the call returns: the arguments that it writes and fresh memory, also listed in `made`."""
+        results: list[Any] = []
+        shapes = self._result_shapes(operator, func, args, kwargs)
+        for position, shape in zip(operator.returned, shapes, strict=True):
+            if position is not None:
+                results.append(_argument(operator, func, args, kwargs, position))
+            elif isinstance(shape, list):
+                results.append([self._empty(one, made) for one in shape])
+            else:
+                results.append(None if shape is None else self._empty(shape, made))
+        return results[0] if len(results) == 1 else (tuple(results) or None)
+
+    def _empty(self, shape: Shape, made: list[Tensor]) -> Tensor:
+        made.append(self.memory.empty(*shape))
+        return made[-1]
+
+    def _result_shapes(self, operator: Operator, func: Any, args: Any, kwargs: Any) -> Sequence[Any]:
+        """Size, strides and dtype of each fresh result, from the same kernel on zeros: exact where meta is not.
+
+        Random kernels run every time, so that the generator moves on as it would have.
+        """
+        if not operator.random:
+            if not operator.returns_fresh:
+                return operator.returned
+            key = (func, *_shape_key(operator, args, kwargs))
+            if (known := self.shapes.get(key)) is not None:
+                return known
+        stand_in_args, stand_in_kwargs = map_tensors(_zeros, args, kwargs)
+        out = func(*stand_in_args, **stand_in_kwargs)
+        results = out if len(operator.returned) > 1 else (out,)
+        shapes = [
+            [_shape(t) for t in result] if isinstance(result, list | tuple) else _shape(result)
+            for result in results
+        ]
+        if not operator.random:
+            self.shapes[key] = shapes
+        return shapes
+
+    def _observe(
+        self, operator: Operator, reads: Iterable[Tensor], writes: Iterable[Tensor], kind: OpKind = "op"
+    ) -> None:
+        machine = self.machine
+        written = [t for t in writes if on_device(t)]
+        unread = {id(t) for t in written} if operator.overwrites else set()
+        record = OpRecord(
+            index=machine.ops,
+            name=operator.name,
+            stream=machine.current.id,
+            kind=kind,
+            reads=tuple(access(t) for t in reads if id(t) not in unread),
+            writes=tuple(access(t) for t in written),
+            site=call_site(SITE_DEPTH),
+        )
+        for observer in machine.observers:
+            observer.on_op(record)
+
+
+class Deferred:
+    """An operator call to come, on aliases of its tensors, into the memory already handed out for its results."""
+
+    __slots__ = ("args", "func", "kwargs", "state", "targets")
+
+    def __init__(self, func: Any, args: Any, kwargs: Any, targets: list[Tensor], state: Any) -> None:
+        self.func, self.args, self.kwargs, self.targets, self.state = func, args, kwargs, targets, state
+
+    def __call__(self) -> None:
+        out = self._call() if self.state is None else self._call_with_state()
+        if len(self.targets) == 1 and isinstance(out, Tensor):
+            self._fill(self.targets[0], out)
+        elif self.targets:
+            # Written arguments are among the results, too; fresh results come in the order of the targets.
+            for target, result in zip(self.targets, self._fresh(out), strict=True):
+                self._fill(target, result)
+
+    def _call(self) -> Any:
+        return self.func(*self.args, **self.kwargs)
+
+    def _call_with_state(self) -> Any:
+        """The random numbers of the moment of issue."""
+        generator, state = self.state
+        now = generator.get_state()
+        generator.set_state(state)
+        try:
+            return self._call()
+        finally:
+            generator.set_state(now)
+
+    def _fresh(self, out: Any) -> list[Tensor]:
+        returned = describe(self.func).returned
+        results = out if len(returned) > 1 else (out,)
+        return tensors_of([r for r, position in zip(results, returned, strict=True) if position is None])
+
+    def _fill(self, target: Tensor, result: Tensor) -> None:
+        if target.size() != result.size() or target.dtype != result.dtype:
+            raise DeviceError(
+                f"{self.func}: the shape of its result depends on data ({tuple(target.size())} was foreseen, "
+                f"{tuple(result.size())} came), but it is not known to wait for the device"
+            )
+        target.copy_(result)
+
+
+def tensors_of(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among arguments, which may be lists of tensors."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found.extend(item for item in value if isinstance(item, Tensor))
+    return found
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Arguments with every tensor replaced."""
+    changed = [
+        change(x)
+        if isinstance(x, Tensor)
+        else [change(y) if isinstance(y, Tensor) else y for y in x]
+        if isinstance(x, list | tuple)
+        else x
+        for x in args
+    ]
+    if kwargs:
+        changed_values, _ = map_tensors(change, kwargs.values(), None)
+        kwargs = dict(zip(kwargs, changed_values, strict=True))
+    return changed, kwargs
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    return tensor.data
+
+
+def _zeros(tensor: Tensor) -> Tensor:
+    extent = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return torch.zeros(max(extent, 1), dtype=tensor.dtype).as_strided(tensor.size(), tensor.stride())
+
+
+def _shape(value: Any) -> Shape | None:
+    return (value.size(), value.stride(), value.dtype) if isinstance(value, Tensor) else None
+
+
+def _shape_key(operator: Operator, args: Iterable[Any], kwargs: dict[str, Any]) -> list[Any]:
+    """Hashable for all that decides the shape of a result. Numbers keep their type: 1, 1.0 and True differ."""
+    key: list[Any] = []
+    for x in args:
+        if isinstance(x, Tensor):
+            key.append((x.dtype, x.size(), x.stride()))
+        elif isinstance(x, list | tuple):
+            key.append(tuple(_shape_key(operator, x, {})))
+        elif isinstance(x, float) and not operator.float_shapes:
+            key.append(float)
+        else:
+            key.append((type(x), x))
+    if kwargs:
+        key.extend(kwargs)
+        key.extend(_shape_key(operator, kwargs.values(), {}))
+    return key
+
+
+def _written(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    if not operator.written:
+        return []
+    values = [args[i] for i in operator.written if i < len(args)]
+    values += [kwargs[name] for name in operator.written_names if name in kwargs]
+    return tensors_of(values)
+
+
+def _argument(operator: Operator, func: Any, args: Any, kwargs: Any, position: int) -> Any:
+    return args[position] if position < len(args) else kwargs[func._schema.arguments[position].name]
+
+
+def _generator_state(kwargs: dict[str, Any]) -> tuple[torch.Generator, Tensor]:
+    generator = kwargs.get("generator") or torch.default_generator
+    return generator, generator.get_state()

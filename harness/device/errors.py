@@ -1,0 +1,7 @@
+"""The error of a program that the virtual device cannot run as CUDA would."""
+
+from __future__ import annotations
+
+
+class DeviceError(RuntimeError):
+    """Says what the program did, and that the device refuses rather than guesses."""

@@ -1,0 +1,123 @@
+"""Which memory is the device's: a mark on each storage, that lives as long as the storage does.
+
+`torch.device("cpu:0")` names the virtual device and plain `cpu` the host; torch itself keeps both in the same memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from harness.device.observe import Access
+from harness.device.poison import Poison
+from harness.device.streams import Machine
+
+DEVICE = torch.device("cpu", 0)
+
+
+class Allocation:
+    """The mark of device memory: its number, counted from 0 in the order of allocation."""
+
+    __slots__ = ("id",)
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+
+
+class WatchedAllocation(Allocation):
+    """Tells the observers when the memory is free."""
+
+    __slots__ = ("machine",)
+
+    def __init__(self, number: int, machine: Machine) -> None:
+        super().__init__(number)
+        self.machine = machine
+
+    def __del__(self) -> None:
+        for observer in self.machine.observers:
+            observer.on_free(self.id)
+
+
+class DeviceName(str):
+    """The accelerator's name without an index: equal to "cpu", yet a tensor sent there goes to the device."""
+
+
+def allocation_of(tensor: torch.Tensor) -> Allocation | None:
+    return getattr(tensor.untyped_storage(), "allocation", None)
+
+
+def on_device(tensor: torch.Tensor) -> bool:
+    """Whether the tensor lies in device memory. Call it with torch functions disabled, or pay for it."""
+    return hasattr(tensor.untyped_storage(), "allocation")
+
+
+def is_pinned(tensor: torch.Tensor) -> bool:
+    return hasattr(tensor.untyped_storage(), "pinned")
+
+
+def pin(tensor: torch.Tensor) -> torch.Tensor:
+    """Mark fresh host memory as pinned."""
+    tensor.untyped_storage().pinned = True  # type: ignore[attr-defined]
+    return tensor
+
+
+def names_device(device: Any) -> bool | None:
+    """Whether a `device=` argument names the virtual device (True) or the host (False); None for neither, as meta.
+
+    As with CUDA, a bare number names a device, and so does the accelerator's own name.
+    """
+    if isinstance(device, DeviceName) or (isinstance(device, int) and not isinstance(device, bool)):
+        return True
+    parsed = torch.device(device)
+    return parsed.index is not None if parsed.type == "cpu" else None
+
+
+class Memory:
+    """Allocates and marks device memory for one machine."""
+
+    def __init__(self, machine: Machine, poison: Poison) -> None:
+        self.machine, self.poison = machine, poison
+        self.allocated = 0  # allocations so far
+
+    def adopt(self, tensor: torch.Tensor) -> None:
+        """Mark a tensor's storage as device memory, if it is not yet."""
+        storage = tensor.untyped_storage()
+        if not hasattr(storage, "allocation"):
+            self._mark(storage)
+
+    def empty(self, size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
+        """Fresh device memory with the poison's content."""
+        tensor = self.poison.allocate(size, stride, dtype, self.machine.current.id)
+        self._mark(tensor.untyped_storage())
+        return tensor
+
+    def refill(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The same for a tensor that torch has just allocated; it may be given back itself."""
+        fresh = self.poison.renew(tensor, self.machine.current.id)
+        self._mark(fresh.untyped_storage())
+        return fresh
+
+    def _mark(self, storage: Any) -> None:
+        number = self.allocated
+        self.allocated += 1
+        machine = self.machine
+        if not machine.observers:
+            storage.allocation = Allocation(number)
+            return
+        storage.allocation = WatchedAllocation(number, machine)
+        for observer in machine.observers:
+            observer.on_alloc(number, storage.nbytes(), machine.current.id)
+
+
+def access(tensor: torch.Tensor) -> Access:
+    """The elements of a device tensor, exactly."""
+    allocation = allocation_of(tensor)
+    assert allocation is not None
+    return Access(
+        allocation.id,
+        tensor.storage_offset(),
+        tuple(tensor.size()),
+        tensor.stride(),
+        tensor.element_size(),
+    )
