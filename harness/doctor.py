@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from harness.errors import HarnessError
 from harness.faults import Exposure, Setup, exposures
+from harness.models import load_model_file, parameter_shapes
 from harness.variants import installed_release, supported_releases
 from harness.variants.series import load_series
 from harness.variants.sources import check_pristine, release_source
@@ -97,10 +99,10 @@ def load_config(path: Path) -> dict[str, Any]:
 
 def examine(
     config: Path,
-    release: str | None,
-    world_size: int | None,
-    ranks_per_node: int | None,
-    model: str | None = None,
+    release: str | None = None,
+    world_size: int | None = None,
+    ranks_per_node: int | None = None,
+    numels: tuple[int, ...] | None = None,
 ) -> tuple[Setup, list[Exposure]]:
     """Exposures of one configuration file under `release` (default: the installed one). Raises HarnessError."""
     wanted = release or installed_release()
@@ -111,7 +113,7 @@ def examine(
         config=load_config(config),
         world_size=world_size,
         ranks_per_node=ranks_per_node,
-        numels=parameter_sizes(model) if model else None,
+        numels=numels,
     )
     try:
         return setup, exposures(setup)
@@ -119,19 +121,21 @@ def examine(
         raise HarnessError(f"{config}: {error}") from error
 
 
-def parameter_sizes(model: str) -> tuple[int, ...]:
+def model_sizes(model: Path | None, sizes: str | None) -> tuple[int, ...] | None:
+    """Parameter sizes from a model file (as in experiments/models) or from a text; None where neither is given."""
+    if model and sizes:
+        raise HarnessError("--model and --sizes both give parameter sizes; give one of them")
+    if model:
+        return tuple(prod(shape) for _, shape in parameter_shapes(load_model_file(model)))
+    return parameter_sizes(sizes) if sizes else None
+
+
+def parameter_sizes(text: str) -> tuple[int, ...]:
     """Sizes from a text such as `4096x11008,4096`: dimensions joined by x, parameters by commas. HarnessError."""
     try:
-        shapes = [[int(n) for n in word.split("x")] for word in model.replace(" ", "").split(",")]
+        return tuple(prod(int(n) for n in word.split("x")) for word in text.replace(" ", "").split(","))
     except ValueError as error:
-        raise HarnessError(f"--sizes: {model!r} is not a list such as 4096x11008,4096") from error
-    sizes = []
-    for shape in shapes:
-        numel = 1
-        for dimension in shape:
-            numel *= dimension
-        sizes.append(numel)
-    return tuple(sizes)
+        raise HarnessError(f"--sizes: {text!r} is not a list such as 4096x11008,4096") from error
 
 
 def doctor(
@@ -141,17 +145,21 @@ def doctor(
     release: Annotated[
         str | None, typer.Option(help="DeepSpeed release; default: the installed one.")
     ] = None,
-    sizes: Annotated[str | None, typer.Option(help="Parameter shapes, such as 4096x11008,4096.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A model file, for its parameter sizes.")] = None,
+    sizes: Annotated[
+        str | None, typer.Option(help="Parameter shapes instead, such as 4096x11008,4096.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Machine-readable output on standard output.")
     ] = False,
 ) -> None:
     """What this machine has, and which known hpZ faults a release and configuration are exposed to.
 
-    Example: hpz doctor --config ds_config.json --world-size 48 --ranks-per-node 8 --release 0.13.4
+    Example: hpz doctor --config ds_config.json --world-size 48 --release 0.13.4 --sizes 4096x11008,4096
     """
     here = machine()
-    examined = examine(config, release, world_size, ranks_per_node, sizes) if config else None
+    numels = model_sizes(model, sizes)
+    examined = examine(config, release, world_size, ranks_per_node, numels) if config else None
     if as_json:
         found = [asdict(one) for one in examined[1]] if examined else []
         of_release = examined[0].release if examined else None

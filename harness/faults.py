@@ -271,9 +271,9 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         name="stale secondary",
-        first="0.10.0",
+        first="0.10.3",
         end="0.13.2",
-        source=f"{UPSTREAM}#4851, fixed by #4906",
+        source=f"{UPSTREAM}#4851, since #4288, fixed by #4906",
         judge=_stale,
     ),
     Fault(

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from harness import doctor
 from harness.errors import HarnessError
 from harness.patch_cli import app as patch_app
+from harness.study import REPOSITORY
 from harness.variants import installed_release, supported_releases
 
 RUN = CliRunner()
@@ -98,6 +99,17 @@ def test_errors_name_the_configuration_file(config: Path) -> None:
         HarnessError, match=r"ds_config.json: config: zero_optimization.zero_hpz_partition_size=8 must"
     ):
         doctor.examine(config, "0.19.8", 12, None)
+
+
+def test_sizes_come_from_a_model_file() -> None:
+    assert (
+        max(doctor.model_sizes(REPOSITORY / "experiments/models/llama2-7b.yaml", None) or ()) == 32000 * 4096
+    )
+
+
+def test_two_sources_of_sizes_are_refused() -> None:
+    with pytest.raises(HarnessError, match="--model and --sizes both give parameter sizes"):
+        doctor.model_sizes(Path("model.yaml"), "4096")
 
 
 def test_bad_sizes_are_one_sentence() -> None:

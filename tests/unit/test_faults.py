@@ -47,6 +47,11 @@ def test_what_the_configuration_does_not_say_is_unknown(
     assert ask(fault, first_without, world_size=48).exposed == "no"
 
 
+def test_stale_weights_came_with_0_10_3() -> None:
+    assert ask("stale secondary", "0.10.2").exposed == "no"
+    assert ask("stale secondary", "0.10.3").exposed == "yes"
+
+
 def test_no_release_before_hpz_has_its_faults() -> None:
     assert ask("race", "0.9.5").reason == "0.9.5 does not have it; releases from 0.10.0 to before 0.13.5 do"
 
