@@ -106,7 +106,13 @@ def _fails(pairs: list[Record], control: list[Record], what: str, word: str = "f
     if not pairs:
         return NOTHING
     failed = _failed(pairs)
-    numbers = {"pairs": len(pairs), "failed": len(failed), "control_failed": len(_failed(control))}
+    diverged = sum(pair["verdict"] == "diverged" for pair in failed)
+    numbers = {
+        "pairs": len(pairs),
+        "failed": len(failed),
+        "diverged": diverged,
+        "control_failed": len(_failed(control)),
+    }
     if not failed:
         return Found("bounded", f"{what}: none of {len(pairs)} pairs {word} here", pairs, numbers)
     if _failed(control):
@@ -114,7 +120,7 @@ def _fails(pairs: list[Record], control: list[Record], what: str, word: str = "f
             "bounded", f"{what}: {word}, but so does the control", [*failed, *_failed(control)], numbers
         )
     steps = [pair["first_bad_step"] for pair in failed]
-    why = f"{what}: {len(failed)} of {len(pairs)} pairs {word}, first at step {min(steps)}"
+    why = f"{what}: {len(failed)} of {len(pairs)} pairs {word} ({diverged} diverged), first at step {min(steps)}"
     why += f"; none of {len(control)} controls does" if control else ""
     return Found("supported", why, failed, numbers)
 

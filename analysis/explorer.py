@@ -48,7 +48,11 @@ def _group(name: str, members: list[Recorded], verdicts: Mapping[str, Any], poin
     return {
         "name": name,
         "steps": [int(step) for step in steps[keep]],
-        "runs": [_run(member, verdicts.get(member.run_id), keep) for member in members],
+        # What lies at the bottom is drawn first: the baseline's variant.
+        "runs": [
+            _run(member, verdicts.get(member.run_id), keep)
+            for member in sorted(members, key=lambda member: line_of(member.run.variant).order >= 2)
+        ],
     }
 
 

@@ -45,19 +45,21 @@ STUDY: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def made_up_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patch hashes that depend on no file, so that these tests stand on their own."""
 
     def hashes(variant: Any, release: str) -> dict[str, str]:
-        return (
-            {}
-            if variant.name in ("zero3", "fixed")
-            else {f"{variant.name}.patch": hashlib.sha256(variant.name.encode()).hexdigest()}
-        )
+        digest = hashlib.sha256(variant.name.encode()).hexdigest()
+        return {} if variant.name in ("zero3", "fixed") else {f"{variant.name}.patch": digest}
 
     monkeypatch.setattr(harness.study, "patch_hashes", hashes)
     monkeypatch.setattr(harness.study, "default_release", lambda: "0.19.8")
+
+
+@pytest.fixture
+def made_up_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See `fake_patches`."""
+    fake_patches(monkeypatch)
 
 
 @dataclass

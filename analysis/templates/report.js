@@ -26,7 +26,7 @@
   function fillRuns() {
     runs.replaceChildren(...group.runs.map((run, index) => {
       const row = document.createElement("label");
-      const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: initial(run), value: index });
+      const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: initial(run), value: String(index) });
       const swatch = document.createElement("i");
       swatch.style.background = run.colour;
       swatch.setAttribute("aria-hidden", "true");
@@ -58,10 +58,13 @@
         label: label(run), stroke: run.variant === "zero3" ? ink("muted") : run.colour, dash: run.dash,
         width: run.verdict === "baseline" ? 4 : 1.6, alpha: run.verdict === "baseline" ? 0.5 : 1, spanGaps: false,
         points: { show: (u, i) => run[series.value].filter((v) => v !== null).length < 3 },
-        value: (u, value) => shortText(value),
+        value: (u, value, series, index) => (index === null || index === undefined ? "–" : shortText(value)),
       }))],
       hooks: {
         setCursor: [announce],
+        setScale: [(u, key) => {
+          if (key === "x") stage.dataset.shows = Math.ceil(u.scales.x.min) + " to " + Math.floor(u.scales.x.max);
+        }],
         setSelect: [() => { plot.zoomed = true; }],
         draw: [(u) => shown.forEach((run) => mark(u, run))],
       },
