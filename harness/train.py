@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,15 +61,19 @@ def import_everything(kind: str) -> None:
         import deepspeed.runtime.zero.muon.muon_optimizer
 
 
-def run_rank(path: Path, until: int | None = None) -> None:
+def run_rank(
+    path: Path, until: int | None = None, opened: Callable[[Device], None] = lambda device: None
+) -> None:
     """Train the run of directory `path` to its end, or to step `until`, as the rank that the environment names.
 
+    `opened` is called with the device before anything uses it.
     Raises Preempted where it stops early, its checkpoint written.
     """
     directory = RunDirectory(path)
     run, place = directory.run(), Rank.from_environment()
     import_everything(run.device)
     device = open_device(run.device, policy=run.policy, poison=run.poison, seed=run.seed)
+    opened(device)
     stop = StopRequest()
     import deepspeed
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from harness.device.collectives import VirtualBackend
 from harness.device.memory import allocation_of
 from harness.race.memory import Footprint, footprint, overlap
 from harness.race.sites import is_hidden
@@ -102,8 +103,22 @@ def _plain(name: str) -> str:
 
 def stream_names(streams: list[Any]) -> dict[int, str]:
     """A name for each stream: the attribute or variable that holds it; the default stream is `compute`."""
-    return {0: "compute"} | {
-        stream.id: name for stream in streams[1:] if (name := _holder(stream)) is not None
+    groups = _group_streams()
+    named = {s.id: groups.get(s.id) or _holder(s) for s in streams[1:]}
+    return {0: "compute"} | {stream: name for stream, name in named.items() if name is not None}
+
+
+def _group_streams() -> dict[int, str]:
+    """The streams on which collectives run, by the ranks of their group."""
+    from deepspeed.comm import comm
+
+    backend = comm.cdb
+    if not isinstance(backend, VirtualBackend):
+        return {}
+    ranks = dict(backend._groups.values())
+    return {
+        stream.id: f"collectives of ranks {','.join(map(str, ranks[number]))}" if number else "collectives of all"
+        for number, stream in backend._streams.items()
     }
 
 
@@ -116,4 +131,3 @@ def _holder(stream: Any) -> str | None:
     return None
 
 
-NamerOf = Callable[[int, Footprint], str | None]

@@ -1,0 +1,248 @@
+"""One rank of a job: opens the virtual device, attaches the watchers, runs the program, writes what they saw."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import json
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.device import Device, VirtualDevice, open_device, open_process_device
+from harness.device.policies import POLICIES
+from harness.errors import HarnessError
+from harness.race.happens_before import Analysis
+from harness.race.launch import Job, Program
+from harness.race.names import Namer, roots, stream_names
+from harness.race.policy import Scripted
+from harness.race.report import RankReport, rank_report
+from harness.race.watch import CollectiveLog, OrderLog, Watcher
+
+
+def import_everything(with_transformers: bool) -> None:
+    """Import what ranks need, so that they can be forked warm; the accelerator is in place before any user's import."""
+    if with_transformers:
+        from harness.train import import_everything
+
+        import_everything("virtual")
+        return
+    torch.set_num_threads(1)
+    open_process_device("virtual")
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel("WARNING")
+
+
+def run_job(folder: Path, rank: int) -> None:
+    """Run the job of a folder as this rank and write rank-N.json there. Raises what the program raises."""
+    job = Job.parse(json.loads((folder / "job.json").read_text()))
+    POLICIES["scripted"] = lambda: Scripted(job.flips)
+    watch = Watch(job, folder, rank)
+    digest = None
+    try:
+        if job.program.run is not None:
+            digest = train(folder / "run", watch)
+        else:
+            digest = run_script(job, watch)
+    except HarnessError as error:
+        (folder / f"refused-{rank}.txt").write_text(str(error))
+        raise
+    finally:
+        watch.write(digest)
+
+
+class Watch:
+    """The observers of one rank, attached once the device is open."""
+
+    def __init__(self, job: Job, folder: Path, rank: int) -> None:
+        self.job, self.folder, self.rank = job, folder, rank
+        self.namer = Namer()
+        self.analysis = Analysis(self.namer)
+        self.order = OrderLog()
+        self.device: VirtualDevice | None = None
+
+    def attach(self, device: Device) -> None:
+        assert isinstance(device, VirtualDevice)
+        self.device = device
+        device.observe(CollectiveLog(self.folder / f"collectives-{self.rank}.txt"))
+        if self.job.analyse:
+            device.observe(Watcher(self.analysis))
+        if self.job.order and self.rank == 0:
+            device.observe(self.order)
+
+    def report(self, digest: str | None) -> RankReport:
+        names = stream_names(self.device.machine.streams) if self.device else {}
+        return rank_report(self.rank, self.analysis, names, digest=digest)
+
+    def write(self, digest: str | None) -> None:
+        content = {"report": self.report(digest).model_dump(mode="json"), "order": self.order.indices}
+        (self.folder / f"rank-{self.rank}.json").write_text(json.dumps(content))
+
+
+def train(directory: Path, watch: Watch) -> str:
+    """The training of a run, as `hpz run` does it; returns the digest of this rank's shards."""
+    from harness.train import run_rank
+
+    run_rank(directory, opened=watch.attach)
+    return digest_of({})
+
+
+def run_script(job: Job, watch: Watch) -> str:
+    """A user's script, as `python script.py arguments` runs it; returns the digest of its final values."""
+    program = job.program
+    assert program.script is not None
+    device = open_device("virtual", policy=job.policy, poison=job.poison, seed=job.seed)
+    watch.attach(device)
+    adapt_deepspeed(device, program)
+    script = Path(program.script).resolve()
+    sys.argv = [str(script), *program.arguments]
+    sys.path.insert(0, str(script.parent))
+    names: Mapping[str, Any] = {}
+    with device.activate():
+        device.use_policy()
+        with contextlib.suppress(_CleanExit), _explained(script):
+            names = runpy.run_path(str(script), run_name="__main__")
+        device.synchronize()
+    return digest_of(names)
+
+
+class _CleanExit(Exception):
+    """The script ended itself with exit code 0."""
+
+
+@contextlib.contextmanager
+def _explained(script: Path) -> Iterator[None]:
+    """Raises HarnessError for what cannot work here, with the line of the script that asks for it."""
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code in (None, 0):
+            raise _CleanExit from None
+        raise
+    except (AssertionError, RuntimeError, AttributeError, NotImplementedError) as error:
+        if not any(sign in str(error) for sign in ("CUDA", "cuda", "NVIDIA", "nccl", "NCCL")):
+            raise
+        raise HarnessError(cuda_sentence(error, script)) from error
+
+
+def cuda_sentence(error: BaseException, script: Path) -> str:
+    """Where a script asks for CUDA by name, and what to write instead."""
+    frames = traceback.extract_tb(error.__traceback__)
+    mine = [frame for frame in frames if Path(frame.filename).parent == script.parent]
+    where = f"{Path(mine[-1].filename).name}:{mine[-1].lineno} ({mine[-1].line})" if mine else script.name
+    return (
+        f"{where} asks for CUDA by name, and this analysis runs on the virtual device: take device, streams and "
+        "events from deepspeed.accelerator.get_accelerator() (current_device_name(), Stream, Event), which is CUDA "
+        "on a GPU and the virtual device here"
+    )
+
+
+def adapt_deepspeed(device: Device, program: Program) -> None:
+    """Connect the device once the script initialises communication; lay --config over what it passes."""
+    import deepspeed
+    import deepspeed.comm.comm
+
+    original = deepspeed.comm.comm.init_distributed
+
+    def init_distributed(dist_backend: str | None = None, *args: Any, **kwargs: Any) -> None:
+        original(device.backend, *args, **kwargs)
+        device.connect()
+
+    for module in list(sys.modules.values()):
+        if getattr(module, "init_distributed", None) is original:
+            module.init_distributed = init_distributed  # type: ignore[attr-defined]
+    _use_gloo(device.backend)
+    if program.config is not None:
+        deepspeed.initialize = _with_config(deepspeed.initialize, program.config)
+
+
+def _use_gloo(backend: str) -> None:
+    """A script that starts the process group itself asks for NCCL; on this device it is gloo underneath."""
+    original = torch.distributed.init_process_group
+
+    def init_process_group(backend_: Any = None, *args: Any, **kwargs: Any) -> Any:
+        kwargs.pop("backend", None)
+        kwargs.pop("device_id", None)
+        return original(backend, *args, **kwargs)
+
+    torch.distributed.init_process_group = init_process_group
+
+
+def _with_config(initialize: Callable[..., Any], file: str) -> Callable[..., Any]:
+    """deepspeed.initialize with the keys of a JSON file laid over the script's own configuration."""
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        given = kwargs.pop("config", None) or kwargs.pop("config_params", None)
+        arguments = args[0] if args else kwargs.get("args")
+        if given is None and getattr(arguments, "deepspeed_config", None):
+            given, arguments.deepspeed_config = arguments.deepspeed_config, None
+        return initialize(*args, config=overlaid(read_config(given), read_config(file)), **kwargs)
+
+    return wrapped
+
+
+def read_config(source: Any) -> dict[str, Any]:
+    """A DeepSpeed configuration from a dict, a file name or nothing. Raises HarnessError."""
+    if source is None:
+        return {}
+    if isinstance(source, Mapping):
+        return dict(source)
+    try:
+        content = json.loads(Path(source).read_text())
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"{source}: not a DeepSpeed JSON configuration ({error}); check --config") from error
+    if not isinstance(content, dict):
+        raise HarnessError(f"{source}: not a DeepSpeed JSON configuration (no keys); check --config")
+    return content
+
+
+def overlaid(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `top`; a value `auto` in `top` leaves what is there."""
+    result = dict(base)
+    for key, value in top.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = overlaid(result[key], value)
+        elif value != "auto":
+            result[key] = value
+    return result
+
+
+def digest_of(names: Mapping[str, Any]) -> str:
+    """Hash of this rank's final values: parameters or their shards, and the script's global numbers and tensors."""
+    gc.collect()
+    parts = [_digest_module(module) for module in roots()]
+    for name, value in sorted(names.items()):
+        if isinstance(value, torch.Tensor):
+            parts.append(f"{name} {_digest_tensor(value)}")
+        elif isinstance(value, int | float | list | tuple) and not name.startswith("_"):
+            parts.append(f"{name} {_plain(value)}")
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+
+
+def _digest_module(module: torch.nn.Module) -> str:
+    shards = (
+        f"{name} {_digest_tensor(shard if (shard := getattr(p, 'ds_tensor', None)) is not None else p.data)}"
+        for name, p in sorted(module.named_parameters())
+    )
+    return hashlib.sha256("\n".join(shards).encode()).hexdigest()
+
+
+def _digest_tensor(tensor: torch.Tensor) -> str:
+    flat = tensor.detach().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"").hexdigest()
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_plain(item) for item in value)}]"
+    if isinstance(value, torch.Tensor):
+        return _digest_tensor(value)
+    return repr(value) if isinstance(value, int | float | str) else type(value).__name__
+
