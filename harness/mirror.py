@@ -84,7 +84,7 @@ def _push(directory: RunDirectory, mode: Mode, last: int) -> Mirrored:
     session.summary.update(_summary(status))
     session.finish()
     write_json(_state_file(directory), state)
-    return Mirrored(run.run_id, len(lines), state["last_step"])
+    return Mirrored(run.run_id, len(lines), int(str(state["last_step"])))
 
 
 def _open(directory: RunDirectory, run: Run, mode: Mode) -> Any:
