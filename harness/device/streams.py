@@ -47,8 +47,14 @@ class Op:
         return self.after is None or self.after[0].done >= self.after[1]
 
 
-class Stream:
-    """A FIFO of device work, with the interface of torch.cuda.Stream. Created on the machine in use."""
+class Stream(torch.Stream):
+    """A FIFO of device work, with the interface of torch.cuda.Stream. Created on the machine in use.
+
+    It is a torch.Stream because `Tensor.record_stream` accepts nothing else; torch's own part is never used.
+    """
+
+    def __new__(cls, device: object = None, priority: int = 0, **_: object) -> Stream:
+        return super().__new__(cls, stream_id=len(machine().streams), device_index=0, device_type=0)
 
     def __init__(self, device: object = None, priority: int = 0, **_: object) -> None:
         self.machine = machine()
@@ -57,6 +63,14 @@ class Stream:
         self.issued = 0
         self.done = 0
         self.machine.streams.append(self)
+
+    def __enter__(self) -> Stream:
+        self.context = StreamContext(self)
+        self.context.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.context.__exit__(*error)
 
     def wait_event(self, event: Event) -> None:
         self.machine.stream_wait(self, event)
