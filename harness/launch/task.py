@@ -30,6 +30,7 @@ from harness.variants import Variant, overlay_path
 
 STOP_REPEAT_SECONDS = 3.0  # a rank that still imports drops the signal
 BASELINE_SECONDS = 300.0
+REQUEUE_SECONDS = 30.0  # within which SLURM ends a script whose job it requeues
 FAILED_TASK = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<tasks>[\d,-]+): (?P<what>.+)")
 MEMORY_WORDS = (
     "out of memory",
@@ -276,7 +277,9 @@ class Driver:
         )
         if done.returncode:
             print(f"hpz: scontrol requeue: {done.stderr.strip()}", file=sys.stderr)
-        time.sleep(30 if done.returncode == 0 else 0)  # SLURM ends this script when it requeues
+        deadline = time.monotonic() + (REQUEUE_SECONDS if done.returncode == 0 else 0)
+        while not self.stop.ending and time.monotonic() < deadline:
+            time.sleep(0.1)
         return 1
 
 
@@ -304,6 +307,8 @@ def steps_reached(directory: RunDirectory) -> int:
 def judge(directory: RunDirectory, run: Run, until: int, code: int, errors: list[str], asked: bool) -> Ended:
     """What an ended srun means, from its exit code, its words and the run's files."""
     exits = parse_exits(errors, run.shape.world_size, code)
+    if directory.status().final is not None:
+        return Ended("reached", None, exits)  # what dies after the final record has no work left
     if code == 0:
         if steps_reached(directory) >= until:
             return Ended("reached", None, exits)
@@ -314,10 +319,16 @@ def judge(directory: RunDirectory, run: Run, until: int, code: int, errors: list
         return Ended("out-of-memory", "a rank ran out of memory; see log/rank-*.txt", exits)
     first = next((rank for rank, e in sorted(exits.items()) if e.code not in (0, None)), None)
     if first is None:
-        words = errors[-1] if errors else f"srun ended with {'signal' if code < 0 else 'code'} {abs(code)}"
-        return Ended("killed", words, exits)
+        return Ended("killed", _first_death(errors, code), exits)
     last = " ".join(directory.last_lines(first, 1)) or "no output"
     return Ended("failed", f"rank {first} ended with code {exits[first].code}: {last}", exits)
+
+
+def _first_death(errors: list[str], code: int) -> str:
+    match = next((match for line in errors if (match := FAILED_TASK.match(line))), None)
+    if match:
+        return f"rank {match['tasks']} on {match['node']}: {match['what']}"
+    return f"srun ended with {'signal' if code < 0 else 'code'} {abs(code)}"
 
 
 def parse_exits(errors: list[str], world_size: int, code: int) -> dict[int, Exit]:

@@ -83,7 +83,9 @@ class Submitter:
             base["python"] = str(self._quick_python())
         return Profile.model_validate(base | changes)
 
-    def __call__(self, profile: Profile | None = None, **study_changes: Any) -> tuple[Study, Path, list[Submitted]]:
+    def __call__(
+        self, profile: Profile | None = None, **study_changes: Any
+    ) -> tuple[Study, Path, list[Submitted]]:
         study = load_study(self.study_file(**study_changes))
         results = self.root / "results"
         save_study(study, results)

@@ -28,9 +28,13 @@ def main() -> int:
     place = Place.from_slurm(os.environ)
     log_to(directory, place.rank)
     check_placement(place, directory.run().shape, bool(os.environ.get("HPZ_GROUPS_ACROSS_NODES")))
-    print(f"rank {place.rank} of {place.world_size} on node {place.node} at {os.environ['MASTER_ADDR']}", flush=True)
-    if place.rank == behaviour.get("crash_rank") and directory.status().attempts <= behaviour.get("crash_attempts", 1):
-        time.sleep(0.3)
+    print(
+        f"rank {place.rank} of {place.world_size} on node {place.node} at {os.environ['MASTER_ADDR']}",
+        flush=True,
+    )
+    if place.rank == behaviour.get("crash_rank") and directory.status().attempts <= behaviour.get(
+        "crash_attempts", 1
+    ):
         crash(behaviour["crash"])
     train(directory, place, until, behaviour.get("step_seconds", 0.01), asked)
     return 0
@@ -70,7 +74,9 @@ def save(directory: RunDirectory, step: int) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        code = main()
     except HarnessError as error:
         print(f"hpz: {error}", flush=True)
-        sys.exit(2)
+        code = 2
+    sys.stdout.flush()
+    os._exit(code)  # as the real rank: Python's own teardown would let a late signal kill it

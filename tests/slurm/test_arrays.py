@@ -40,7 +40,10 @@ def test_variants_take_turns_in_one_allocation(submitter: Submitter) -> None:
         for run in study.runs
         for line in (results / "runs" / run.run_id / "allocations.jsonl").read_text().splitlines()
     ]
-    order = [(variant, line["from_step"], line["until_step"]) for _, line, variant in sorted(lines, key=lambda x: x[0])]
+    order = [
+        (variant, line["from_step"], line["until_step"])
+        for _, line, variant in sorted(lines, key=lambda x: x[0])
+    ]
     assert order == [("zero3", 0, 2), ("fixed", 0, 2), ("fixed", 2, 4), ("zero3", 2, 4)]
     assert {line["job"] for _, line, _ in lines} == {f"{sent.job_id}_0"}
 
@@ -103,16 +106,24 @@ def test_slurms_own_words_come_through_when_it_refuses(submitter: Submitter) -> 
 def test_too_many_gpus_are_refused(submitter: Submitter) -> None:
     profile = submitter.profile(gpus_per_node=16)
     with pytest.raises(HarnessError, match=r"SLURM refused .*(node configuration|gres|GPU)"):
-        submitter(profile, device="cuda", matrix={"model": "llama2-toy", "variant": "fixed", "shape": "1x16-hpz2"})
+        submitter(
+            profile, device="cuda", matrix={"model": "llama2-toy", "variant": "fixed", "shape": "1x16-hpz2"}
+        )
 
 
-def test_spaces_quotes_and_a_name_that_would_run_commands_do_no_harm(submitter: Submitter, clients: Clients) -> None:
+def test_spaces_quotes_and_a_name_that_would_run_commands_do_no_harm(
+    submitter: Submitter, clients: Clients
+) -> None:
     submitter.root = submitter.root / """it's a "folder" (50% off) $(touch pwned-path) # &"""
     submitter.root.mkdir()
     name = """x"; touch pwned-name; $(touch pwned-too) `touch pwned` #"""
-    study, results, (sent,) = submitter(submitter.profile(job_name=name, environment={"ODD": "a b'c\"$(touch pwned)"}))
+    study, results, (sent,) = submitter(
+        submitter.profile(job_name=name, environment={"ODD": "a b'c\"$(touch pwned)"})
+    )
     wait_for_states(study, results, "done")
-    names = submitter.cluster.run(["squeue", "--states=all", "--noheader", f"--jobs={sent.job_id}", "--format=%j"])
+    names = submitter.cluster.run(
+        ["squeue", "--states=all", "--noheader", f"--jobs={sent.job_id}", "--format=%j"]
+    )
     assert names.stdout.splitlines()[0].strip() == name
     assert logs(results)  # the job's output is where the script says
     assert not [path for path in (Path.cwd(), *results.parents, Path("/")) if list(path.glob("pwned*"))]
@@ -124,9 +135,16 @@ def test_cancelled_runs_are_interrupted_and_can_be_sent_again(submitter: Submitt
 
     submitter.behaviour = {"step_seconds": 5}
     study, results, (sent,) = submitter()
-    wait_for(lambda: any(row.state == "running" for row in study_rows(study, results, Scheduler(clients))[0]), 30, results)
+    wait_for(
+        lambda: any(row.state == "running" for row in study_rows(study, results, Scheduler(clients))[0]),
+        30,
+        results,
+    )
     assert cancel(results) == [sent.job_id]
-    wait_for(lambda: {row.state for row in study_rows(study, results, Scheduler(clients))[0]} <= {"interrupted"}, 40)
+    wait_for(
+        lambda: {row.state for row in study_rows(study, results, Scheduler(clients))[0]} <= {"interrupted"},
+        40,
+    )
     submitter.behaviour = {}
     _, _, again = submitter()
     assert len(again) == 1
