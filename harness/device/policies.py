@@ -27,6 +27,7 @@ class Policy:
     """
 
     immediate = False  # True: every op runs as it is issued; nothing is ever deferred
+    lags = False  # True: a query finds an event pending until the host has waited for it, as on a busy device
 
     def starts(self, op: Op) -> bool:
         """Whether a ready op runs although nothing waits for it yet."""

@@ -62,6 +62,7 @@ class Stream(torch.Stream):
         self.pending: deque[Op] = deque()
         self.issued = 0
         self.done = 0
+        self.seen = 0  # how far the host has waited
         self.machine.streams.append(self)
 
     def __enter__(self) -> Stream:
@@ -215,12 +216,14 @@ class Machine:
         self._count(reason)
         self._waited(WaitTarget("stream", stream.id), reason)
         self.run_until(stream, stream.issued)
+        stream.seen = stream.issued
 
     def host_wait_event(self, event: Event) -> None:
         self._count("event")
         if event.stream is not None:
             self._waited(WaitTarget("event", event.id), "event")
             self.run_until(event.stream, event.position)
+            event.stream.seen = max(event.stream.seen, event.position)
 
     def synchronize(self, reason: str = "device") -> None:
         """The host waits for the whole device: one host synchronise."""
@@ -228,11 +231,14 @@ class Machine:
         for stream in self.streams:
             self._waited(WaitTarget("stream", stream.id), reason)
         self.finish()
+        for stream in self.streams:
+            stream.seen = stream.issued
 
     def query(self, event: Event) -> bool:
         if event.stream is None:
             return True
-        if event.stream.done < event.position:
+        behind = self.policy.lags and event.stream.seen < event.position
+        if behind or event.stream.done < event.position:
             event.asked += 1
             if event.asked < PATIENCE:
                 return False
