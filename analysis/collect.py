@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -242,13 +243,15 @@ class _Groups:
         self.sources = {run_id: source for run_id, (_, source) in known.items()}
         with_rows = [run_id for run_id, source in self.sources.items() if source.rows]
         self.group = {run_id: index for index, run_id in enumerate(with_rows)}
+        self._opened = threading.local()
 
     def read(self, run_id: str) -> pa.Table:
         if run_id not in self.group:
             return STEPS.empty_table()
-        # Opened anew for each group: a ParquetFile must not be shared between threads.
-        with pq.ParquetFile(self.file) as file:
-            return file.read_row_group(self.group[run_id], use_threads=False).cast(STEPS)
+        # One open file a thread: a ParquetFile must not be shared between them, and opening reads all metadata.
+        if not hasattr(self._opened, "file"):
+            self._opened.file = pq.ParquetFile(self.file)
+        return self._opened.file.read_row_group(self.group[run_id], use_threads=False).cast(STEPS)
 
 
 def _read_run(folder: Path, run_id: str, old: _Groups) -> tuple[pa.Table, Source, int]:

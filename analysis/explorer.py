@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from analysis.convergence import Floats
-from analysis.pairs import Matched, Recorded
+from analysis.pairs import Matched, Recorded, few_seeds
 from analysis.style import line_of
 
 TOTAL_POINTS = 150_000  # over all runs and both series: what a phone still loads at once
@@ -20,11 +20,11 @@ def explorer_data(matched: Matched, summary: Mapping[str, Any]) -> list[dict[str
     """Groups of runs that share an axis: steps, and for each run what the page needs to draw and name it."""
     verdicts = {pair["run_id"]: pair for pair in summary["pairs"]}
     groups: dict[str, list[Recorded]] = {}
-    for pair in matched.pairs:
+    for pair in few_seeds(matched.pairs):
         for recorded in (pair.recorded_baseline, pair.recorded):
             if recorded is not None and len(recorded.columns["step"]):
                 members = groups.setdefault(_group_of(pair.run.model, pair.run), [])
-                if recorded not in members:
+                if all(recorded is not member for member in members):
                     members.append(recorded)
     count = sum(map(len, groups.values()))
     points = max(LEAST_POINTS, TOTAL_POINTS // (2 * count)) if count else LEAST_POINTS

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import ScaledTranslation
 
-from analysis.pairs import Matched, Pair, Recorded
+from analysis.pairs import Matched, Pair, Recorded, few_seeds
 from analysis.style import GRID, INK, MUTED, RC, SIGNS, VERDICT_COLOURS, line_of
 from harness.errors import HarnessError
 
@@ -37,6 +37,7 @@ NAMED = (
     "fixed",
     "event",
 )  # drawn as curves; the others are in the tables
+CAPTION_RUNS = 24
 MAX_POINTS = 400  # of one curve; longer ones are thinned evenly, and the table with them
 Record = Mapping[str, Any]
 
@@ -55,7 +56,9 @@ class Figure:
     @property
     def caption(self) -> str:
         """Evidence level and runs, by the hash that ends each run id."""
-        short = ", ".join(run_id.rsplit("_", 1)[-1] for run_id in self.run_ids)
+        short = ", ".join(run_id.rsplit("_", 1)[-1] for run_id in self.run_ids[:CAPTION_RUNS])
+        if len(self.run_ids) > CAPTION_RUNS:
+            short += f" and {len(self.run_ids) - CAPTION_RUNS} more in the table"
         return f"Evidence: {', '.join(self.evidence)}. Runs: {short}."
 
     def svg(self) -> str:
@@ -155,10 +158,10 @@ def _distinct(names: Iterable[str]) -> list[str]:
 
 
 def _loss_figure(name: str, pairs: list[Pair], verdicts: Mapping[str, Record], bands: Any) -> Figure:
-    run = pairs[0].run
+    run, few = pairs[0].run, few_seeds(pairs)
     baselines: dict[str, Recorded] = {}
     parts = []
-    for pair in pairs:
+    for pair in few:
         ours, theirs = (
             _needed(pair.recorded, pair.run_id, name),
             _needed(pair.recorded_baseline, pair.baseline_run_id, name),
@@ -171,9 +174,10 @@ def _loss_figure(name: str, pairs: list[Pair], verdicts: Mapping[str, Record], b
     table = _with_band(table, first, bands.of(first))
     run_ids = tuple(dict.fromkeys(table["run_id"]))
     evidence = tuple(dict.fromkeys(table["evidence"]))
-    return Figure(
-        name, f"{run.model}, {run.shape}: training loss by policy", table, run_ids, evidence, draw_loss
-    )
+    seeds, drawn = {pair.run.seed for pair in pairs}, {pair.run.seed for pair in few}
+    some = f" ({len(drawn)} of {len(seeds)} seeds)" if drawn != seeds else ""
+    title = f"{run.model}, {run.shape}: training loss by policy{some}"
+    return Figure(name, title, table, run_ids, evidence, draw_loss)
 
 
 def _needed(recorded: Recorded | None, run_id: str, figure: str) -> Recorded:
@@ -209,12 +213,12 @@ def _curve_rows(recorded: Recorded, panel: str, pair: Record | None) -> pd.DataF
 def _with_band(table: pd.DataFrame, baseline: Recorded, band: Any) -> pd.DataFrame:
     if band is None:
         return table.assign(band_low=np.nan, band_high=np.nan)
-    step = table["step"].to_numpy().astype(int)
     mine = (table["run_id"] == baseline.run_id).to_numpy()
-    low, high = (band.centre + sign * band.half_width for sign in (-1, 1))
-    return table.assign(
-        band_low=np.where(mine, low[step], np.nan), band_high=np.where(mine, high[step], np.nan)
-    )
+    steps = table["step"].to_numpy().astype(int)[mine]
+    table = table.assign(band_low=np.nan, band_high=np.nan)
+    for name, sign in (("band_low", -1), ("band_high", 1)):
+        table.loc[mine, name] = (band.centre + sign * band.half_width)[steps]
+    return table
 
 
 def draw_loss(table: pd.DataFrame) -> Canvas:

@@ -7,7 +7,7 @@ that, so that results stay readable after a patch file changed; which hashes rea
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -113,6 +113,19 @@ class Matched:
     def seeds_of(self, recorded: Recorded) -> list[Recorded]:
         """All judgeable runs that differ from `recorded` in the seed alone, itself included."""
         return [other for other in self.siblings[_key(recorded.run, "release", "seed")] if not other.unfit]
+
+
+def few_seeds(pairs: Iterable[Pair], limit: int = 5) -> list[Pair]:
+    """The pairs of the first `limit` seeds of each cell: what can still be looked at in one picture."""
+    seeds: dict[tuple[str, ...], int] = {}
+    few = []
+    for pair in sorted(pairs, key=lambda pair: pair.run.seed):
+        run = pair.run
+        cell = (run.model, run.variant, str(run.shape), run.device, run.policy, run.poison, str(run.training))
+        seeds[cell] = seeds.get(cell, 0) + 1
+        if seeds[cell] <= limit:
+            few.append(pair)
+    return few
 
 
 def match(study: Study, collected: Collected) -> Matched:

@@ -124,7 +124,8 @@ class Bands:
         if baseline.run_id not in self._known:
             rule = self.matched.study.rule
             seeds = [one for one in self.matched.seeds_of(baseline) if len(one.curve) == len(baseline.curve)]
-            self._known[baseline.run_id] = tolerance_band(np.stack([one.curve.loss for one in seeds]), rule)
+            band = tolerance_band(np.stack([one.curve.loss for one in seeds]), rule)
+            self._known |= {one.run_id: band for one in seeds}
         return self._known[baseline.run_id]
 
 

@@ -1,0 +1,217 @@
+"""How fast runs are collected and reported: 2,000 runs × 5,000 steps, beside other readers of the same lines.
+
+    python benchmarks/collect.py [--runs 2000] [--steps 5000] [--folder DIR] [--json]
+
+The runs are made up, by copying a few series of numbers into the documented format; nothing of them is a result. Other
+readers get one hundred runs at most, because only their rate is wanted. Prints rows a second and peak memory (MiB).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.record import describe_run, utc_now, write_json
+from harness.study import REPOSITORY, Run, Study, load_study, save_study
+
+SHARE = 100  # runs that the other readers get
+
+
+def study_of(runs: int, steps: int) -> Study:
+    """A study of about `runs` runs: seeds × the five variants that a report compares."""
+    seeds = list(range(1, max(2, runs // 5) + 1))
+    base = load_study(REPOSITORY / "experiments" / "laptop.yaml")
+    common = {"model": "llama2-toy", "seed": seeds}
+    return Study.model_validate(
+        {
+            **base.model_dump(mode="json"),
+            "name": "benchmark",
+            "training": {**base.training.model_dump(), "steps": steps},
+            "baseline": {"variant": "zero3", "policy": "side-first"},
+            "matrix": [
+                {
+                    **common,
+                    "variant": ["stock", "unordered", "fixed", "event"],
+                    "shape": "2x2-hpz2",
+                    "policy": "side-first",
+                }
+            ],
+        }
+    )
+
+
+def write_runs(study: Study, folder: Path) -> int:
+    """Write every run's directory; returns the number of step lines."""
+    save_study(study, folder)
+    lines = 0
+    texts: dict[tuple[str, int], str] = {}
+    for run in study.runs:
+        directory = folder / "runs" / run.run_id
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "run.json", describe_run(run))
+        final = {"steps": run.training.steps, "skipped_steps": 0, "shards_sha256": "0" * 64}
+        write_json(
+            directory / "status.json", {"schema_version": 1, "state": "done", "attempts": 1, "final": final}
+        )
+        key = (run.variant, run.seed % 8)
+        if key not in texts:
+            texts[key] = "".join(step_lines(run))
+        (directory / "steps.jsonl").write_text(texts[key])
+        lines += run.training.steps
+    return lines
+
+
+def step_lines(run: Run) -> Iterator[str]:
+    """Lines as the record writes them; only made faster."""
+    steps = run.training.steps
+    random = np.random.default_rng(run.seed % 8)
+    losses = np.float32(2 + 3 * np.exp(-np.arange(steps) / 900) + random.normal(0, 0.02, steps)).astype(float)
+    bad = steps // 2 if run.variant == "stock" else steps
+    seconds = random.lognormal(-2.5, 0.1, steps)
+    for step in range(steps):
+        loss = losses[step] if step < bad else None
+        yield (
+            json.dumps(
+                {
+                    "schema": 1,
+                    "step": step,
+                    "loss": loss,
+                    "grad_norm": None if loss is None else loss / 2,
+                    "lr": 0.002,
+                    "tokens": 256,
+                    "step_seconds": seconds[step],
+                    "secondary_gathers": 0 if run.variant == "zero3" else 39,
+                    "host_syncs": 45 if run.variant == "fixed" else 6,
+                    "bytes_intra": 1234567,
+                    "bytes_inter": 600480 if run.variant == "zero3" else 400320,
+                    "skipped": False,
+                    "nonfinite": "loss=nan grad_norm=nan" if loss is None else None,
+                    "utc": "2026-01-01T00:00:00.000Z",
+                }
+            )
+            + "\n"
+        )
+
+
+def measured(work: Callable[[Path], int], folder: Path) -> dict[str, float]:
+    """Rows, seconds and peak memory of `work` in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_timed, (work, folder))
+
+
+def _timed(work: Callable[[Path], int], folder: Path) -> dict[str, float]:
+    started = time.perf_counter()
+    rows = work(folder)
+    seconds = time.perf_counter() - started
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "rows": rows,
+        "seconds": seconds,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,  # tells a slow reader from a busy machine
+        "rows_per_second": rows / seconds,
+        "peak_mib": usage.ru_maxrss / 1024,
+    }
+
+
+def collect_all(folder: Path) -> int:
+    from analysis.collect import collect_study
+
+    return collect_study(folder).lines_read
+
+
+def append_and_collect(folder: Path) -> int:
+    """Record the last step of ten runs once more; returns the lines read."""
+    for directory in sorted((folder / "runs").iterdir())[:10]:
+        line = (directory / "steps.jsonl").read_text().splitlines()[-1]
+        row = {**json.loads(line), "utc": utc_now()}
+        with (directory / "steps.jsonl").open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+    return collect_all(folder)
+
+
+def report_all(folder: Path) -> int:
+    from analysis.collect import collect_study
+    from analysis.report import build_report
+
+    build_report(folder)
+    return int(collect_study(folder).counts()["steps"])
+
+
+def files_of(folder: Path) -> list[Path]:
+    return [path / "steps.jsonl" for path in sorted((folder / "runs").iterdir())[:SHARE]]
+
+
+def with_pandas(folder: Path) -> int:
+    import pandas as pd
+
+    return sum(len(pd.read_json(file, lines=True)) for file in files_of(folder))
+
+
+def with_pyarrow(folder: Path) -> int:
+    import pyarrow.json
+
+    return sum(pyarrow.json.read_json(file).num_rows for file in files_of(folder))
+
+
+def with_json(folder: Path) -> int:
+    return sum(1 for file in files_of(folder) for line in file.open() if json.loads(line))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument(
+        "--folder", type=Path, help="keep the made-up runs here; used again if they are there"
+    )
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="hpz-collect-"))
+    try:
+        results = benchmark(folder, arguments.runs, arguments.steps)
+    finally:
+        if arguments.folder is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    print(json.dumps(results, indent=1) if arguments.json else as_table(results))
+
+
+def benchmark(folder: Path, runs: int, steps: int) -> dict[str, dict[str, float]]:
+    """All measurements, in order."""
+    if not (folder / "study.yaml").exists():
+        write_runs(study_of(runs, steps), folder)
+    for name in ("runs.parquet", "steps.parquet"):
+        (folder / name).unlink(missing_ok=True)
+    works: dict[str, Callable[[Path], int]] = {
+        "pandas.read_json": with_pandas,
+        "pyarrow.json.read_json": with_pyarrow,
+        "json.loads": with_json,
+        "hpz collect": collect_all,
+        "hpz collect, 10 new lines": append_and_collect,
+        "hpz report": report_all,
+    }
+    return {name: measured(work, folder) for name, work in works.items()}
+
+
+def as_table(results: dict[str, dict[str, float]]) -> str:
+    rows = [f"{'':28}{'rows':>12}{'seconds':>10}{'CPU s':>8}{'M rows/s':>10}{'peak MiB':>10}"]
+    for name, one in results.items():
+        rate: Any = one["rows_per_second"] / 1e6
+        rows.append(
+            f"{name:28}{one['rows']:12,.0f}{one['seconds']:10.2f}{one['cpu_seconds']:8.2f}{rate:10.2f}{one['peak_mib']:10.0f}"
+        )
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main()
