@@ -14,10 +14,12 @@ from markupsafe import Markup
 
 from analysis import page
 from analysis.collect import collect_study
+from analysis.compare import arrow, compare_summaries
 from analysis.explorer import as_script, explorer_data
 from analysis.figures import Figure, inline, loss_figures, matrix_figure
 from analysis.pairs import Matched, match
-from analysis.summary import Bands, shape_text, summarise_matched, write_summary
+from analysis.summary import Bands, load_summary, shape_text, summarise_matched, write_summary
+from analysis.text import latex, markdown
 from harness.errors import HarnessError
 from harness.study import load_study
 from harness.variants import Variant, describe, installed_release
@@ -38,6 +40,15 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Another study's summary and what differs from it."""
+
+    folder: str
+    summary: Mapping[str, Any]
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Explained:
     """A variant in words and lines."""
 
@@ -48,8 +59,11 @@ class Explained:
     note: str
 
 
-def build_report(folder: str | Path) -> Path:
-    """Collect, judge and write report.html, summary.json and figures/ of a results folder; returns report.html.
+def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
+    """Collect, judge and write a results folder's report; returns report.html.
+
+    Beside it: summary.json, report.md, verdicts.tex and figures/. `against` is another results folder, with its own
+    summary.json, that the page is to compare with.
 
     Raises HarnessError where the folder holds no study or no run, or an hpZ run proves nothing.
     """
@@ -58,11 +72,15 @@ def build_report(folder: str | Path) -> Path:
     collected = collect_study(folder)
     matched = match(study, collected)
     summary = summarise_matched(matched, collected)
+    changes = compare_summaries(summary, other := load_summary(against)) if against else []
     write_summary(folder, summary)
+    _replace(folder / "report.md", markdown(summary))
+    _replace(folder / "verdicts.tex", latex(summary))
     bands = Bands(matched)
     figures = [_drawn(make, folder / "figures") for make in loss_figures(matched, summary, bands)]
     matrix = _drawn(partial(matrix_figure, summary), folder / "figures")
-    html = render(matched, summary, figures, matrix)
+    comparison = Comparison(str(against), other, changes) if against else None
+    html = render(matched, summary, figures, matrix, comparison)
     return _replace(folder / "report.html", html)
 
 
@@ -77,7 +95,13 @@ def _drawn(make: Callable[[], Figure], folder: Path) -> Drawn:
     return Drawn(figure.title, Markup(inline(svg, label)), figure.caption, tuple(f.name for f in files))
 
 
-def render(matched: Matched, summary: Mapping[str, Any], figures: list[Drawn], matrix: Drawn) -> str:
+def render(
+    matched: Matched,
+    summary: Mapping[str, Any],
+    figures: list[Drawn],
+    matrix: Drawn,
+    comparison: Comparison | None = None,
+) -> str:
     """The page as text. Everything that comes from a run is escaped by the template engine."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -86,7 +110,7 @@ def render(matched: Matched, summary: Mapping[str, Any], figures: list[Drawn], m
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": page.size, "shape": shape_text}
+    environment.filters |= {"size": page.size, "shape": shape_text, "arrow": arrow}
     return environment.get_template("report.html.j2").render(
         summary=summary,
         headline=page.headline(summary),
@@ -96,6 +120,7 @@ def render(matched: Matched, summary: Mapping[str, Any], figures: list[Drawn], m
         pairs=page.pair_rows(summary),
         faults=page.faults(summary),
         figures=figures,
+        comparison=comparison,
         matrix=matrix,
         variants=explained(summary),
         patches=patches_of(summary),

@@ -178,6 +178,7 @@ def pair_record(pair: Pair, bands: Bands, study: Study) -> Record:
         "max_abs_loss_difference": judgement.max_abs_loss_difference if judgement else None,
         **_measures(pair, study),
         "races": _races(pair.recorded),
+        "shards_sha256": pair.recorded.row["shards_sha256"] if pair.recorded else None,
         "evidence": weaker(run.evidence, pair.baseline.evidence),
         "patch_sha256": dict(ran.patches),
     }

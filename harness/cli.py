@@ -116,22 +116,35 @@ def collect(study_file: StudyArgument, results: ResultsOption = None, as_json: J
 
 
 @app.command()
-def report(study_file: StudyArgument, results: ResultsOption = None, as_json: JsonOption = False) -> None:
+def report(
+    study_file: StudyArgument,
+    results: ResultsOption = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="RESULTS", help="Results folder of another study or commit to compare with."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Judge the pairs and write report.html, summary.json and figures/. Example: hpz report results/laptop"""
-    _report(results_folder(study_file, load_study(study_file), results), as_json)
+    _report(results_folder(study_file, load_study(study_file), results), as_json, against)
 
 
-def _report(folder: Path, as_json: bool) -> None:
+def _report(folder: Path, as_json: bool, against: Path | None = None) -> None:
     from analysis.report import build_report
     from analysis.summary import load_summary, verdict_table
 
-    page = build_report(folder)
+    page = build_report(folder, against)
     summary = load_summary(folder)
     if as_json:
         print(json.dumps(summary, indent=1))
         return
     console = wide_console()
     console.print(verdict_table(summary))
+    if against is not None:
+        from analysis.compare import compare_summaries, comparison_table
+
+        rows = compare_summaries(summary, load_summary(against))
+        console.print(comparison_table(rows, str(folder), str(against)))
     console.print(f"Report: {page}", soft_wrap=True, highlight=False)
 
 
