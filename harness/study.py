@@ -29,6 +29,7 @@ EVIDENCE: dict[str, str] = {"cpu": "cpu", "virtual": "virtual-device", "cuda": "
 POLICIES = ("eager", "side-first", "main-first", "timed")
 RANDOM_POLICY = re.compile(r"random\((\d+)\)")
 POISONS = ("nan", "pattern", "stale")
+LINK = re.compile(r"[1-9]\d*(?:\.\d+)?(?:kbit|mbit|gbit)")
 
 
 class Frozen(BaseModel):
@@ -135,6 +136,7 @@ class Run(Frozen):
     training: Training
     data: Data
     deepspeed: dict[str, Any]  # the DeepSpeed JSON configuration, as rendered
+    link: str | None = None  # rate that the links between nodes are given, as 50mbit; None: as they are
 
     @property
     def evidence(self) -> str:
@@ -146,6 +148,8 @@ class Run(Frozen):
         """Readable name plus a hash of everything that can change the run's numbers."""
         content = self.model_dump(mode="json", exclude={"study"})
         content["data"].pop("path", None)
+        if self.link is None:
+            del content["link"]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         return "_".join([*self._name_parts(), digest])
 
@@ -157,6 +161,7 @@ class Run(Frozen):
         )
         parts += [f"ga{training.gradient_accumulation}"] if training.gradient_accumulation > 1 else []
         parts += ["ckpt"] if training.activation_checkpointing else []
+        parts += [self.link] if self.link else []
         return [re.sub(r"[^\w.+-]", "-", part) for part in [*parts, f"s{self.seed}"]]
 
 
@@ -172,8 +177,8 @@ TRAINING_AXES = (
     "steps",
     "dtype",
 )
-RUN_AXES = ("model", "variant", "shape", "seed", "device", "policy", "poison", "release")
-DEFAULT_AXES: dict[str, Any] = {"seed": 1, "policy": "eager", "poison": "nan"}
+RUN_AXES = ("model", "variant", "shape", "seed", "device", "policy", "poison", "release", "link")
+DEFAULT_AXES: dict[str, Any] = {"seed": 1, "policy": "eager", "poison": "nan", "link": None}
 
 CONTROLLED = {
     # DeepSpeed keys that the study decides elsewhere, and where.
@@ -286,6 +291,7 @@ class Study(Frozen):
             training=training,
             data=self.data,
             deepspeed=deepspeed_config(training, shape, self.deepspeed),
+            link=parse_link(cell.get("link"), device),
         )
 
     def _model_spec(self, name: str) -> dict[str, Any]:
@@ -340,6 +346,19 @@ def parse_poison(value: Any) -> str:
     if value in POISONS:
         return str(value)
     raise HarnessError(f"matrix.poison: {value!r} is unknown; {nearest(str(value), POISONS)}")
+
+
+def parse_link(value: Any, device: str) -> str | None:
+    """A link rate, checked. Raises HarnessError; on the virtual device no link is real."""
+    if value is None:
+        return None
+    if not LINK.fullmatch(str(value)):
+        raise HarnessError(f"matrix.link: {value!r} is not a rate; write for example 50mbit or 1gbit")
+    if device == "virtual":
+        raise HarnessError(
+            "matrix.link: the virtual device has no network; use device: cpu or leave link out"
+        )
+    return str(value)
 
 
 def deepspeed_config(training: Training, shape: Shape, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import torch
 from harness.data import Batches, Score, held_out_score, open_batches
 from harness.device import Device, open_device, open_process_device, step_traffic
 from harness.errors import HarnessError
+from harness.launch.interface import WireMeter
 from harness.models import ModelFile, build_model
 from harness.record import Final, RunDirectory, StepRecord, StepWriter, seconds_since, utc_now
 from harness.study import Run, Training
@@ -193,6 +194,7 @@ class Session:
         self.first_step = self._resume()
         self.writer = StepWriter(directory.steps_file, self.first_step) if place.rank == 0 else None
         self.heartbeat = ""
+        self.wire = WireMeter(gloo=device.backend == "gloo")
 
     def train(self, until: int) -> None:
         every, last = self.run.training.checkpoint_every, self.run.training.steps
@@ -211,6 +213,7 @@ class Session:
     def step(self, step: int) -> PendingStep:
         """One optimizer step over all micro-batches."""
         engine, before, skipped = self.engine, self.device.counters(), self.engine.skipped_steps
+        self.wire.start()
         started = time.perf_counter()
         losses = []
         for micro in range(self.run.training.gradient_accumulation):
@@ -222,7 +225,8 @@ class Session:
             sum(losses[1:], losses[0]) / len(losses), engine.get_global_grad_norm()
         )
         seconds = time.perf_counter() - started
-        traffic = step_traffic(self.device.counters() - before, self.run.shape)
+        counted, shape = self.device.counters() - before, self.run.shape
+        traffic = step_traffic(counted, shape)
         known = {
             "step": step,
             "lr": engine.get_lr()[0],
@@ -233,6 +237,7 @@ class Session:
             "bytes_intra": traffic.bytes_intra,
             "bytes_inter": traffic.bytes_inter,
             "skipped": engine.skipped_steps > skipped,
+            **self.wire.stop(counted.collectives, shape.nodes, shape.ranks_per_node),
         }
         return PendingStep(host, event, known)
 

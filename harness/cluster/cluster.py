@@ -23,6 +23,7 @@ from harness.cluster import network
 from harness.cluster.needs import check_machine
 from harness.cluster.spec import DATA_INTERFACE, Spec, control_address, data_address, link_rate
 from harness.errors import HarnessError
+from harness.launch.interface import sent_bytes
 from harness.record import write_json
 
 DEFAULT_NAME = "one-machine"
@@ -152,7 +153,7 @@ class Cluster:
     def wire_bytes(self, node: str) -> int:
         """Bytes that a node has put on its data link since the start, headers included."""
         done = self.run(["cat", f"/proc/{self._node(node).holder}/net/dev"], check=True)
-        return network.sent_bytes(done.stdout, DATA_INTERFACE)
+        return sent_bytes(done.stdout, DATA_INTERFACE)
 
     def set_link(self, link: str | None) -> Cluster:
         """Change the rate of every node's data link while jobs run; None lifts the limit."""

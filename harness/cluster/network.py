@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness.cluster.spec import (
     CONTROL_ADDRESS,
@@ -56,10 +55,11 @@ def attach_node(index: int, holder: int) -> None:
 def limit_commands(index: int, holder: int, link: str | None) -> list[list[str]]:
     """Commands that set a node's link rate, towards the switch and from it."""
     ends = ((enter_node(holder), DATA_INTERFACE), ((), f"data{index}"))
-    return [[*prefix, "tc", "qdisc", *_shape(interface, link)] for prefix, interface in ends]
+    return [[*prefix, "tc", "qdisc", *shape_words(interface, link)] for prefix, interface in ends]
 
 
-def _shape(interface: str, link: str | None) -> list[str]:
+def shape_words(interface: str, link: str | None) -> list[str]:
+    """Words after `tc qdisc` that give an interface a rate; None lifts the limit."""
     rate = link_rate(link)
     if rate is None:
         return ["replace", "dev", interface, "root", "pfifo_fast"]
@@ -88,20 +88,3 @@ def ip(lines: Sequence[str], inside: Sequence[str] = ()) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"ip: {done.stderr.strip()} (in: {text.strip()})")
-
-
-def sent_bytes(net_dev: str, interface: str) -> int:
-    """Bytes sent by an interface, from the text of /proc/net/dev. Raises KeyError where it does not exist."""
-    for line in net_dev.splitlines():
-        name, colon, counters = line.partition(":")
-        if colon and name.strip() == interface:
-            return int(counters.split()[8])
-    raise KeyError(interface)
-
-
-def own_sent_bytes(interface: str) -> int | None:
-    """Bytes that this process's node has sent over `interface`; None where there is no such interface."""
-    try:
-        return sent_bytes(Path("/proc/net/dev").read_text(), interface)
-    except (KeyError, OSError):
-        return None

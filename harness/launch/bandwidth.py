@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SIZES = (64 << 10, 1 << 20, 8 << 20, 64 << 20, 256 << 20)  # gathered bytes
 REPEATS = 3
-LONGEST_SECONDS = 0.3  # the next size is left out once one takes longer than this
+LONGEST_SECONDS = 0.1  # the next size is left out once one takes longer than this
 
 
 def main() -> None:

@@ -1,56 +1,72 @@
-"""What a gloo collective puts on the wire between nodes, as measured with interface counters on `hpz cluster`.
+"""What gloo's collectives put on the wire between nodes, as measured with interface counters on `hpz cluster`.
 
-Measured with torch 2.13 on 2 nodes × 1 and × 2 ranks, 4 KiB to 8 MiB, links of 50 Mbit/s and 1 Gbit/s; `sent_bytes`
-agrees with the counters within 3 % from 4 KiB on. Two findings matter for hpZ: gloo has no reduce-scatter of its own
-(torch runs it as an all-reduce, at twice the volume that NCCL needs), and its ring crosses each node's link once.
+Measured with torch 2.13 on 2 nodes × 1 and × 2 ranks, 4 bytes to 8 MiB, links of 50 Mbit/s and 1 Gbit/s; the model
+below agrees with the counters within 3 % from 4 KiB on (tests/slurm/test_wire_bytes.py measures it again). Two
+findings matter for hpZ: torch runs a reduce-scatter over gloo as an all-reduce, at twice the volume that NCCL's ring
+needs; and every ring crosses each node's link once, whatever the number of its ranks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Protocol
 
-SEGMENT = 1448  # payload of a TCP segment on Ethernet with time stamps
-HEADERS = 66  # Ethernet, IPv4 and TCP headers of a segment or an acknowledgement
-SEGMENTS_PER_ACKNOWLEDGEMENT = 2  # delayed acknowledgement (RFC 1122)
-MESSAGE = 360  # a message's own header, its two notifications, and their TCP headers and acknowledgements
+SEGMENT = 1448  # payload of a TCP segment on Ethernet, with time stamps
+HEADERS = 66  # Ethernet, IPv4 and TCP headers of a segment or of an acknowledgement
+SEGMENTS_PER_ACKNOWLEDGEMENT = (
+    2  # delayed acknowledgements (RFC 1122); fewer where the kernel merges segments
+)
+MESSAGE = 360  # a message's own header and its two notifications, with what TCP adds to them
+PARTS = 2  # gloo cuts each rank's part in two, so that sending and reducing overlap
+ELEMENT = 4  # bytes; fewer elements than parts make fewer messages
 
-RING_PASSES = {"all_gather": 1, "reduce_scatter": 2, "all_reduce": 2}
-MESSAGES_A_STEP = 2  # gloo cuts each ring step in two, to overlap them
+PASSES = {
+    "all_gather": 1,
+    "reduce_scatter": 2,
+    "all_reduce": 2,
+}  # of the ring; other operations are not rings
 
 
-@dataclass(frozen=True)
-class Crossing:
-    """What one collective sends from one node to others: payload in bytes, and messages."""
+class Sized(Protocol):
+    """The part of harness.device.Collective that traffic depends on."""
 
-    payload: float
-    messages: int
+    @property
+    def op(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...  # of the whole tensor: the gathered one, the one to be reduced
+    @property
+    def ranks(self) -> tuple[int, ...]: ...
 
 
-def crossing(operation: str, nbytes: int, nodes: int, ranks_per_node: int) -> Crossing:
-    """The busiest node's share of one collective over a group of `nodes` × `ranks_per_node` contiguous ranks.
+def wire_bytes(collectives: Mapping[Sized, int], nodes: int, ranks_per_node: int) -> int:
+    """Bytes that one node puts on its link for collectives and their counts, headers and acknowledgements included.
 
-    `nbytes` is the size of the whole tensor: the gathered one for all_gather, the input for reduce_scatter. Raises
-    KeyError for an operation that was not measured.
+    Ranks lie on nodes in blocks; a group smaller than the world has siblings that do the same. The average over the
+    nodes, which for rings is every node's. Raises KeyError for an operation that was not measured.
     """
-    world = nodes * ranks_per_node
-    if nodes == 1:
-        return Crossing(0.0, 0)
-    if operation == "broadcast":
-        # A binomial tree from rank 0: on two nodes each of the first node's ranks feeds one of the second's.
-        copies = ranks_per_node
-        return Crossing(float(copies * nbytes), copies)
-    passes = RING_PASSES[operation]
-    return Crossing(passes * nbytes * (world - 1) / world, passes * MESSAGES_A_STEP * (world - 1))
+    total = 0.0
+    for collective, times in collectives.items():
+        siblings = nodes * ranks_per_node / len(collective.ranks)
+        total += times * group_bytes(collective, ranks_per_node) * siblings / nodes
+    return round(total)
 
 
-def wire_bytes(sent: Crossing, received: Crossing | None = None) -> float:
-    """Bytes on the wire, headers and acknowledgements included; a ring's node receives as much as it sends."""
-    back = (received or sent).payload
-    segments = sent.payload / SEGMENT + back / SEGMENT / SEGMENTS_PER_ACKNOWLEDGEMENT
-    return sent.payload + segments * HEADERS + sent.messages * MESSAGE
+def group_bytes(collective: Sized, ranks_per_node: int) -> float:
+    """Bytes on all links for one call by one group."""
+    size = len(collective.ranks)
+    node = [rank // ranks_per_node for rank in collective.ranks]
+    crossings = sum(node[i] != node[(i + 1) % size] for i in range(size))
+    if not crossings:
+        return 0.0
+    if collective.op == "broadcast":
+        # A binomial tree of whole copies: on two nodes every rank of the first feeds one of the second.
+        return (size - node.count(node[0])) * (on_wire(collective.nbytes, 0) + MESSAGE / 2)
+    share = PASSES[collective.op] * (size - 1) / size
+    payload = share * collective.nbytes
+    messages = share * min(PARTS * size, max(1, collective.nbytes // ELEMENT))
+    return crossings * (on_wire(payload, payload) + messages * MESSAGE)
 
 
-def sent_bytes(operation: str, nbytes: int, nodes: int, ranks_per_node: int) -> float:
-    """Bytes that the busiest node puts on its link for one collective."""
-    sent = crossing(operation, nbytes, nodes, ranks_per_node)
-    return wire_bytes(sent, Crossing(0.0, 0) if operation == "broadcast" else sent)
+def on_wire(sent: float, received: float) -> float:
+    """A payload with its headers, and the acknowledgements of what comes back."""
+    return sent + HEADERS * (sent / SEGMENT + received / SEGMENT / SEGMENTS_PER_ACKNOWLEDGEMENT)

@@ -90,6 +90,11 @@ def run_study(study: Study, results: Path, watch: Watcher = lambda progress: Non
 
     Raises KeyboardInterrupt after the ranks are down and the runs marked as interrupted.
     """
+    if any(run.link for run in study.runs):
+        raise HarnessError(
+            "matrix.link: links have a rate only between the nodes of a cluster; start one with `hpz cluster up` and "
+            "use hpz submit --cluster slurm/clusters/one-machine.yaml"
+        )
     directories = {run.run_id: RunDirectory(results / "runs" / run.run_id) for run in study.runs}
     todo = []
     for run in study.runs:

@@ -43,6 +43,7 @@ class Profile(Frozen):
     srun_options: tuple[str, ...] = ()
     environment: dict[str, str] = Field(default={})  # of the ranks: NCCL and gloo settings
     network_interface: str | None = None  # whose byte counter each step records
+    shapes_links: bool = False  # jobs may limit that interface (as root), for studies with a link axis
     network_baseline: bool = True  # measure the network before a group's first run
     groups_across_nodes: bool = False  # let an hpZ group cross nodes; recorded with the run
     stalled_after_seconds: float = Field(default=300, gt=0)  # without a heartbeat

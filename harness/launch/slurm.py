@@ -28,7 +28,7 @@ from harness.errors import HarnessError
 from harness.launch.profile import Profile
 from harness.launch.scheduler import Clients, Scheduler
 from harness.record import RunDirectory, utc_now, write_json
-from harness.study import REPOSITORY, Run, Shape, Study
+from harness.study import REPOSITORY, Run, Study
 
 TEMPLATE = REPOSITORY / "slurm" / "study.sbatch.j2"
 
@@ -42,6 +42,7 @@ class Task:
     nodes: int
     ranks_per_node: int
     device: str
+    link: str | None = None  # rate that the task gives the links between its nodes
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,13 @@ def pair_groups(runs: Iterable[Run]) -> list[Task]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(group_name(run), []).append(run)
-    return [
-        Task(name, tuple(r.run_id for r in members), *_request(members[0].shape), members[0].device)
-        for name, members in groups.items()
-    ]
+    return [_task(name, members) for name, members in groups.items()]
 
 
-def _request(shape: Shape) -> tuple[int, int]:
-    return shape.nodes, shape.ranks_per_node
+def _task(group: str, runs: list[Run]) -> Task:
+    first = runs[0]
+    names = tuple(run.run_id for run in runs)
+    return Task(group, names, first.shape.nodes, first.shape.ranks_per_node, first.device, first.link)
 
 
 def group_name(run: Run) -> str:
@@ -91,12 +91,15 @@ def group_name(run: Run) -> str:
         run.device,
         run.training,
         run.data.sha256,
+        run.link,
     )
     digest = hashlib.sha256(repr(shared).encode()).hexdigest()[:8]
     accumulation = (
         f"_ga{run.training.gradient_accumulation}" if run.training.gradient_accumulation > 1 else ""
     )
-    return f"{run.model}_{run.shape.nodes}x{run.shape.ranks_per_node}{accumulation}_s{run.seed}_{digest}"
+    link = f"_{run.link}" if run.link else ""
+    shape = f"{run.shape.nodes}x{run.shape.ranks_per_node}"
+    return f"{run.model}_{shape}{accumulation}{link}_s{run.seed}_{digest}"
 
 
 def render(submission: Submission, profile: Profile) -> str:
@@ -106,7 +109,8 @@ def render(submission: Submission, profile: Profile) -> str:
     an #SBATCH line.
     """
     first = submission.tasks[0]
-    check_request(first, profile)
+    for task in submission.tasks:
+        check_request(task, profile)
     return _template().render(
         study=submission.study,
         profile=profile,
@@ -133,6 +137,11 @@ def check_request(task: Task, profile: Profile) -> None:
     if profile.max_nodes is not None and task.nodes > profile.max_nodes:
         raise HarnessError(
             f"matrix.shape: {task.nodes} nodes, but profile {profile.name!r} has max_nodes={profile.max_nodes}"
+        )
+    if task.link and not (profile.shapes_links and profile.network_interface):
+        raise HarnessError(
+            f"matrix.link: {task.link}, but jobs of profile {profile.name!r} may not limit links; leave link out, "
+            "or use slurm/clusters/one-machine.yaml"
         )
 
 

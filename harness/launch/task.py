@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.cluster.network import shape_words
 from harness.errors import HarnessError
+from harness.launch.interface import VARIABLE as WIRE_INTERFACE
 from harness.launch.profile import Profile
 from harness.launch.slurm import Task, read_profile, read_tasks
 from harness.record import Exit, RunDirectory, package_versions, utc_now
@@ -113,6 +115,8 @@ class Driver:
         """All turns of all runs; the exit code of the task."""
         runs = [RunDirectory(self.results / "runs" / run_id) for run_id in self.task.runs]
         todo = [directory for directory in runs if directory.status().state != "done"]
+        if todo and self.task.link:
+            self.shape_links(self.task.link)
         if todo and self.profile.network_baseline:
             self.network = self.measure_network()
         for directory in todo:
@@ -163,11 +167,11 @@ class Driver:
         elif self.stop.asked:
             state, reason = "preempted", "stopped as SLURM asked; goes on from its checkpoint"
         elif ended.outcome == "reached":
-            state, reason = "running", None  # waits for its next turn
+            state, reason = "pending", None  # waits for its next turn
         else:
             state, reason = ("out-of-memory" if ended.outcome == "out-of-memory" else "failed"), ended.reason
         exits = {rank: e.model_dump() for rank, e in ended.exits.items()}
-        over = {} if state == "running" else {"ended_utc": utc_now()}
+        over = {} if state == "pending" else {"ended_utc": utc_now()}
         directory.update_status(state=state, reason=reason, exit=exits, heartbeat_utc=utc_now(), **over)
         return False
 
@@ -178,7 +182,7 @@ class Driver:
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(overlay), str(REPOSITORY), *_inherited_path()]),
             **({"HPZ_GROUPS_ACROSS_NODES": "1"} if self.profile.groups_across_nodes else {}),
-            **({"HPZ_WIRE_INTERFACE": i} if (i := self.profile.network_interface) else {}),
+            **({WIRE_INTERFACE: i} if (i := self.profile.network_interface) else {}),
         }
         for file in directory.logs.glob("rank-*.txt"):
             file.replace(file.with_suffix(".previous.txt"))
@@ -241,6 +245,14 @@ class Driver:
         }
         with (directory.path / "allocations.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
+
+    def shape_links(self, link: str) -> None:
+        """Limit what each node sends to `link`. Raises HarnessError where that is not allowed after all."""
+        words = ["tc", "qdisc", *shape_words(self.profile.network_interface or "", link)]
+        nodes = ["srun", f"--nodes={self.task.nodes}", f"--ntasks={self.task.nodes}", "--ntasks-per-node=1"]
+        code, errors = self.srun_to_end([*nodes, *words], dict(os.environ))
+        if code:
+            raise HarnessError(f"matrix.link: {link} cannot be set on the nodes: {' '.join(errors)}")
 
     def measure_network(self) -> dict[str, Any] | None:
         """The network baseline of this set of nodes, measured once a submission; None where it failed."""

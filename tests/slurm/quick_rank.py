@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.launch.rank import Place, check_placement, listen, log_to

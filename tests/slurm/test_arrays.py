@@ -99,7 +99,7 @@ def test_the_saved_script_repeats_the_study(submitter: Submitter, cluster: Clust
 
 def test_slurms_own_words_come_through_when_it_refuses(submitter: Submitter) -> None:
     profile = submitter.profile(partition="members", account="nobody")
-    with pytest.raises(HarnessError, match="SLURM refused .*account"):
+    with pytest.raises(HarnessError, match=r"SLURM refused .*account"):
         submitter(profile)
 
 
