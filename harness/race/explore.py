@@ -87,7 +87,7 @@ class Search:
             lambda kept: self.changes(self.job.under("scripted", kept)) is not None,
             self.budget.shrink,
         )
-        job = self.job.under("scripted", few, order=True)
+        job = self.job.under("scripted", few, excerpt=True)
         for race in ids:
             self.found[race] = Found(ids, job, self.run(job))
 

@@ -9,7 +9,7 @@ before the other, are a race, whether or not it changed a number in this executi
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -70,13 +70,14 @@ class Side:
 
 
 class Case(NamedTuple):
-    """One instance of a finding: the op indices, what the memory is called, and the bytes of the second access."""
+    """One instance of a finding: op indices, the memory's name, the second access's bytes, the training step."""
 
     first: int
     second: int
     name: str
     low: int
     high: int
+    step: int | None
 
 
 @dataclass
@@ -90,6 +91,7 @@ class Finding:
     nbytes: int
     count: int = 0
     names: Counter[str] = field(default_factory=Counter)
+    steps: set[int] = field(default_factory=set)
     cases: list[Case] = field(default_factory=list)  # the first few
     window: tuple[Mark, ...] = ()
 
@@ -132,10 +134,11 @@ class Analysis:
     def __init__(
         self,
         namer: Namer = lambda storage, view: None,
+        step: Callable[[], int | None] = lambda: None,
         history: int = HISTORY,
         on_new: Callable[[Finding], None] = lambda finding: None,
     ) -> None:
-        self.namer, self.history, self.on_new = namer, history, on_new
+        self.namer, self.step, self.history, self.on_new = namer, step, history, on_new
         self.clocks: dict[int, Clock] = {HOST: {}}
         self.events: dict[int, Clock] = {}
         self.storages: dict[int, Storage] = {}
@@ -296,29 +299,36 @@ class Analysis:
         return short
 
     def _report(self, kind: Kind, first: Touch, second: Touch, storage: int, block: Storage) -> None:
-        key = (kind, first.op.name, first.op.site[:1], first.write, second.op.name, second.op.site[:1])
-        key += (second.write, first.stream, second.stream)
+        key = (kind, *((t.op.name, t.op.site[:1], t.write, t.stream) for t in (first, second)))
         found = self.findings.get(key)
         if found is None:
             found = Finding(kind, Side.of(first), Side.of(second), storage, block.nbytes)
-            found.window = self._excerpt(first.op, second.op)
+            found.window = self._excerpt(first.op)
             self.findings[key] = found
             self.on_new(found)
         found.count += 1
         name = self.namer(storage, second.view) or "unnamed buffer"
         found.names[name] += 1
+        step = self.step()
+        if step is not None:
+            found.steps.add(step)
         if len(found.cases) < CASES:
             view = second.view if kind != "freed-in-use" else first.view
-            found.cases.append(Case(first.op.index, second.op.index, name, view.start, view.end))
+            case = Case(first.op.index, second.op.index, name, view.start, view.end, step)
+            found.cases.append(case)
 
-    def _excerpt(self, first: Mark, second: Mark) -> tuple[Mark, ...]:
+    def _excerpt(self, first: Mark) -> tuple[Mark, ...]:
         """The trace around a pair; where it is long, the neighbourhood of both ends and every wait between."""
-        marks = [mark for mark in self.window if mark.index >= first.index - 4]
-        if len(marks) <= SHOWN:
-            return tuple(marks)
-        near = SHOWN // 3
-        middle = [mark for mark in marks[near:-near] if mark.what != "op"][:near]
-        return (*marks[:near], *middle, *marks[-near:])
+        return shortened([mark for mark in self.window if mark.index >= first.index - 4])
+
+
+def shortened(marks: Sequence[Mark]) -> tuple[Mark, ...]:
+    """At most SHOWN marks: both ends, and waits and records between."""
+    if len(marks) <= SHOWN:
+        return tuple(marks)
+    near = SHOWN // 3
+    middle = [mark for mark in marks[near:-near] if mark.what != "op"][:near]
+    return (*marks[:near], *middle, *marks[-near:])
 
 
 def _join(clock: Clock, other: Clock) -> None:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +21,7 @@ from typing import Any
 
 from harness.errors import HarnessError, RunFailed
 from harness.launch.local import free_port
-from harness.race.report import RankReport
+from harness.race.report import RankReport, Trace
 from harness.record import RunDirectory
 from harness.study import REPOSITORY, Run
 from harness.variants import Variant, overlay_path
@@ -88,12 +89,12 @@ class Job:
     """One execution of a program: under which schedule, and what to watch."""
 
     program: Program
-    policy: str = "eager"
+    policy: str = "busy"
     flips: tuple[Flip, ...] = ()  # of policy `scripted`
     poison: str = "nan"
     seed: int = 0
     analyse: bool = True
-    order: bool = False  # record the order in which ops ran
+    excerpt: bool = False  # record what happens around the first flip, and the order in which ops run
 
     def json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -116,7 +117,10 @@ class Outcome:
     problem: str | None = None
     seconds: float = 0.0
     losses: tuple[str, ...] = ()  # of a run: one a step, as written
-    order: dict[int, int] = field(default_factory=dict)  # rank 0: op index → place in the executed order
+    window: tuple[Trace, ...] = ()  # with `excerpt`: rank 0 around the first flip
+    order: dict[int, int] = field(
+        default_factory=dict
+    )  # with `excerpt`: op index → place in the executed order
 
     @property
     def digests(self) -> tuple[str | None, ...]:
@@ -127,8 +131,9 @@ class Outcome:
 class Ranks:
     """A warm process for one overlay; use as a context manager. Not for several threads at once."""
 
-    def __init__(self, overlay: Path | None, scratch: Path, transformers: bool = False) -> None:
-        self.scratch = scratch
+    def __init__(self, overlay: Path | None, scratch: Path | None = None, transformers: bool = False) -> None:
+        self.own = tempfile.TemporaryDirectory(prefix="hpz-race-") if scratch is None else None
+        self.scratch = scratch = scratch or Path(self.own.name if self.own else "")
         self.jobs = 0
         scratch.mkdir(parents=True, exist_ok=True)
         self.errors = scratch / "server.txt"
@@ -159,6 +164,8 @@ class Ranks:
             self.process.kill()
             self.process.wait()
         self.process.stdout.close()
+        if self.own is not None:
+            self.own.cleanup()
 
     def run(self, job: Job, timeout: float = TIMEOUT_SECONDS) -> Outcome:
         """Run a job to its end. Raises HarnessError for a program that cannot run here, RunFailed for a broken one."""
@@ -199,13 +206,14 @@ QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMER
 
 def collect(job: Job, folder: Path, ended: dict[str, Any], seconds: float) -> Outcome:
     """Read what the ranks wrote; turn a stall, a mismatch or a failure into one clear sentence."""
-    reports, order = [], {}
+    reports, order, window = list[RankReport](), dict[int, int](), list[Trace]()
     for rank in range(job.program.ranks):
         file = folder / f"rank-{rank}.json"
         if file.exists():
             content = json.loads(file.read_text())
             if rank == 0:
                 order = {index: place for place, index in enumerate(content.get("order", []))}
+                window = [Trace(**mark) for mark in content.get("window", [])]
             reports.append(RankReport.model_validate(content["report"]))
     refused = [text for rank in range(job.program.ranks) if (text := _read(folder / f"refused-{rank}.txt"))]
     if refused:
@@ -217,7 +225,7 @@ def collect(job: Job, folder: Path, ended: dict[str, Any], seconds: float) -> Ou
         problem = explain(folder, job.program.ranks, ended)
         if not any(report.ops for report in reports) and ended["how"] == "failed":
             raise RunFailed(problem)
-    return Outcome(tuple(reports), problem, seconds, losses, order)
+    return Outcome(tuple(reports), problem, seconds, losses, tuple(window), order)
 
 
 def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:

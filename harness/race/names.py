@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from harness.race.memory import Footprint, footprint, overlap
 from harness.race.sites import is_hidden
 
 PARTS = ("ds_secondary_tensor", "ds_tensor", "grad", "data")
+ENGINES = ("DeepSpeedEngine", "PipelineEngine")
+HOLDERS_OF_ANY = ("stream", "current", "default", "previous", "self")
 GIVE_UP = 300  # names looked up for one program before the rest is left unnamed
 
 
@@ -23,15 +26,21 @@ class Namer:
 
     def __init__(self) -> None:
         self.parameters: dict[str, torch.nn.Parameter] = {}
-        self.seen_modules = 0
+        self.engine: Any = None
+        self.rescans_left = 4
         self.lookups = 0
 
     def __call__(self, storage: int, view: Footprint) -> str | None:
         self.lookups += 1
         with torch._C.DisableTorchFunction():
-            return self._of_parameter(storage, view) or (
-                self._of_variable(storage) if self.lookups < GIVE_UP else None
-            )
+            name = self._of_parameter(storage, view)
+            if name is None and self.lookups < GIVE_UP:
+                name = self._of_variable(storage)
+            if name is None and self.rescans_left:  # the program may have built modules since
+                self.rescans_left -= 1
+                self.parameters = {}
+                name = self._of_parameter(storage, view)
+            return name
 
     def _of_parameter(self, storage: int, view: Footprint) -> str | None:
         for name, parameter in self._parameters():
@@ -41,20 +50,21 @@ class Namer:
                     return name if part == "data" else f"{name}.{part}"
         return None
 
+    def step(self) -> int | None:
+        """The training step under way, as the DeepSpeed engine counts."""
+        return None if self.engine is None else int(self.engine.global_steps)
+
     def _parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         if not self.parameters:
             self.parameters = {
                 name: parameter for root in roots() for name, parameter in root.named_parameters()
             }
+            self.engine = next((thing for thing in gc.get_objects() if type(thing).__name__ in ENGINES), None)
         yield from self.parameters.items()
-
-    def forget(self) -> None:
-        """Look for modules anew: the program has built some since."""
-        self.parameters = {}
 
     def _of_variable(self, storage: int) -> str | None:
         """The name of a variable, or of an attribute of `self`, in the frames that are issuing the op."""
-        frame = sys._getframe(2)
+        frame: FrameType | None = sys._getframe(2)
         while frame is not None:
             if not is_hidden(frame.f_code):
                 names = dict(frame.f_locals)
@@ -64,16 +74,14 @@ class Namer:
                     for name, value in list(found.items()):
                         if _holds(value, storage):
                             return prefix + _plain(name)
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         return None
 
 
 def roots() -> list[torch.nn.Module]:
     """Modules that no other module contains, the engine's own wrapper left out."""
-    modules = [thing for thing in gc.get_objects() if isinstance(thing, torch.nn.Module)]
-    modules = [
-        module for module in modules if type(module).__name__ not in ("DeepSpeedEngine", "PipelineEngine")
-    ]
+    modules = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Module)]
+    modules = [module for module in modules if type(module).__name__ not in ENGINES]
     inner = {id(child) for module in modules for child in module._modules.values()}
     return [module for module in modules if id(module) not in inner]
 
@@ -101,7 +109,7 @@ def _plain(name: str) -> str:
     return name.rpartition("__")[2] if name.startswith("_") and "__" in name[1:] else name
 
 
-def stream_names(streams: list[Any]) -> dict[int, str]:
+def stream_names(streams: Sequence[Any]) -> dict[int, str]:
     """A name for each stream: the attribute or variable that holds it; the default stream is `compute`."""
     groups = _group_streams()
     named = {s.id: groups.get(s.id) or _holder(s) for s in streams[1:]}
@@ -117,17 +125,15 @@ def _group_streams() -> dict[int, str]:
         return {}
     ranks = dict(backend._groups.values())
     return {
-        stream.id: f"collectives of ranks {','.join(map(str, ranks[number]))}" if number else "collectives of all"
+        stream.id: f"collectives of {len(ranks[number])} ranks" if number else "collectives of all"
         for number, stream in backend._streams.items()
     }
 
 
 def _holder(stream: Any) -> str | None:
     for referrer in gc.get_referrers(stream):
-        if isinstance(referrer, dict):
-            for key, value in list(referrer.items()):
-                if value is stream and isinstance(key, str) and key not in ("stream", "current", "self"):
-                    return _plain(key)
+        names = referrer if isinstance(referrer, dict) else getattr(referrer, "__dict__", None)
+        for name, value in list(names.items()) if isinstance(names, dict) else ():
+            if value is stream and isinstance(name, str) and name not in HOLDERS_OF_ANY:
+                return _plain(name)
     return None
-
-

@@ -5,26 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
+from harness.race.launch import Flip
 from harness.race.report import Race, Trace
 
 LANE, BAR, STEP, LEFT, TOP = 56, 26, 30, 150, 64  # pixels
 COLOURS = {"op": "#c9d3dd", "first": "#e8b04a", "second": "#6aa5d8", "order": "#5c6b7a", "missing": "#cc2a2a"}
 
 
-def picture(race: Race, executed: Mapping[int, int] | None = None) -> str:
-    """The svg of a race's excerpt.
+def picture(
+    race: Race, window: Sequence[Trace], pair: Flip, executed: Mapping[int, int] | None = None
+) -> str:
+    """The svg of the excerpt `window` around one case (`pair`, op indices in the order of issue) of a race.
 
     `executed`: op index → place in the order in which a schedule ran the ops; without it bars stand in order of issue.
     """
-    marks = _in_order(race.window, executed)
-    lanes = {name: TOP + LANE * at for at, name in enumerate(_lanes(race.window))}
+    marks = _in_order(window, executed)
+    lanes = {name: TOP + LANE * at for at, name in enumerate(_lanes(window))}
     column = {id(mark): at for at, mark in enumerate(marks)}
+    role = {pair.hold: "first", pair.until: "second"}
     width, height = LEFT + STEP * (len(marks) + 2), TOP + LANE * len(lanes) + 44
     parts = [
         *_frame(race, lanes, width, executed is not None),
         *_orderings(marks, lanes, column),
-        *(_bar(mark, lanes, column, race) for mark in marks if mark.what == "op"),
-        *_missing(race, marks, lanes, column),
+        *(_bar(mark, lanes, column, race, role) for mark in marks if mark.what == "op"),
+        *_missing(role, marks, lanes, column),
     ]
     body = "\n".join(parts)
     return (
@@ -44,10 +48,8 @@ _DEFS += "</defs>"
 def _in_order(window: Sequence[Trace], executed: Mapping[int, int] | None) -> list[Trace]:
     if executed is None:
         return list(window)
-    last = len(executed)
-    return sorted(
-        (mark for mark in window if mark.what == "op"), key=lambda mark: executed.get(mark.index, last)
-    )
+    ops = [mark for mark in window if mark.what == "op"]
+    return sorted(ops, key=lambda mark: executed.get(mark.index, len(executed)))
 
 
 def _lanes(window: Sequence[Trace]) -> list[str]:
@@ -68,8 +70,10 @@ def _frame(race: Race, lanes: Mapping[str, int], width: int, ran: bool) -> Itera
         yield f'<line x1="{LEFT - 8}" x2="{width - 8}" y1="{y + 13}" y2="{y + 13}" stroke="#e6eaee"/>'
 
 
-def _bar(mark: Trace, lanes: Mapping[str, int], column: Mapping[int, int], race: Race) -> str:
-    role = _role(mark, race)
+def _bar(
+    mark: Trace, lanes: Mapping[str, int], column: Mapping[int, int], race: Race, roles: Mapping[int, str]
+) -> str:
+    role = roles.get(mark.index, "op")
     x, y = LEFT + STEP * column[id(mark)], lanes[mark.stream]
     label = f"{mark.name}\n{mark.place}"
     width = STEP - 6
@@ -86,15 +90,6 @@ def _bar(mark: Trace, lanes: Mapping[str, int], column: Mapping[int, int], race:
 
 def _plain(name: str) -> str:
     return name.rpartition("::")[2].rpartition(".")[2] if "::" in name or "." in name else name
-
-
-def _role(mark: Trace, race: Race) -> str:
-    pair = _pair(race)
-    return "first" if mark.index == pair[0] else "second" if mark.index == pair[1] else "op"
-
-
-def _pair(race: Race) -> tuple[int, int]:
-    return next(((cases[0].first, cases[0].second) for cases in race.cases.values() if cases), (-1, -1))
 
 
 def _orderings(marks: Sequence[Trace], lanes: Mapping[str, int], column: Mapping[int, int]) -> Iterator[str]:
@@ -117,9 +112,9 @@ def _orderings(marks: Sequence[Trace], lanes: Mapping[str, int], column: Mapping
 
 
 def _missing(
-    race: Race, marks: Sequence[Trace], lanes: Mapping[str, int], column: Mapping[int, int]
+    roles: Mapping[int, str], marks: Sequence[Trace], lanes: Mapping[str, int], column: Mapping[int, int]
 ) -> Iterator[str]:
-    ends = {_role(mark, race): mark for mark in marks if mark.what == "op"}
+    ends = {roles.get(mark.index, "op"): mark for mark in marks if mark.what == "op"}
     if "first" not in ends or "second" not in ends:
         return
     (x0, y0), (x1, y1) = (

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from harness.device.policies import Policy
+from harness.device.policies import Eager, Policy
 from harness.race.launch import Flip
 
 if TYPE_CHECKING:
@@ -43,3 +43,13 @@ class Scripted(Policy):
     def _ran(self, index: int) -> bool:
         op = self.met.get(index)
         return op is not None and op.stream.done > op.position
+
+
+class Busy(Eager):
+    """For the analysis: ops run as issued, yet the device always seems to lag behind the host.
+
+    What a query has shown to be done orders as a wait does. A device that is never behind would hide the races of
+    every program that asks.
+    """
+
+    lags = True

@@ -18,12 +18,12 @@ import torch
 from harness.device import Device, VirtualDevice, open_device, open_process_device
 from harness.device.policies import POLICIES
 from harness.errors import HarnessError
-from harness.race.happens_before import Analysis
+from harness.race.happens_before import Analysis, shortened
 from harness.race.launch import Job, Program
 from harness.race.names import Namer, roots, stream_names
-from harness.race.policy import Scripted
-from harness.race.report import RankReport, rank_report
-from harness.race.watch import CollectiveLog, OrderLog, Watcher
+from harness.race.policy import Busy, Scripted
+from harness.race.report import rank_report, traced
+from harness.race.watch import CollectiveLog, Excerpt, Watcher
 
 
 def import_everything(with_transformers: bool) -> None:
@@ -43,14 +43,12 @@ def import_everything(with_transformers: bool) -> None:
 def run_job(folder: Path, rank: int) -> None:
     """Run the job of a folder as this rank and write rank-N.json there. Raises what the program raises."""
     job = Job.parse(json.loads((folder / "job.json").read_text()))
-    POLICIES["scripted"] = lambda: Scripted(job.flips)
+    POLICIES["busy"], POLICIES["scripted"] = Busy, lambda: Scripted(job.flips)
     watch = Watch(job, folder, rank)
     digest = None
     try:
-        if job.program.run is not None:
-            digest = train(folder / "run", watch)
-        else:
-            digest = run_script(job, watch)
+        run = train if job.program.run is not None else run_script
+        digest = run(job, watch)
     except HarnessError as error:
         (folder / f"refused-{rank}.txt").write_text(str(error))
         raise
@@ -64,8 +62,9 @@ class Watch:
     def __init__(self, job: Job, folder: Path, rank: int) -> None:
         self.job, self.folder, self.rank = job, folder, rank
         self.namer = Namer()
-        self.analysis = Analysis(self.namer)
-        self.order = OrderLog()
+        self.analysis = Analysis(self.namer, self.namer.step, on_new=lambda finding: self.name_streams())
+        self.streams: dict[int, str] = {}
+        self.excerpt: Excerpt | None = None
         self.device: VirtualDevice | None = None
 
     def attach(self, device: Device) -> None:
@@ -74,23 +73,30 @@ class Watch:
         device.observe(CollectiveLog(self.folder / f"collectives-{self.rank}.txt"))
         if self.job.analyse:
             device.observe(Watcher(self.analysis))
-        if self.job.order and self.rank == 0:
-            device.observe(self.order)
+        if self.job.excerpt and self.rank == 0:
+            flip = self.job.flips[0]
+            self.excerpt = Excerpt(flip.hold, flip.until, self.name_streams)
+            device.observe(self.excerpt)
 
-    def report(self, digest: str | None) -> RankReport:
-        names = stream_names(self.device.machine.streams) if self.device else {}
-        return rank_report(self.rank, self.analysis, names, digest=digest)
+    def name_streams(self) -> None:
+        """Now, while the program that holds them is alive."""
+        assert self.device is not None
+        self.streams = stream_names(self.device.machine.streams) | self.streams
 
     def write(self, digest: str | None) -> None:
-        content = {"report": self.report(digest).model_dump(mode="json"), "order": self.order.indices}
+        report = rank_report(self.rank, self.analysis, self.streams, digest=digest)
+        content: dict[str, Any] = {"report": report.model_dump(mode="json")}
+        if self.excerpt is not None:
+            marks = [traced(mark, self.streams) for mark in shortened(self.excerpt.marks)]
+            content |= {"window": [mark.model_dump() for mark in marks], "order": self.excerpt.order}
         (self.folder / f"rank-{self.rank}.json").write_text(json.dumps(content))
 
 
-def train(directory: Path, watch: Watch) -> str:
+def train(job: Job, watch: Watch) -> str:
     """The training of a run, as `hpz run` does it; returns the digest of this rank's shards."""
     from harness.train import run_rank
 
-    run_rank(directory, opened=watch.attach)
+    run_rank(watch.folder / "run", opened=watch.attach)
     return digest_of({})
 
 
@@ -172,7 +178,7 @@ def _use_gloo(backend: str) -> None:
         kwargs.pop("device_id", None)
         return original(backend, *args, **kwargs)
 
-    torch.distributed.init_process_group = init_process_group
+    torch.distributed.init_process_group = init_process_group  # type: ignore[assignment]
 
 
 def _with_config(initialize: Callable[..., Any], file: str) -> Callable[..., Any]:
@@ -180,7 +186,7 @@ def _with_config(initialize: Callable[..., Any], file: str) -> Callable[..., Any
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         given = kwargs.pop("config", None) or kwargs.pop("config_params", None)
-        arguments = args[0] if args else kwargs.get("args")
+        arguments: Any = args[0] if args else kwargs.get("args")
         if given is None and getattr(arguments, "deepspeed_config", None):
             given, arguments.deepspeed_config = arguments.deepspeed_config, None
         return initialize(*args, config=overlaid(read_config(given), read_config(file)), **kwargs)
@@ -197,7 +203,9 @@ def read_config(source: Any) -> dict[str, Any]:
     try:
         content = json.loads(Path(source).read_text())
     except (OSError, ValueError) as error:
-        raise HarnessError(f"{source}: not a DeepSpeed JSON configuration ({error}); check --config") from error
+        raise HarnessError(
+            f"{source}: not a DeepSpeed JSON configuration ({error}); check --config"
+        ) from error
     if not isinstance(content, dict):
         raise HarnessError(f"{source}: not a DeepSpeed JSON configuration (no keys); check --config")
     return content
@@ -245,4 +253,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return _digest_tensor(value)
     return repr(value) if isinstance(value, int | float | str) else type(value).__name__
-

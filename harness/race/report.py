@@ -83,13 +83,14 @@ class Effect(Frozen):
 
 
 class Instance(Frozen):
-    """One case of a race: op indices in the order of issue, the memory's name, the bytes of the second access."""
+    """One case: op indices in the order of issue, the memory's name, the second access's bytes, the training step."""
 
     first: int
     second: int
     name: str
     low: int
     high: int
+    step: int | None = None
 
 
 class Race(Frozen):
@@ -104,6 +105,7 @@ class Race(Frozen):
     nbytes: int  # of the storage, in the first case met
     count: int
     ranks: tuple[int, ...]
+    steps: tuple[int, ...] = ()  # training steps in which it was met, where an engine says so
     cases: dict[int, tuple[Instance, ...]] = {}  # rank → the first few
     window: tuple[Trace, ...] = ()
     effect: Effect | None = None
@@ -244,8 +246,9 @@ def _race(rank: int, finding: Finding, streams: Mapping[int, str]) -> Race:
         nbytes=finding.nbytes,
         count=finding.count,
         ranks=(rank,),
+        steps=tuple(sorted(finding.steps)),
         cases={rank: tuple(Instance(**case._asdict()) for case in finding.cases)},
-        window=tuple(_trace(mark, streams) for mark in finding.window),
+        window=tuple(traced(mark, streams) for mark in finding.window),
     )
 
 
@@ -260,7 +263,7 @@ def _access(side: Side, streams: Mapping[int, str]) -> Access:
     )
 
 
-def _trace(mark: Mark, streams: Mapping[int, str]) -> Trace:
+def traced(mark: Mark, streams: Mapping[int, str]) -> Trace:
     return Trace(
         index=mark.index,
         stream=stream_name(streams, mark.stream),
@@ -320,6 +323,7 @@ def _join(one: Race, other: Race) -> Race:
             "names": dict(names.most_common(12)),
             "count": one.count + other.count,
             "ranks": tuple(sorted({*one.ranks, *other.ranks})),
+            "steps": tuple(sorted({*one.steps, *other.steps})),
             "cases": {**one.cases, **other.cases},
         }
     )
@@ -344,7 +348,7 @@ def text(report: Report, full: bool = False) -> Iterator[str]:
 
 
 def summary(report: Report) -> str:
-    kinds = Counter(race.kind for race in report.races)
+    kinds = Counter[str](race.kind for race in report.races)
     found = ", ".join(f"{kinds[kind]} {word}" for kind, word in _WORDS.items() if kinds[kind])
     where = f"{report.program}, {report.ranks} rank{'s' if report.ranks > 1 else ''}, {report.ops} ops"
     return f"{where}: {found or 'no unordered accesses'}"

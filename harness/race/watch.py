@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.device.observe import Access, Observer, OpRecord, Site, WaitTarget
-from harness.race.happens_before import Analysis
+from harness.race.happens_before import HOST, Analysis, Mark
 from harness.race.memory import Footprint, footprint
 from harness.race.sites import DEPTH, Frame, capture, is_hidden
 
@@ -46,14 +47,38 @@ class Watcher(Observer):
         self.analysis.record_stream(storage, stream)
 
 
-class OrderLog(Observer):
-    """The order in which ops ran."""
+class Excerpt(Observer):
+    """What was issued around one pair of ops, and the order in which ops ran, for the picture."""
 
-    def __init__(self) -> None:
-        self.indices: list[int] = []
+    MARGIN = 5  # ops before and after the pair
+
+    def __init__(self, first: int, last: int, name_streams: Callable[[], None]) -> None:
+        self.first, self.last, self.name_streams = first - self.MARGIN, last + self.MARGIN, name_streams
+        self.marks: list[Mark] = []
+        self.order: list[int] = []
+        self.next = 0
+
+    def on_op(self, op: OpRecord) -> None:
+        self.next = op.index + 1
+        self._add(Mark(op.index, op.stream, "op", op.name, visible(op.site)))
+        if op.index == self.last:
+            self.name_streams()
 
     def on_run(self, index: int) -> None:
-        self.indices.append(index)
+        self.order.append(index)
+
+    def on_event_record(self, event: int, stream: int) -> None:
+        self._add(Mark(self.next, stream, "record", f"record event {event}", capture(1), event))
+
+    def on_stream_wait(self, stream: int, event: int) -> None:
+        self._add(Mark(self.next, stream, "wait", f"wait event {event}", capture(1), event))
+
+    def on_host_wait(self, target: WaitTarget, reason: str, site: Site) -> None:
+        self._add(Mark(self.next, HOST, "host-wait", reason, visible(site)))
+
+    def _add(self, mark: Mark) -> None:
+        if self.first <= mark.index <= self.last:
+            self.marks.append(mark)
 
 
 class CollectiveLog(Observer):

@@ -16,6 +16,9 @@ Kind = Literal["op", "record", "wait", "sync", "sync-event", "sync-device", "fre
 STREAMS, EVENTS, STORAGES = 3, 2, 2
 
 
+FIRST_BYTE = Footprint(0, 1)
+
+
 @dataclass(frozen=True)
 class Action:
     """One thing that the host does; `stream` HOST: the access is the host's own."""
@@ -24,7 +27,7 @@ class Action:
     stream: int = 0
     event: int = 0
     storage: int = 0
-    view: Footprint = Footprint(0, 1)
+    view: Footprint = FIRST_BYTE
     write: bool = False
 
 
@@ -251,7 +254,7 @@ def test_a_read_on_another_stream_without_order_is_a_race() -> None:
     analysis.op(1, "read", 1, WHOLE, [], (("line", 1),))
     (finding,) = analysis.findings.values()
     assert (finding.kind, finding.first.op, finding.second.op) == ("race", "fill", "read")
-    assert finding.cases == [(0, 1, "unnamed buffer", 0, 8)]
+    assert finding.cases == [(0, 1, "unnamed buffer", 0, 8, None)]
 
 
 def test_an_event_recorded_too_early_orders_nothing_that_came_later() -> None:

@@ -1,0 +1,95 @@
+"""From a program to its report: analyse, search schedules, and leave a replay file and a picture for each race."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.race.explore import Budget, Found, Search, effects, explore
+from harness.race.launch import Job, Outcome, Ranks
+from harness.race.picture import picture
+from harness.race.replay import write_replay
+from harness.race.report import Effect, Race, Report, merge, with_effects
+from harness.race.story import cases_of, story
+from harness.record import write_json
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a program is investigated."""
+
+    budget: Budget | None = field(default_factory=Budget)  # None: analysis alone
+    timeout: float = 600.0  # seconds for one execution
+
+
+def investigate(
+    job: Job, ranks: Ranks, folder: Path, settings: Settings, say: Say = lambda line: None
+) -> Report:
+    """Analyse a program on all its ranks and search for effects; writes races.json, replays and pictures to `folder`.
+
+    Raises HarnessError where the program cannot run on the virtual device, RunFailed where it does not run at all.
+    """
+
+    def run(job: Job) -> Outcome:
+        return ranks.run(job, settings.timeout)
+
+    say(f"analysing {job.program.title} on {job.program.ranks} ranks")
+    outcome = run(job)
+    report = analysed(job, outcome)
+    if settings.budget is not None and report.of_kind("race") and outcome.problem is None:
+        say(
+            f"{len(report.of_kind('race'))} unordered pairs of lines; searching for schedules that change values"
+        )
+        search = explore(report, outcome, job, run, settings.budget)
+        report = conclude(report, search, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "races.json", report.model_dump(mode="json"))
+    return report
+
+
+def analysed(job: Job, outcome: Outcome) -> Report:
+    """The merged report of an analysed execution."""
+    report = merge(
+        outcome.reports, job.program.title, steps=len(outcome.losses) or None, settings=settings_of(job)
+    )
+    if outcome.problem is not None:
+        report = report.model_copy(update={"problems": (*report.problems, outcome.problem)})
+    return report
+
+
+def settings_of(job: Job) -> dict[str, object]:
+    program = job.program
+    return {
+        "release": program.release,
+        "variant": program.variant,
+        "poison": job.poison,
+        "arguments": list(program.arguments),
+        "config": program.config,
+    }
+
+
+def conclude(report: Report, search: Search, folder: Path) -> Report:
+    """Write a replay and a picture for each race that has an effect, and put all effects into the report."""
+    by_id = {race.id: race for race in report.races}
+    concluded: dict[str, Effect] = {}
+    for race, effect, found in effects(report, search):
+        concluded[race.id] = effect if found is None else keep(race, effect, found, search, by_id, folder)
+    return with_effects(report, concluded, search.tried)
+
+
+def keep(
+    race: Race, effect: Effect, found: Found, search: Search, races: dict[str, Race], folder: Path
+) -> Effect:
+    """The effect with its story; its replay file and its picture are written."""
+    involved = tuple(races[identity] for identity in found.races)
+    told = tuple(story(involved, found.job.flips, effect))
+    file = folder / f"replay-{race.id}.json"
+    write_replay(file, search, found, involved, told)
+    drawn = next((other for other in involved if cases_of(other, found.job.flips[0])), race)
+    (folder / f"race-{race.id}.svg").write_text(
+        picture(drawn, found.outcome.window, found.job.flips[0], found.outcome.order)
+    )
+    return effect.model_copy(update={"replay": str(file), "story": told})

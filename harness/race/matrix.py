@@ -1,0 +1,292 @@
+"""Analyses every run of a study and puts the answers side by side: which fault where, and what ordering costs there.
+
+Each run's report stays in its run directory (races.json), so that a study that was stopped goes on. Schedules are
+searched once for each kind of fault and release, in the first run that shows it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.errors import RunFailed
+from harness.race.explore import explore
+from harness.race.investigate import Settings, analysed, conclude
+from harness.race.launch import Job, Outcome, Program, Ranks
+from harness.race.report import Cost, Effect, Frozen, Report
+from harness.record import RunDirectory, write_json
+from harness.study import Run, Study, save_study
+
+
+class Row(Frozen):
+    """One run of the study. Costs are per optimizer step on rank 0."""
+
+    run_id: str
+    model: str
+    release: str
+    variant: str
+    shape: str
+    overlap_comm: bool
+    gradient_accumulation: int
+    activation_checkpointing: bool
+    throughput_timer: bool
+    races: int  # pairs of lines
+    cases: int  # unordered pairs of accesses, over all ranks
+    labels: tuple[str, ...]  # faults known by name
+    unnamed: tuple[str, ...]  # ids of all other findings
+    last_step: dict[str, int]  # label or id → last step in which it was met
+    steps: int
+    host_waits: float
+    event_records: float
+    stream_waits: float
+    problem: str | None = None
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        return (*self.labels, *self.unnamed)
+
+
+class Fault(Frozen):
+    """One fault in one release: where it was searched for an effect, and what came of it."""
+
+    name: str
+    release: str
+    run_id: str
+    report: str  # the run's races.json
+    effect: Effect
+
+
+class Matrix(Frozen):
+    """The content of a study's races.json."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["race matrix"] = "race matrix"
+    study: str
+    question: str
+    rows: tuple[Row, ...]
+    faults: tuple[Fault, ...]
+    seconds: float
+
+
+Say = Callable[[str], None]
+
+
+def race_study(study: Study, folder: Path, settings: Settings, steps: int, quiet: bool = False) -> Matrix:
+    """Analyse every run of `study`; writes `folder`/races.json and each run's own. Raises HarnessError."""
+    started = time.monotonic()
+    save_study(study, folder)
+    console = Console(stderr=True)
+    say: Say = (
+        (lambda line: None) if quiet else lambda line: console.print(line, highlight=False, markup=False)
+    )
+    Analyses(study, folder, settings, steps, say).run()
+    reports = {run.run_id: load_report(folder, run) for run in study.runs}
+    faults = tuple(search_faults(study, folder, reports, settings, steps, say))
+    rows = tuple(row_of(run, reports[run.run_id]) for run in study.runs)
+    seconds = round(time.monotonic() - started, 1)
+    matrix = Matrix(study=study.name, question=study.question, rows=rows, faults=faults, seconds=seconds)
+    write_json(folder / "races.json", matrix.model_dump(mode="json"))
+    return matrix
+
+
+def report_file(folder: Path, run: Run) -> Path:
+    return RunDirectory(folder / "runs" / run.run_id).races_file
+
+
+def load_report(folder: Path, run: Run) -> Report:
+    return Report.model_validate_json(report_file(folder, run).read_text())
+
+
+class Analyses:
+    """Runs what has no report yet, several lanes side by side, one warm process for each lane and overlay."""
+
+    def __init__(self, study: Study, folder: Path, settings: Settings, steps: int, say: Say) -> None:
+        self.study, self.folder, self.settings, self.steps, self.say = study, folder, settings, steps, say
+        self.lock, self.ended, self.started = threading.Lock(), 0, time.monotonic()
+
+    def run(self) -> None:
+        todo = [run for run in self.study.runs if not report_file(self.folder, run).exists()]
+        self.ended = len(self.study.runs) - len(todo)
+        if self.ended:
+            self.say(f"{self.ended} of {len(self.study.runs)} runs were analysed before")
+        lanes = self.study.launch.lanes or 2
+        with ThreadPoolExecutor(lanes) as pool:
+            shares = [share for group in by_overlay(todo) for share in split(group, lanes)]
+            for _ in pool.map(self._share, shares):
+                pass
+
+    def _share(self, runs: Sequence[Run]) -> None:
+        with Ranks(Program.of_run(runs[0]).overlay, transformers=True) as ranks:
+            for run in runs:
+                self._one(run, ranks)
+
+    def _one(self, run: Run, ranks: Ranks) -> None:
+        job = Job(Program.of_run(run, self.steps))
+        try:
+            report = analysed(job, ranks.run(job, self.settings.timeout))
+        except RunFailed as error:
+            report = analysed(job, Outcome((), str(error)))
+        directory = RunDirectory(self.folder / "runs" / run.run_id)
+        directory.create(run)
+        write_json(directory.races_file, report.model_dump(mode="json"))
+        with self.lock:
+            self.ended += 1
+            row, elapsed = row_of(run, report), time.monotonic() - self.started
+            found = ", ".join(row.faults) or "clean"
+            self.say(
+                f"[{self.ended}/{len(self.study.runs)}] {elapsed:6.1f} s  {run.run_id}  {row.problem or found}"
+            )
+
+
+def by_overlay(runs: Sequence[Run]) -> Iterator[list[Run]]:
+    ordered = sorted(runs, key=lambda run: (run.release, run.variant))
+    for _, group in groupby(ordered, key=lambda run: (run.release, run.variant)):
+        yield list(group)
+
+
+def split(runs: Sequence[Run], parts: int) -> Iterator[Sequence[Run]]:
+    """At most `parts` shares of nearly equal length; small groups stay whole, since a warm process costs seconds."""
+    size = max(-(-len(runs) // parts), 8)
+    for start in range(0, len(runs), size):
+        yield runs[start : start + size]
+
+
+def row_of(run: Run, report: Report) -> Row:
+    """The run's line of the table."""
+    training, steps = run.training, report.steps or 1
+    named = {race.label or race.id: race for race in report.races}
+    last = {
+        name: max(race.steps[-1] for race in report.races if (race.label or race.id) == name and race.steps)
+        for name in named
+        if any(race.steps for race in report.races if (race.label or race.id) == name)
+    }
+    return Row(
+        run_id=run.run_id,
+        model=run.model,
+        release=run.release,
+        variant=run.variant,
+        shape=str(run.shape),
+        overlap_comm=training.overlap_comm,
+        gradient_accumulation=training.gradient_accumulation,
+        activation_checkpointing=training.activation_checkpointing,
+        throughput_timer=training.throughput_timer,
+        races=len(report.races),
+        cases=sum(race.count for race in report.races),
+        labels=tuple(sorted(report.labels)),
+        unnamed=tuple(sorted(race.id for race in report.races if race.label is None)),
+        last_step=last,
+        steps=steps,
+        host_waits=per_step(report.costs, "host-wait", steps),
+        event_records=per_step(report.costs, "event-record", steps),
+        stream_waits=per_step(report.costs, "stream-wait", steps),
+        problem=report.problems[0] if report.problems else None,
+    )
+
+
+def per_step(costs: Sequence[Cost], kind: str, steps: int) -> float:
+    return round(sum(cost.count for cost in costs if cost.kind == kind) / steps, 2)
+
+
+def search_faults(
+    study: Study, folder: Path, reports: dict[str, Report], settings: Settings, steps: int, say: Say
+) -> Iterator[Fault]:
+    """Search schedules for each fault of each release in the first run that shows it."""
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
+    for run in study.runs:
+        report = reports[run.run_id]
+        fresh = {
+            race.label or race.id
+            for race in report.races
+            if race.kind == "race" and (run.release, race.label or race.id) not in seen
+        }
+        if not fresh or settings.budget is None:
+            continue
+        say(f"searching schedules for {', '.join(sorted(fresh))} of DeepSpeed {run.release}")
+        report = reports[run.run_id] = searched(run, report, folder, settings, steps)
+        for name in sorted(fresh):
+            seen[run.release, name] = run.run_id, name
+            yield fault_of(name, run, report, report_file(folder, run))
+
+
+def searched(run: Run, report: Report, folder: Path, settings: Settings, steps: int) -> Report:
+    """The report with effects; done once, then kept in the run's races.json."""
+    if report.schedules_tried:
+        return report
+    assert settings.budget is not None
+    job, budget = Job(Program.of_run(run, steps)), settings.budget
+    with Ranks(job.program.overlay, transformers=True) as ranks:
+
+        def execute(job: Job) -> Outcome:
+            return ranks.run(job, settings.timeout)
+
+        search = explore(report, execute(job.under("eager")), job, execute, budget)
+        report = conclude(report, search, report_file(folder, run).parent)
+    write_json(report_file(folder, run), report.model_dump(mode="json"))
+    return report
+
+
+def fault_of(name: str, run: Run, report: Report, file: Path) -> Fault:
+    """The effect of the race of that name; of several, one that was found."""
+    effects = [race.effect for race in report.races if (race.label or race.id) == name and race.effect]
+    best = next((effect for effect in effects if effect.found), None)
+    effect = best or (effects[0] if effects else Effect(found=False, schedules=report.schedules_tried))
+    return Fault(name=name, release=run.release, run_id=run.run_id, report=str(file), effect=effect)
+
+
+# ---- the table
+
+
+def print_matrix(matrix: Matrix, console: Console) -> None:
+    """One line for each release, variant and overlap, with how many of its settings show which fault."""
+    table = Table(title=f"{matrix.study}: {len(matrix.rows)} runs analysed in {matrix.seconds:.0f} s")
+    for column in (
+        "release",
+        "variant",
+        "overlap",
+        "runs",
+        "unordered accesses found in",
+        "host waits",
+        "events",
+    ):
+        table.add_column(column, overflow="fold")
+    for cells in table_rows(matrix.rows):
+        table.add_row(*cells)
+    console.print(table)
+    for fault in matrix.faults:
+        effect = fault.effect
+        what = effect.changed if effect.found else f"no effect found in {effect.schedules} schedules"
+        replay = f"  hpz race --replay {effect.replay}" if effect.replay else ""
+        console.print(
+            f"{fault.name} in {fault.release}: {what}{replay}", highlight=False, markup=False, soft_wrap=True
+        )
+
+
+def table_rows(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
+    def key(row: Row) -> tuple[Any, ...]:
+        return row.release, row.variant, row.overlap_comm
+
+    for (release, variant, overlap), found in groupby(sorted(rows, key=key), key=key):
+        group = list(found)
+        names = sorted({name for row in group for name in row.faults})
+        counts = [f"{name} {sum(name in row.faults for row in group)}/{len(group)}" for name in names]
+        broken = sum(row.problem is not None for row in group)
+        counts += [f"did not run {broken}/{len(group)}"] if broken else []
+        waits = sum(row.host_waits for row in group) / len(group)
+        records = sum(row.event_records for row in group) / len(group)
+        yield (
+            release,
+            variant,
+            "on" if overlap else "off",
+            str(len(group)),
+            "; ".join(counts) or "none",
+            f"{waits:.1f}",
+            f"{records:.1f}",
+        )
