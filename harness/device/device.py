@@ -12,7 +12,7 @@ import torch
 from harness.device.collectives import TIMEOUT, Backend, VirtualBackend
 from harness.device.counters import Counters
 from harness.device.dispatch import Dispatcher
-from harness.device.functions import Functions
+from harness.device.functions import Functions, placed_tensors
 from harness.device.memory import DEVICE, Memory
 from harness.device.observe import Observer
 from harness.device.poison import parse_poison
@@ -148,6 +148,7 @@ class VirtualDevice(Device):
     @contextmanager
     def activate(self) -> Iterator[None]:
         with ExitStack() as modes:
+            modes.enter_context(placed_tensors())
             modes.enter_context(self.dispatcher)
             modes.enter_context(self.functions)
             yield

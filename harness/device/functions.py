@@ -7,7 +7,8 @@ dispatcher's back wait for the device first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -37,9 +38,12 @@ class Functions(TorchFunctionMode):
         handler = HANDLERS.get(func)
         if handler is not None:
             return handler(self, func, args, kwargs or {})
+        return self.calling(func, *args, **kwargs) if kwargs else self.calling(func, *args)
+
+    def calling(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         self.call = args
         try:
-            return func(*args, **kwargs) if kwargs else func(*args)
+            return func(*args, **kwargs)
         finally:
             self.call = None
 
@@ -75,9 +79,24 @@ def handles(*functions: Any) -> Callable[[Handler], Handler]:
 # ---- where a tensor is
 
 
-@handles(Tensor.device.__get__)
-def _device(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
-    return DEVICE if on_device(args[0]) else func(*args)
+@contextmanager
+def placed_tensors() -> Iterator[None]:
+    """Inside, `Tensor.device` tells device memory from host memory.
+
+    A property of the class, since torch calls some Python code (saved-tensor hooks, its own functional layer) with
+    function modes off, and that must see the same.
+    """
+    plain = torch._C.TensorBase.device
+
+    def device(tensor: Tensor) -> torch.device:
+        with torch._C.DisableTorchFunction():
+            return DEVICE if on_device(tensor) else plain.__get__(tensor)
+
+    Tensor.device = property(device)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del Tensor.device  # the base class's shows again
 
 
 @handles(Tensor.get_device, torch.get_device)
@@ -213,18 +232,35 @@ def _type_as(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     return _transfer(mode, args[0], on_device(args[1]), args[1].dtype)
 
 
+@handles(Tensor.__getitem__)
+def _getitem(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
+    tensor, index = args
+    if _holds_list(index) and on_device(tensor):
+        index = _send_lists(mode, index)
+    return mode.calling(func, tensor, index)
+
+
 @handles(Tensor.__setitem__)
 def _setitem(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     """A Python number becomes a device scalar, as CUDA does it, rather than a copy from the host that waits."""
     tensor, index, value = args
-    if on_device(tensor) and not isinstance(value, Tensor):
-        with mode:
-            value = torch.full((), value, dtype=tensor.dtype, device=DEVICE)
-    mode.call = args
-    try:
-        return func(tensor, index, value)
-    finally:
-        mode.call = None
+    if on_device(tensor):
+        index = _send_lists(mode, index) if _holds_list(index) else index
+        if not isinstance(value, Tensor):
+            with mode:
+                value = torch.full((), value, dtype=tensor.dtype, device=DEVICE)
+    return mode.calling(func, tensor, index, value)
+
+
+def _holds_list(index: Any) -> bool:
+    return type(index) is list or (type(index) is tuple and any(type(part) is list for part in index))
+
+
+def _send_lists(mode: Functions, index: Any) -> Any:
+    """Indices written as lists are built on the host and sent over, and the host waits, as with CUDA."""
+    if isinstance(index, tuple):
+        return tuple(_send_lists(mode, part) if isinstance(part, list) else part for part in index)
+    return _transfer(mode, torch.tensor(index), True)
 
 
 # ---- reading memory behind the dispatcher's back
