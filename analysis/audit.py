@@ -72,6 +72,9 @@ def audit_records(
 
 
 def _row(pairs: list[Record], runs: Mapping[str, Run], baselines: Mapping[str, Run]) -> Record:
+    pairs = [
+        pair for pair in pairs if pair["verdict"] in ("exact", "equivalent")
+    ] or pairs  # a skipped step sends less
     first = pairs[0]
     run, baseline = runs[first["run_id"]], baselines[first["run_id"]]
     hpz = sorted(pair["bytes_inter_per_step"] for pair in pairs)[len(pairs) // 2]

@@ -231,12 +231,9 @@ def _synchronise(variant: str) -> Callable[[Record], Found]:
         pairs = _select(summary, variant, in_order=False)
         if not pairs:
             return NOTHING
-        waits = [
-            pair["host_syncs_per_step"] - pair["baseline_host_syncs_per_step"]
-            for pair in pairs
-            if pair["host_syncs_per_step"] is not None and pair["baseline_host_syncs_per_step"] is not None
-        ]
-        mean = sum(waits) / len(waits) if waits else None
+        mean = next(
+            one["extra_host_syncs_per_step"] for one in summary["variants"] if one["variant"] == variant
+        )
         numbers = {"pairs": len(pairs), "failed": len(_failed(pairs)), "extra_host_syncs_per_step": mean}
         if _failed(pairs):
             return Found(

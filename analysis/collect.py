@@ -84,8 +84,12 @@ class Collected:
 
     def steps(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """The steps of all runs, a run's steps in order; `run_id` is categorical. `columns` limits what is read."""
+        file = self.folder / "steps.parquet"
         names = list(STEP_COLUMNS if columns is None else columns)
-        table = pq.read_table(self.folder / "steps.parquet", columns=names)
+        table = pq.read_table(file, columns=[name for name in names if name in pq.read_schema(file).names])
+        for name in set(names) - set(table.column_names):  # collected before the column was recorded
+            table = table.append_column(STEPS.field(name), pa.nulls(table.num_rows, STEPS.field(name).type))
+        table = table.select(names)
         frame: pd.DataFrame = table.to_pandas(self_destruct=True)
         read = [source for source in self.sources if source.rows]
         codes = np.repeat(np.arange(len(read), dtype=np.int32), [source.rows for source in read])
@@ -139,10 +143,10 @@ def collect_study(study_dir: str | Path) -> Collected:
     if not (folder / "runs").is_dir():
         return _tables_alone(folder)
     directories = sorted(path for path in (folder / "runs").iterdir() if path.is_dir())
-    known = {source.run_id: (index, source) for index, source in enumerate(_read_sources(folder))}
+    known = _read_sources(folder) if _current(folder / "steps.parquet") else []
     problems: list[Problem] = []
     rows = {path.name: row for path in directories if (row := _run_row(path, problems))}
-    sources, lines_read = _update_steps(folder, list(rows), known)
+    sources, lines_read = _update_steps(folder, list(rows), {source.run_id: source for source in known})
     for source in sources:
         problems += source.problems
         rows[source.run_id] |= {
@@ -208,16 +212,22 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _update_steps(
-    folder: Path, run_ids: list[str], known: Mapping[str, tuple[int, Source]]
-) -> tuple[list[Source], int]:
+def _current(file: Path) -> bool:
+    """Whether a steps.parquet has the columns of this version; if not, every line is read again."""
+    try:
+        return bool(pq.read_schema(file).names == STEPS.names)
+    except (OSError, pa.ArrowInvalid):
+        return False
+
+
+def _update_steps(folder: Path, run_ids: list[str], known: Mapping[str, Source]) -> tuple[list[Source], int]:
     """Rewrite steps.parquet from its own row groups and the new lines; untouched when nothing changed."""
     file = folder / "steps.parquet"
     old = _Groups(file, known)
     sources: list[Source] = []
     lines_read = 0
-    if [*known] == run_ids and all(_unchanged(folder, known[run_id][1]) for run_id in run_ids):
-        return [known[run_id][1] for run_id in run_ids], 0
+    if [*known] == run_ids and all(_unchanged(folder, known[run_id]) for run_id in run_ids):
+        return [known[run_id] for run_id in run_ids], 0
 
     def write(target: Path) -> None:
         nonlocal lines_read
@@ -238,9 +248,9 @@ def _update_steps(
 class _Groups:
     """Row groups of the steps.parquet that is being replaced, by run."""
 
-    def __init__(self, file: Path, known: Mapping[str, tuple[int, Source]]) -> None:
+    def __init__(self, file: Path, known: Mapping[str, Source]) -> None:
         self.file = file
-        self.sources = {run_id: source for run_id, (_, source) in known.items()}
+        self.sources = known
         with_rows = [run_id for run_id, source in self.sources.items() if source.rows]
         self.group = {run_id: index for index, run_id in enumerate(with_rows)}
         self._opened = threading.local()

@@ -194,6 +194,7 @@ def pair_rows(summary: Record) -> list[dict[str, Any]]:
             "sign": SIGNS[pair["verdict"]],
             "reason": pair["reason"],
             "first bad step": number(pair["first_bad_step"]),
+            "skipped steps": number(pair["skipped_steps"]),
             "max |Δ loss|": number(pair["max_abs_loss_difference"]),
             "secondary gathers / step": number(pair["secondary_gathers_per_step"]),
             "host waits / step": number(pair["host_syncs_per_step"]),

@@ -160,6 +160,9 @@ def pair_record(pair: Pair, bands: Bands, study: Study) -> Record:
     return {
         "run_id": pair.run_id,
         "baseline_run_id": pair.baseline_run_id,
+        "baseline_variant": pair.baseline.variant,
+        "baseline_device": pair.baseline.device,
+        "baseline_policy": pair.baseline.policy,
         "model": run.model,
         "model_aligned": unaligned == 0,
         "unaligned_parameters": unaligned,
@@ -236,7 +239,7 @@ def weaker(*levels: str) -> str:
     return max(levels, key=LEVELS.index)
 
 
-def variant_record(variant: str, pairs: Iterable[Record]) -> Record:
+def variant_record(variant: str, pairs: list[Record]) -> Record:
     """What all pairs of one variant say together. `safe` is null where nothing could have gone wrong unseen."""
     ours = [pair for pair in pairs if pair["variant"] == variant]
     judged = [pair for pair in ours if pair["verdict"]]
@@ -250,7 +253,7 @@ def variant_record(variant: str, pairs: Iterable[Record]) -> Record:
         "verdicts": {verdict: counts[verdict] for verdict in VERDICTS},
         "safe": False if failed else True if reordered else None,
         "faults": sorted({fault_of(pair) for pair in failed}),
-        "extra_host_syncs_per_step": _extra(judged, "host_syncs_per_step"),
+        "extra_host_syncs_per_step": _mean(extra_host_syncs(pair, pairs) for pair in judged),
         "secondary_gathers_per_step": _mean(pair["secondary_gathers_per_step"] for pair in judged),
         "evidence": sorted({pair["evidence"] for pair in judged}, key=LEVELS.index),
         "run_ids": [pair["run_id"] for pair in judged],
@@ -268,13 +271,22 @@ def fault_of(pair: Record) -> str:
     return "reordered, aligned" if pair["model_aligned"] else "reordered, unaligned"
 
 
-def _extra(pairs: Iterable[Record], key: str) -> float | None:
-    """Mean of a measure over its baseline's, where both are counted on the same device."""
-    return _mean(
-        pair[key] - pair[f"baseline_{key}"]
-        for pair in pairs
-        if pair[key] is not None and pair[f"baseline_{key}"] is not None
-    )
+def extra_host_syncs(pair: Record, pairs: Iterable[Record]) -> float | None:
+    """Host waits per step beyond ZeRO-3's under the same policy; None for a failed pair or where nothing compares.
+
+    ZeRO-3 under that policy is the pair's baseline or, where that runs under another one, a pair of its own.
+    """
+    ours = pair["host_syncs_per_step"]
+    if ours is None or pair["verdict"] not in SOUND:
+        return None
+    if (pair["baseline_device"], pair["baseline_policy"]) == (pair["device"], pair["policy"]):
+        theirs = pair["baseline_host_syncs_per_step"]
+        return None if theirs is None else ours - theirs
+    same = ("model", "device", "policy", "poison", "gradient_accumulation", "baseline_run_id")
+    for other in pairs:
+        if other["variant"] == pair["baseline_variant"] and all(other[name] == pair[name] for name in same):
+            return None if other["host_syncs_per_step"] is None else ours - other["host_syncs_per_step"]
+    return None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -17,6 +17,8 @@ STEP_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "host_syncs": (pa.int32(), "times the host waited for the device, per rank; missing where not counted"),
     "bytes_intra": (pa.int64(), "bytes that one node sends inside itself"),
     "bytes_inter": (pa.int64(), "bytes that one node sends to other nodes"),
+    "wire_bytes": (pa.int64(), "bytes that rank 0's node put on its link, by the interface's counter"),
+    "wire_bytes_predicted": (pa.int64(), "the same, predicted from the collectives"),
     "skipped": (pa.bool_(), "whether the optimizer step was skipped"),
     "utc": (pa.timestamp("ms", tz="UTC"), "when the step was recorded, UTC"),
 }

@@ -62,4 +62,5 @@ def test_the_audit_of_a_study_names_its_runs(tmp_path: Path) -> None:
     (row,) = summary["audit"]
     assert (row["zero3_bytes"], row["hpz_bytes"], row["recorded_ratio"]) == (1000, 1000, 1.0)
     assert row["volume_bound"] == 1.5
-    assert {pair["run_id"] for pair in summary["pairs"] if pair["shape"]["hpz"] > 1} <= set(row["run_ids"])
+    sound = {pair["run_id"] for pair in summary["pairs"] if pair["verdict"] == "exact"}
+    assert set(row["run_ids"]) == sound | {pair["baseline_run_id"] for pair in summary["pairs"]}

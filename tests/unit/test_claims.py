@@ -36,7 +36,10 @@ def pair(variant: str, verdict: str, policy: str = "side-first", **changes: Any)
 
 
 def summary(*pairs: dict[str, Any], audit: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    return {"pairs": list(pairs), "variants": [], "audit": audit or []}
+    variants = [
+        {"variant": name, "extra_host_syncs_per_step": 30.0} for name in {p["variant"] for p in pairs}
+    ]
+    return {"pairs": list(pairs), "variants": variants, "audit": audit or []}
 
 
 def judged(found: dict[str, Any], claim: str, reading: str) -> dict[str, Any]:

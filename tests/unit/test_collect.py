@@ -181,6 +181,18 @@ def test_tables_alone_are_enough(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(again[1], steps)
 
 
+def test_tables_of_an_older_version_are_read_anew_or_filled_up(tmp_path: Path) -> None:
+    write_study(tmp_path / "study")
+    _, steps = collect(tmp_path / "study")
+    old = pq.read_table(tmp_path / "study" / "steps.parquet").drop_columns(["wire_bytes"])
+    (tmp_path / "compact").mkdir()
+    for folder in ("study", "compact"):
+        pq.write_table(old, tmp_path / folder / "steps.parquet")
+    (tmp_path / "compact" / "runs.parquet").write_bytes((tmp_path / "study" / "runs.parquet").read_bytes())
+    pd.testing.assert_frame_equal(collect(tmp_path / "compact")[1], steps)
+    assert collect_study(tmp_path / "study").lines_read == len(steps)
+
+
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="holds neither runs/ nor collected tables"):
         collect_study(tmp_path)
