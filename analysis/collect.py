@@ -168,8 +168,15 @@ def _tables_alone(folder: Path) -> Collected:
             f"{folder}: holds neither runs/ nor collected tables; run the study first (hpz run)"
         )
     runs = pq.read_table(files[0]).to_pandas()
-    sources = _read_sources(folder)
+    sources = _read_sources(folder) or _counted(files[1])
     return Collected(folder, runs, sources, [p for source in sources for p in source.problems])
+
+
+def _counted(steps: Path) -> list[Source]:
+    """Sources of a steps.parquet that another program wrote: a run's rows lie together."""
+    run_ids = pq.read_table(steps, columns=["run_id"])["run_id"].to_pandas()
+    counts = run_ids.groupby(run_ids.ne(run_ids.shift()).cumsum()).agg(["first", "size"])
+    return [Source(run_id, rows=int(rows)) for run_id, rows in counts.itertuples(index=False)]
 
 
 def _run_row(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
