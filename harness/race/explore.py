@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from harness.race.launch import Flip, Job, Outcome
 from harness.race.minimise import minimise
-from harness.race.report import Effect, Race, Report
+from harness.race.report import Effect, Race, Report, ranks_text
 
 Run = Callable[[Job], Outcome]
 
@@ -149,7 +149,7 @@ def what_changed(reference: Outcome, outcome: Outcome) -> str:
             return f"the loss of step {step} is {_short(wrong)} instead of {_short(right)}"
     pairs = zip(reference.digests, outcome.digests, strict=False)
     ranks = [rank for rank, (right, wrong) in enumerate(pairs) if right != wrong]
-    return f"the final values of rank {', '.join(map(str, ranks))} change"
+    return f"the final values of {ranks_text(ranks)} change"
 
 
 def _short(number: str) -> str:

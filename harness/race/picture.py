@@ -8,7 +8,7 @@ from html import escape
 from harness.race.launch import Flip
 from harness.race.report import Race, Trace
 
-LANE, BAR, STEP, LEFT, TOP = 56, 26, 30, 150, 64  # pixels
+LANE, BAR, STEP, LEFT, TOP = 56, 26, 30, 190, 72  # pixels
 COLOURS = {"op": "#c9d3dd", "first": "#e8b04a", "second": "#6aa5d8", "order": "#5c6b7a", "missing": "#cc2a2a"}
 
 
@@ -25,7 +25,7 @@ def picture(
     role = {pair.hold: "first", pair.until: "second"}
     width, height = LEFT + STEP * (len(marks) + 2), TOP + LANE * len(lanes) + 44
     parts = [
-        *_frame(race, lanes, width, executed is not None),
+        *_frame(_title(race, pair), lanes, width, executed is not None),
         *_orderings(marks, lanes, column),
         *(_bar(mark, lanes, column, race, role) for mark in marks if mark.what == "op"),
         *_missing(role, marks, lanes, column),
@@ -58,12 +58,19 @@ def _lanes(window: Sequence[Trace]) -> list[str]:
     return sorted(names, key=lambda name: name != "host")
 
 
-def _frame(race: Race, lanes: Mapping[str, int], width: int, ran: bool) -> Iterator[str]:
-    names = ", ".join(list(race.names)[:2])
+def _title(race: Race, pair: Flip) -> str:
+    """What the memory of this case is called."""
+    cases = (case for cases in race.cases.values() for case in cases)
+    return next(
+        (case.name for case in cases if (case.first, case.second) == (pair.hold, pair.until)), "memory"
+    )
+
+
+def _frame(title: str, lanes: Mapping[str, int], width: int, ran: bool) -> Iterator[str]:
     how = "in the order in which the schedule ran them" if ran else "in the order of issue"
-    yield f"<title>{escape(f'{race.first.op} and {race.second.op} without order: {names}')}</title>"
+    yield f"<title>{escape(title)}: two ops without order</title>"
     yield f'<rect width="{width}" height="100%" fill="#ffffff"/>'
-    yield f'<text x="12" y="22" font-size="14" fill="#1b242c">{escape(names)}</text>'
+    yield f'<text x="12" y="22" font-size="14" fill="#1b242c">{escape(title)}</text>'
     yield f'<text x="12" y="40" fill="#5c6b7a">ops {how}; the missing order in red</text>'
     for name, y in lanes.items():
         yield f'<text x="12" y="{y + 17}" fill="#1b242c">{escape(name)}</text>'
@@ -85,7 +92,8 @@ def _bar(
         return bar + "</g>"
     access = race.first if role == "first" else race.second
     text = f"{access.access} {_plain(mark.name)}"
-    return f'{bar}<text x="{x + width / 2}" y="{y - 5}" text-anchor="middle" fill="#1b242c">{escape(text)}</text></g>'
+    at = y - 5 if role == "first" else y + BAR + 12
+    return f'{bar}<text x="{x + width / 2}" y="{at}" text-anchor="middle" fill="#1b242c">{escape(text)}</text></g>'
 
 
 def _plain(name: str) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -410,3 +411,7 @@ def with_effects(report: Report, effects: Mapping[str, Effect], schedules: int) 
 
 def json_schema() -> dict[str, Any]:
     return Report.model_json_schema()
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=1))

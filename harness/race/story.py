@@ -38,9 +38,10 @@ def swap(race: Race, cases: dict[int, Instance]) -> str:
     """`ranks 0–3: cat on allgather_stream read layers.1.v_proj bytes 0–4095 before copy_ on compute wrote them`."""
     case = next(iter(cases.values()))
     late, early = race.first, race.second
+    when = "" if case.step is None else f" in step {case.step}"
     return (
         f"{ranks_text(sorted(cases))}: {early.op} on {early.stream} {did(early)} {case.name} "
-        f"bytes {case.low}–{case.high - 1} before {late.op} on {late.stream} {did(late)} them "
+        f"bytes {case.low}–{case.high - 1}{when} before {late.op} on {late.stream} {did(late)} them "
         f"(ops {case.second} and {case.first}; {early.place} and {late.place})"
     )
 
