@@ -1,0 +1,288 @@
+"""A device without memory: meta tensors in the place of the GPU's, the fake process group in the place of NCCL.
+
+Real DeepSpeed, real autograd and real module code run unchanged, one process stands for any rank of any world, and
+nothing is computed. What the host would read from the device is answered by constants: a finite loss and gradient
+norm, no overflow. Streams, events and collectives are those of `harness.device`, so observers see the same calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from harness.device.accelerator import VirtualAccelerator
+from harness.device.collectives import Backend, VirtualBackend
+from harness.device.dispatch import tensors_of
+from harness.device.memory import Memory, access, allocation_of
+from harness.device.observe import Collective, OpKind, OpRecord, Site
+from harness.device.operators import Kind, Operator, describe
+from harness.device.policies import Eager
+from harness.device.poison import parse_poison
+from harness.device.streams import Machine, Stream
+
+Tensor = torch.Tensor
+META = torch.device("meta")
+NOWHERE = Site(())
+
+
+class BusyDevice(Eager):
+    """Everything is issued at once, but an event is pending until the host waits for it, as on a device that works.
+
+    DeepSpeed then waits for an event where it would otherwise have found it passed; in time both are the same, as a
+    wait for what has passed is free.
+    """
+
+    lags = True
+
+
+class MetaAccelerator(VirtualAccelerator):
+    """The virtual device's streams over meta tensors."""
+
+    def __init__(self, ranks_per_node: int) -> None:
+        super().__init__()
+        self._name = "meta"
+        self._communication_backend_name = "fake"
+        self._ranks = ranks_per_node
+
+    def device_name(self, device_index: int | None = None) -> str:
+        return "meta"
+
+    def current_device_name(self) -> str:
+        return "meta"
+
+    def device(self, device_index: int | None = None) -> torch.device:
+        return META
+
+    def device_count(self) -> int:
+        return self._ranks
+
+    def on_accelerator(self, tensor: Tensor) -> bool:
+        return tensor.device.type == "meta"
+
+    def is_bf16_supported(self) -> bool:
+        return True
+
+    def is_fp16_supported(self) -> bool:
+        return True
+
+    def pin_memory(self, tensor: Tensor, *_: object, **__: object) -> Tensor:
+        return tensor
+
+    def is_pinned(self, tensor: Tensor) -> bool:
+        return tensor.device.type == "cpu"
+
+
+class MetaBackend(VirtualBackend):
+    """Collectives leave their mark on the streams and move nothing."""
+
+    def _perform(
+        self,
+        collective: Collective,
+        reads: list[Tensor],
+        writes: list[Tensor],
+        group: Any,
+        *,
+        call: Callable[..., Any],
+        async_op: bool,
+    ) -> Any:
+        if all(t.device.type == "cpu" for t in (*reads, *writes)):
+            return None  # ranks telling each other host numbers: all are the same
+        for tensor in (*reads, *writes):
+            adopt(tensor)
+        return self._defer(collective, reads, writes, _nothing, async_op)
+
+    def barrier(self, *args: Any, **kwargs: Any) -> Any:
+        self._machine.host_wait(self._machine.current, "barrier")
+
+    def _observe(
+        self, collective: Collective, reads: list[Tensor], writes: list[Tensor], stream: Stream
+    ) -> None:
+        tell(self._machine, collective.op, "collective", stream, reads, writes, collective)
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+_memory: Memory | None = None
+
+
+def use_memory(machine: Machine) -> Memory:
+    """Open the memory that marks meta storages."""
+    global _memory
+    _memory = Memory(machine, parse_poison("stale"))
+    return _memory
+
+
+def adopt(tensor: Tensor) -> None:
+    """Give a meta tensor's storage its number, if it has none."""
+    assert _memory is not None
+    _memory.adopt(tensor)
+
+
+def tell(
+    machine: Machine,
+    name: str,
+    kind: OpKind,
+    stream: Stream,
+    reads: Sequence[Tensor],
+    writes: Sequence[Tensor],
+    collective: Collective | None = None,
+) -> None:
+    record = OpRecord(
+        index=machine.ops,
+        name=name,
+        stream=stream.id,
+        kind=kind,
+        reads=tuple(access(t) for t in reads),
+        writes=tuple(access(t) for t in writes),
+        site=NOWHERE,
+        collective=collective,
+    )
+    for observer in machine.observers:
+        observer.on_op(record)
+
+
+class MetaDispatcher(TorchDispatchMode):
+    """Tells the observers of each operator on meta tensors. `views` and `flops` are for the recorder to read."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__()
+        self.machine = machine
+        self.views = 0  # operators without device work since the recorder last looked
+        self.flops = 0.0  # of the operator that is being told
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        operator, kwargs = describe(func), kwargs or {}
+        if operator.name == "record_stream":
+            return self._record_stream(*args)
+        if operator.kind is Kind.METADATA:
+            self.views += 1
+            return func(*args, **kwargs)
+        reads = [t for t in tensors_of((*args, *kwargs.values())) if t.device.type == "meta"]
+        if operator.kind is Kind.READ and reads:
+            return self._read(operator, func, args, kwargs, reads)
+        if operator.name in ("_to_copy", "copy_"):
+            return self._copy(operator, func, args, kwargs)
+        out = func(*args, **kwargs)
+        made = [t for t in tensors_of(out if isinstance(out, list | tuple) else (out,)) if t.device.type == "meta"]
+        if made or reads:
+            self._issue(operator, func, args, kwargs, reads, made, out)
+        else:
+            self.views += 1
+        return out
+
+    def _issue(
+        self,
+        operator: Operator,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        reads: list[Tensor],
+        made: list[Tensor],
+        out: Any,
+        kind: OpKind = "op",
+    ) -> None:
+        for tensor in (*reads, *made):
+            if allocation_of(tensor) is None:
+                adopt(tensor)
+        if operator.kind is Kind.ALLOCATE:
+            self.views += 1
+            return
+        count = flop_registry.get(func.overloadpacket)
+        self.flops = float(count(*args, **kwargs, out_val=out)) if count else 0.0
+        written = tensors_of(args[i] for i in operator.written if i < len(args))
+        written += tensors_of(kwargs[name] for name in operator.written_names if name in kwargs)
+        fresh = [t for t in made if not any(t is w for w in written)] if operator.returns_fresh else []
+        if operator.overwrites:
+            reads = [t for t in reads if not any(t is w for w in written)]
+        if operator.kind is Kind.CREATE:
+            reads = []
+        machine = self.machine
+        if machine.observers:
+            tell(machine, operator.name, kind, machine.current, reads, [*written, *fresh])
+        machine.next_op_index()
+        machine.current.issued += 1
+        machine.current.done += 1
+
+    def _read(self, operator: Operator, func: Any, args: Any, kwargs: Any, reads: list[Tensor]) -> Any:
+        self._issue(operator, func, args, kwargs, reads, [], None, kind="copy")
+        self.machine.host_wait(self.machine.current, f"read: {operator.name.strip('_')}")
+        first = reads[0]
+        if operator.name == "_local_scalar_dense":
+            return 1.0 if first.is_floating_point() else (False if first.dtype == torch.bool else 0)
+        if operator.name in ("equal", "is_nonzero"):
+            return operator.name == "equal"
+        raise NotImplementedError(f"{operator.name}: its result on a device without memory is not known")
+
+    def _copy(self, operator: Operator, func: Any, args: Any, kwargs: Any) -> Any:
+        """A copy inside the device, or across: then the host waits unless it asked not to."""
+        making = operator.name == "_to_copy"
+        source = args[0] if making else args[1]
+        device = kwargs.get("device") or source.device if making else args[0].device
+        here, there = source.device.type == "meta", torch.device(device).type == "meta"
+        asynchronous = bool(kwargs.get("non_blocking") or (not making and len(args) > 2 and args[2]))
+        if not here and not there:
+            self.views += 1
+            return func(*args, **kwargs)
+        if here and there:
+            out = func(*args, **kwargs)
+        elif making:
+            out = torch.empty_like(source, dtype=kwargs.get("dtype") or source.dtype, device=device)
+        else:
+            out = args[0]
+        crossing: OpKind = "op" if here == there else "copy"
+        reads, made = [t for t in (source,) if here], [t for t in (out,) if there]
+        if not making and there:
+            reads.append(out)
+        self._issue(operator, func, args if here == there else (), kwargs, reads, made, out, crossing)
+        if here != there and not asynchronous:
+            self.machine.host_wait(self.machine.current, f"copy {'to' if here else 'from'} pageable memory")
+        return out
+
+    def _record_stream(self, tensor: Tensor, stream: Any) -> None:
+        allocation = allocation_of(tensor)
+        if allocation is not None and isinstance(stream, Stream):
+            for observer in self.machine.observers:
+                observer.on_record_stream(allocation.id, stream.id)
+
+
+@contextmanager
+def autocast_knows_meta() -> Iterator[None]:
+    """Inside, autocast's helpers answer for `meta` as they do for `cpu`: they refuse the device type otherwise."""
+
+    def plain(device: Any) -> Any:
+        return "cpu" if str(device).startswith("meta") else device
+
+    autocast = torch.amp.autocast_mode.autocast
+    dtype, enabled, init = torch.get_autocast_dtype, torch.is_autocast_enabled, autocast.__init__
+
+    def known_init(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
+        init(self, plain(device_type), *args, **kwargs)
+
+    torch.get_autocast_dtype = lambda device="cpu": dtype(plain(device))
+    torch.is_autocast_enabled = lambda device="cpu": enabled(plain(device))
+    autocast.__init__ = known_init  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.get_autocast_dtype, torch.is_autocast_enabled = dtype, enabled
+        autocast.__init__ = init  # type: ignore[method-assign]
+
+
+def connect(machine: Machine) -> MetaBackend:
+    """Wrap DeepSpeed's communication backend; call it after deepspeed.init_distributed."""
+    from deepspeed.comm import comm
+
+    if not isinstance(comm.cdb, Backend):
+        comm.cdb = MetaBackend(comm.cdb, machine)
+    return comm.cdb  # type: ignore[no-any-return]

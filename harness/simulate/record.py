@@ -1,0 +1,295 @@
+"""The tracing program: `python -m harness.simulate.record RUN.json TRACE.npz` with a variant's overlay on the path.
+
+It builds the run's DeepSpeed engine on a device without memory (`harness.simulate.meta`), takes a few steps until the
+parameter prefetcher knows its order and the timers are warm, and records one.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import set_accelerator
+
+from harness.device.observe import Access, Observer, OpRecord, Site, WaitTarget
+from harness.device.streams import Machine, set_machine
+from harness.models import ModelFile, build_model
+from harness.simulate.meta import (
+    BusyDevice,
+    MetaAccelerator,
+    MetaDispatcher,
+    adopt,
+    autocast_knows_meta,
+    connect,
+    use_memory,
+)
+from harness.simulate.trace import Kind, Row, Secondary, Trace, from_rows, save
+from harness.study import Run
+
+WARM_UP_STEPS = 3  # records the order of parameters, then prefetches by it; DeepSpeed's timer starts at the third
+
+
+class Recorder(Observer):
+    """Turns what the device says into rows; silent until `start`."""
+
+    def __init__(self, dispatcher: MetaDispatcher) -> None:
+        self.dispatcher = dispatcher
+        self.recording = False
+        self.rows: list[Row] = []
+        self.names: dict[str, int] = {}
+        self.sites: dict[str, int] = {}
+        self.groups: dict[tuple[int, ...], int] = {}
+        self.sizes: dict[int, int] = {}  # live storages
+        self.live = 0  # bytes
+        self.writes: dict[int, list[tuple[int, int]]] = {}  # storage → (row, stream)
+        self.reads: dict[int, list[tuple[int, int]]] = {}
+        self.writers: set[int] = set()
+
+    def start(self) -> None:
+        self.recording, self.live_at_start = True, self.live
+        self.dispatcher.views = 0
+
+    def _add(self, row: Row) -> None:
+        views, self.dispatcher.views = self.dispatcher.views, 0
+        self.rows.append(row._replace(views=views))
+
+    def on_op(self, op: OpRecord) -> None:
+        if not self.recording:
+            return
+        kind = {"op": Kind.OP, "copy": Kind.TRANSFER, "collective": Kind.COLLECTIVE}[op.kind]
+        here = len(self.rows)
+        for accesses, log in ((op.reads, self.reads), (op.writes, self.writes)):
+            for item in accesses:
+                log.setdefault(item.storage, []).append((here, op.stream))
+        group = -1
+        if op.collective is not None:
+            group = self.groups.setdefault(op.collective.ranks, len(self.groups))
+        self._add(
+            Row(
+                kind,
+                stream=op.stream,
+                name=self.names.setdefault(op.name, len(self.names)),
+                read=sum(map(_bytes, op.reads)),
+                written=sum(map(_bytes, op.writes)),
+                flops=self.dispatcher.flops if kind is Kind.OP else 0.0,
+                payload=op.collective.nbytes if op.collective else 0,
+                group=group,
+            )
+        )
+
+    def on_event_record(self, event: int, stream: int) -> None:
+        if self.recording:
+            self._add(Row(Kind.RECORD, stream=stream, event=event))
+
+    def on_stream_wait(self, stream: int, event: int) -> None:
+        if self.recording:
+            self._add(Row(Kind.WAIT, stream=stream, event=event))
+
+    def on_host_wait(self, target: WaitTarget, reason: str, site: Site) -> None:
+        if not self.recording or reason == "query" or (reason == "device" and target.id):
+            return
+        where = self.sites.setdefault(f"{_place(site)} ({reason})", len(self.sites))
+        if reason == "device":
+            self._add(Row(Kind.SYNC_ALL, site=where))
+        elif target.kind == "event":
+            self._add(Row(Kind.SYNC_EVENT, event=target.id, site=where))
+        else:
+            self._add(Row(Kind.SYNC, stream=target.id, site=where))
+
+    def on_alloc(self, storage: int, nbytes: int, stream: int) -> None:
+        self.sizes[storage] = nbytes
+        self.live += nbytes
+        if self.recording:
+            self._add(Row(Kind.ALLOC, stream=stream, storage=storage, payload=nbytes))
+
+    def on_free(self, storage: int) -> None:
+        nbytes = self.sizes.pop(storage)
+        self.live -= nbytes
+        if self.recording:
+            self._add(Row(Kind.FREE, storage=storage, payload=nbytes))
+
+    def on_record_stream(self, storage: int, stream: int) -> None:
+        if self.recording:
+            self._add(Row(Kind.KEEP, storage=storage, stream=stream))
+
+    def secondaries(self, parameters: list[tuple[str, int]]) -> list[Secondary]:
+        """For each (name, storage of its secondary shard): its last write before the first read elsewhere."""
+        found = []
+        for name, storage in parameters:
+            writes = self.writes.get(storage, [])
+            for row, stream in self.reads.get(storage, []):
+                before = [at for at, writer in writes if at < row and writer != stream]
+                if before:
+                    found.append(Secondary(name, before[-1], row))
+                    break
+        return found
+
+
+def _bytes(item: Access) -> int:
+    """What a kernel moves for the access; a broadcast dimension is read once."""
+    elements = 1
+    for size, stride in zip(item.sizes, item.strides, strict=True):
+        if stride or size == 0:
+            elements *= size
+    return elements * item.itemsize
+
+
+def _place(site: Site) -> str:
+    """The innermost line of the program itself, as `file.py:line`."""
+    for file, line, _ in site.frames():
+        if "/accelerator/" not in file and "/simulate/" not in file:
+            return f"{Path(file).name}:{line}"
+    return "?"
+
+
+def trace_run(run: Run) -> Trace:
+    """Trace one steady step of the run in this process, whose `deepspeed` must be the variant's. Call it once."""
+    started = time.perf_counter()
+    shape = run.shape
+    machine = Machine(BusyDevice())
+    set_machine(machine)
+    use_memory(machine)
+    set_accelerator(MetaAccelerator(shape.ranks_per_node))
+    _connect_to_nobody(shape.world_size)
+    dispatcher = MetaDispatcher(machine)
+    recorder = Recorder(dispatcher)
+    machine.observers.append(recorder)
+    with autocast_knows_meta():
+        engine, model = _engine(run, dispatcher, machine)
+        with dispatcher:
+            built = time.perf_counter()
+            for _ in range(WARM_UP_STEPS):
+                _step(engine, run, lambda: None)
+            warm = time.perf_counter()
+            recorder.start()
+            shards: list[tuple[str, int]] = []
+            _step(engine, run, lambda: shards.extend(_secondary_storages(model)))
+    seconds = {"build": built - started, "warm_up": warm - built, "step": time.perf_counter() - warm}
+    return from_rows(
+        recorder.rows,
+        names=list(recorder.names),
+        sites=list(recorder.sites),
+        groups=list(recorder.groups),
+        streams=_stream_names(machine),
+        secondaries=recorder.secondaries(shards),
+        about=_about(run, recorder, seconds),
+    )
+
+
+def _about(run: Run, recorder: Recorder, seconds: dict[str, float]) -> dict[str, Any]:
+    training = run.training
+    tokens = training.micro_batch * training.sequence_length * training.gradient_accumulation
+    return {
+        "run_id": run.run_id,
+        "model": run.model,
+        "variant": run.variant,
+        "shape": run.shape.model_dump(),
+        "training": training.model_dump(mode="json"),
+        "tokens": tokens * run.shape.world_size,
+        "live_bytes": recorder.live_at_start,
+        "trace_seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "trace_peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "torch": torch.__version__,
+        "deepspeed": run.release,
+    }
+
+
+def _connect_to_nobody(world_size: int) -> None:
+    import deepspeed
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    # DeepSpeed would compile it on the first init_distributed.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    dist.init_process_group("fake", rank=0, world_size=world_size, store=FakeStore())
+    deepspeed.init_distributed(dist_backend="fake", verbose=False)
+
+
+def _engine(run: Run, dispatcher: MetaDispatcher, machine: Machine) -> tuple[Any, torch.nn.Module]:
+    import deepspeed
+
+    connect(machine)
+    deepspeed.utils.logger.setLevel("ERROR")
+    _trust_other_ranks()
+    training = run.training
+    model = build_model(
+        ModelFile.model_validate(run.model_spec),
+        dtype="bf16" if training.dtype == "bf16" else "fp32",
+        activation_checkpointing=training.activation_checkpointing,
+        device="meta",
+    )
+    with dispatcher:
+        for tensor in (*model.parameters(), *model.buffers()):
+            adopt(tensor)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, foreach=False)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=dict(run.deepspeed))
+    engine.train()
+    return engine, model
+
+
+def _trust_other_ranks() -> None:
+    """DeepSpeed's checks that all ranks pass the same integers have nobody to ask."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("deepspeed.") and hasattr(module, "assert_ints_same_as_other_ranks"):
+            module.assert_ints_same_as_other_ranks = lambda ints: None
+
+
+def _step(engine: Any, run: Run, before_update: Callable[[], None]) -> None:
+    """One optimizer step, as harness.train takes it."""
+    training = run.training
+    losses = []
+    for micro in range(training.gradient_accumulation):
+        host = torch.zeros(training.micro_batch, training.sequence_length, dtype=torch.long)
+        tokens = host.to("meta", non_blocking=True)
+        loss = engine(input_ids=tokens, labels=tokens).loss
+        engine.backward(loss)
+        if micro == training.gradient_accumulation - 1:
+            before_update()
+        engine.step()
+        losses.append(loss.detach())
+    torch.zeros(2)[0].copy_(sum(losses[1:], losses[0]) / len(losses), non_blocking=True)
+
+
+def _secondary_storages(model: torch.nn.Module) -> list[tuple[str, int]]:
+    return [
+        (name, parameter.ds_secondary_tensor.untyped_storage().allocation.id)
+        for name, parameter in model.named_parameters()
+        if getattr(parameter, "ds_secondary_tensor", None) is not None
+    ]
+
+
+def _stream_names(machine: Machine) -> list[str]:
+    from harness.race.names import stream_names
+
+    names = stream_names(machine.streams)
+    return [names.get(stream.id) or f"stream {stream.id}" for stream in machine.streams]
+
+
+def main() -> None:
+    run_file, trace_file = map(Path, sys.argv[1:3])
+    torch.set_num_threads(1)
+    run = Run.model_validate_json(run_file.read_text())
+    os.environ.update(
+        DS_ACCELERATOR="cpu",
+        RANK="0",
+        LOCAL_RANK="0",
+        WORLD_SIZE=str(run.shape.world_size),
+        LOCAL_SIZE=str(run.shape.ranks_per_node),
+        CROSS_SIZE=str(run.shape.nodes),
+        CROSS_RANK="0",
+    )
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29999")
+    save(trace_run(run), trace_file)
+    sys.stdout.flush()
+    os._exit(0)  # the fake group has no teardown
+
+
+if __name__ == "__main__":
+    main()
