@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,17 @@ TINY: dict[str, Any] = {
 StudyFile = Callable[..., Path]
 
 
+def write_study(root: Path, **changes: Any) -> Path:
+    """A tiny study, with some keys changed, beside copies of the shipped models and data."""
+    folder = root / "experiments"
+    if not folder.exists():
+        shutil.copytree(REPOSITORY / "experiments", folder)
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**TINY, **changes}))
+    return file
+
+
 @pytest.fixture
 def study_file(tmp_path: Path) -> StudyFile:
-    """Writes a tiny study, with some keys changed, beside the shipped models and data."""
-
-    def write(**changes: Any) -> Path:
-        folder = tmp_path / "experiments"
-        if not folder.exists():
-            shutil.copytree(REPOSITORY / "experiments", folder)
-        file = folder / "tiny.yaml"
-        file.write_text(yaml.safe_dump({**TINY, **changes}))
-        return file
-
-    return write
+    """`write_study` in this test's own folder."""
+    return partial(write_study, tmp_path)

@@ -201,6 +201,7 @@ class Scheduler:
         with self._locked() as state:
             if seconds_since(state["asked_utc"]) >= QUERY_SECONDS:
                 self._ask(state, set(wanted))
+                self._write(state)
             jobs = {**state["ended"], **state["queue"]}
             return Snapshot(state["utc"], {key: Job(**job) for key, job in jobs.items()}, state["problem"])
 
@@ -246,13 +247,12 @@ class Scheduler:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            state = self._read()
-            asked = state["asked_utc"]
-            yield state
-            if state["asked_utc"] != asked:
-                beside = self.file.with_suffix(".tmp")
-                beside.write_text(json.dumps(state))
-                beside.replace(self.file)
+            yield self._read()
+
+    def _write(self, state: dict[str, Any]) -> None:
+        beside = self.file.with_suffix(".tmp")
+        beside.write_text(json.dumps(state))
+        beside.replace(self.file)
 
     def _read(self) -> dict[str, Any]:
         never = Snapshot().utc

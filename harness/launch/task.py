@@ -171,7 +171,9 @@ class Driver:
         else:
             state, reason = ("out-of-memory" if ended.outcome == "out-of-memory" else "failed"), ended.reason
         exits = {rank: e.model_dump() for rank, e in ended.exits.items()}
-        over = {} if state == "pending" else {"ended_utc": utc_now()}
+        over: dict[str, Any] = {} if state == "pending" else {"ended_utc": utc_now()}
+        if reached := steps_reached(directory):
+            over["step"] = reached - 1
         directory.update_status(state=state, reason=reason, exit=exits, heartbeat_utc=utc_now(), **over)
         return False
 
