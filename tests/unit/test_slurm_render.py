@@ -52,7 +52,7 @@ def test_bash_accepts_each_script(file: Path) -> None:
 
 def test_every_sbatch_line_is_explained() -> None:
     for line, before in _directives((GOLDEN / "generic-8gpu.sbatch").read_text()):
-        assert before.startswith("# ") or before.startswith("#SBATCH"), line
+        assert before.startswith(("# ", "#SBATCH")), line
 
 
 def _directives(text: str) -> list[tuple[str, str]]:
