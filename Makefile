@@ -27,5 +27,9 @@ types: setup
 test: lint types
 	$(BIN)/pytest
 
+# From the committed reference results; the same input gives the same svg, byte for byte.
+figures: setup
+	$(BIN)/python -m analysis $(wildcard results/reference/*)
+
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -279,7 +279,7 @@ def _draw_curve(
     inside = np.isfinite(value) and low <= value <= high
     # What has no height is marked at the upper edge, the signs side by side.
     height = value if inside else high
-    offset = 0 if inside else {"stock": -3.0, "unordered": 3.0}.get(variant, 0)
+    offset = {"stock": -3.0, "unordered": 3.0}.get(variant, 0)
     canvas = axes.get_figure(root=True)
     assert canvas is not None
     shift = ScaledTranslation(offset / 72, 0, canvas.dpi_scale_trans)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis.__main__ import main
 from analysis.collect import collect_study
 from analysis.figures import Figure, draw_loss, inline, loss_figures, matrix_figure
 from analysis.pairs import match
@@ -97,3 +98,24 @@ def test_ids_of_two_inlined_figures_do_not_meet() -> None:
     assert 'aria-label="one &lt;b>"' in first
     assert first.split('id="')[1].split('"')[0] != second.split('id="')[1].split('"')[0]
     assert first.split('id="')[1].split('"')[0] == first.split('href="#')[1].split('"')[0]
+
+
+def test_figures_are_rebuilt_from_tables_alone_byte_for_byte(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(tmp_path / "study")
+    assert main([str(tmp_path / "study")]) == 0
+    (tmp_path / "compact").mkdir()
+    for name in ("study.yaml", "runs.parquet", "steps.parquet"):
+        (tmp_path / "compact" / name).write_bytes((tmp_path / "study" / name).read_bytes())
+    assert main([str(tmp_path / "compact")]) == 0
+    assert "4 figures of 1 studies" in capsys.readouterr().out
+    for file in sorted((tmp_path / "study" / "figures").glob("*.[sc][vs][gv]")):
+        assert file.read_bytes() == (tmp_path / "compact" / "figures" / file.name).read_bytes()
+
+
+def test_rebuilding_where_nothing_is_ends_with_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"hpz: {tmp_path}")

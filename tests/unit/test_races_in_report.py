@@ -1,0 +1,97 @@
+"""What race analyses found in a study's runs reaches the page, merged, and shows nothing where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from analysis.collect import collect_study
+from analysis.pairs import match
+from analysis.races import race_rows, waits
+from analysis.report import build_report
+from analysis.summary import load_summary
+from harness.race.report import Access, Cost, Effect, Held, Place, Race, Report
+from harness.study import Run, load_study
+from tests.synthetic import write_study
+
+pytestmark = pytest.mark.usefixtures("made_up_patches")
+
+
+def access(kind: str, line: int, function: str) -> Access:
+    place = Place(file="deepspeed/runtime/zero/partition_parameters.py", line=line, function=function)
+    return Access(op="copy_", access=kind, stream="default", low=0, high=64, site=(place,))  # type: ignore[arg-type]
+
+
+def report(count: int) -> Report:
+    race = Race(
+        id="abc",
+        kind="race",
+        label="hpz-secondary-copy",
+        first=access("WRITE", 1946, "_partition_param_sec"),
+        second=access("READ", 606, "<script>"),
+        names={"layers.0.weight": count},
+        nbytes=64,
+        count=count,
+        ranks=(0,),
+        effect=Effect(found=True, schedules=3, schedule="the copy after the gather"),
+    )
+    place = Place(file="partition_parameters.py", line=1951, function="_partition_param_sec")
+    return Report(
+        program="train",
+        ranks=4,
+        ops=10,
+        races=(race,),
+        costs=(Cost(kind="host-wait", reason="stream", place=place, count=39),),
+        held=Held(storages_peak=1, accesses_peak=1, accesses_dominated=0, accesses_forgotten=0),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    study = write_study(tmp_path)
+    for run in study.runs:
+        if run.variant == "unordered":
+            directory = tmp_path / "runs" / run.run_id
+            (directory / "races.json").write_text(report(3).model_dump_json())
+            (directory / "race-abc.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    return tmp_path
+
+
+def unordered_runs(folder: Path) -> list[Run]:
+    return [run for run in load_study(folder).runs if run.variant == "unordered"]
+
+
+def test_one_race_of_several_runs_is_one_row(folder: Path) -> None:
+    (row,) = race_rows(match(load_study(folder), collect_study(folder)), folder)
+    assert (row.count, row.variants) == (6, ["unordered"])
+    assert sorted(row.run_ids) == sorted(run.run_id for run in unordered_runs(folder))
+    assert (
+        row.first
+        == "write on default, deepspeed/runtime/zero/partition_parameters.py:1946 _partition_param_sec"
+    )
+    assert row.effect == "values change: the copy after the gather"
+
+
+def test_waits_are_counted_by_source_line(folder: Path) -> None:
+    found = waits(match(load_study(folder), collect_study(folder)))
+    assert {(wait.place, wait.count) for wait in found} == {
+        ("partition_parameters.py:1951 _partition_param_sec", 39)
+    }
+
+
+def test_the_page_shows_races_with_their_picture_as_an_image(folder: Path) -> None:
+    page = build_report(folder).read_text()
+    assert 'id="races"' in page and 'src="data:image/svg+xml;base64,' in page
+    assert "<script>`" not in page and "606 &lt;script&gt;" in page
+
+
+def test_a_claim_is_judged_by_the_races(folder: Path) -> None:
+    build_report(folder)
+    claims = {(c["id"], c["reading_id"]): c["verdict"] for c in load_summary(folder)["claims"]}
+    assert claims["race-exists", "unordered-access"] == "supported"
+
+
+def test_without_an_analysis_the_page_has_no_races(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    assert 'id="races"' not in build_report(tmp_path).read_text()
