@@ -204,6 +204,9 @@ class Cluster:
 @contextlib.contextmanager
 def temporary_cluster(spec: Spec, name: str | None = None) -> Iterator[Cluster]:
     """A cluster for the length of a `with` block; it ends with this process too."""
+    for left in clusters_root().glob("temporary-*/cluster.json"):  # by owners that were killed
+        if (other := Cluster._read(left.parent)) is not None and not other.alive():
+            shutil.rmtree(left.parent, ignore_errors=True)
     cluster = Cluster.up(spec, name or f"temporary-{os.getpid()}-{time.time_ns() % 10**6}", owned=True)
     try:
         yield cluster
