@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from harness.audit_cli import audit
 from harness.cluster.cli import app as cluster_app
 from harness.doctor import doctor
 from harness.errors import HarnessError, RunFailed
@@ -177,6 +178,7 @@ def wandb(
 
 
 app.command()(doctor)
+app.command()(audit)
 app.add_typer(patch_app, name="patch")
 app.add_typer(cluster_app, name="cluster")
 

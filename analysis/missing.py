@@ -1,0 +1,169 @@
+"""The missing-copy map: which parameters of a model hpZ's old copy never writes in full, for each number of nodes.
+
+Computed from sizes alone (harness.missing_copy), so no DeepSpeed, torch or run is needed. The map holds for releases
+up to 0.13.4 and for every variant with the old copy; since 0.13.5 (#5216) nothing is missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure as Canvas
+from rich.table import Table
+
+from analysis.figures import Figure
+from analysis.style import MUTED
+from harness.errors import HarnessError
+from harness.missing_copy import new_copy_raises, old_copy
+from harness.models import ModelFile, parameter_shapes
+
+FIRST_RIGHT_COPY = (0, 13, 5)
+FIRST_ZERO_FILL = (0, 19, 5)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Never-written elements of one kind of parameter (the same in every layer) on one cluster."""
+
+    nodes: int
+    world_size: int
+    hpz: int
+    parameter: str  # layer numbers replaced by *
+    count: int  # parameters of this kind
+    elements: int  # of one of them
+    unwritten: int  # valid secondary elements never written, of one of them, over all ranks
+    valid: int  # valid secondary elements of one of them, over all ranks
+    raises: bool  # the release stops with an error on this size instead
+
+    @property
+    def share(self) -> float:
+        return self.unwritten / self.valid if self.valid else 0.0
+
+
+def missing_map(
+    model: ModelFile,
+    nodes: Iterable[int],
+    ranks_per_node: int,
+    hpz: int | None = None,
+    release: str = "0.13.4",
+) -> list[Missing]:
+    """One row for each kind of parameter and number of nodes; `hpz` None: one node's ranks. Raises HarnessError."""
+    kinds: dict[tuple[str, int], int] = {}
+    for name, shape in parameter_shapes(model):
+        key = (re.sub(r"\.\d+\.", ".*.", name), prod(shape))
+        kinds[key] = kinds.get(key, 0) + 1
+    size = hpz or ranks_per_node
+    return [
+        _row(count, nodes_now, ranks_per_node, size, name, elements, _version(release))
+        for nodes_now in nodes
+        for (name, elements), count in kinds.items()
+    ]
+
+
+def _row(
+    count: int, nodes: int, ranks: int, hpz: int, name: str, elements: int, release: tuple[int, ...]
+) -> Missing:
+    world = nodes * ranks
+    unwritten, valid, raises = _sizes(elements, world, hpz)
+    if release >= FIRST_RIGHT_COPY:
+        unwritten, raises = 0, release < FIRST_ZERO_FILL and new_copy_raises(elements, world, hpz)
+    return Missing(nodes, world, hpz, name, count, elements, unwritten, valid, raises)
+
+
+@cache
+def _sizes(elements: int, world: int, hpz: int) -> tuple[int, int, bool]:
+    slices = old_copy(elements, world, hpz)
+    return int(slices.unwritten.sum()), int(slices.valid.sum()), bool(slices.raises.any())
+
+
+def _version(release: str) -> tuple[int, ...]:
+    found = re.match(r"\d+(\.\d+)+", release)
+    if not found:
+        raise HarnessError(f"--release: {release!r} is not a DeepSpeed release; write it as 0.13.4")
+    return tuple(int(part) for part in found.group().split("."))
+
+
+def by_nodes(rows: list[Missing]) -> list[dict[str, Any]]:
+    """The map summed over parameters: one row for each number of nodes."""
+    table = []
+    for nodes in dict.fromkeys(row.nodes for row in rows):
+        mine = [row for row in rows if row.nodes == nodes]
+        unwritten = sum(row.unwritten * row.count for row in mine)
+        table.append(
+            {
+                "nodes": nodes,
+                "world_size": mine[0].world_size,
+                "hpz": mine[0].hpz,
+                "parameters": sum(row.count for row in mine),
+                "parameters_missing": sum(row.count for row in mine if row.unwritten),
+                "parameters_that_raise": sum(row.count for row in mine if row.raises),
+                "elements_missing": unwritten,
+                "share_missing": unwritten / sum(row.valid * row.count for row in mine),
+            }
+        )
+    return table
+
+
+def missing_table(rows: list[Missing], title: str) -> Table:
+    """The map by nodes for the terminal."""
+    table = Table(title=title, title_justify="left")
+    for name in (
+        "nodes",
+        "ranks",
+        "hpZ",
+        "parameters with holes",
+        "elements never written",
+        "share",
+        "stops with an error",
+    ):
+        table.add_column(name, justify="right")
+    for row in by_nodes(rows):
+        hit = row["parameters_missing"] > 0
+        table.add_row(
+            str(row["nodes"]),
+            str(row["world_size"]),
+            str(row["hpz"]),
+            f"{row['parameters_missing']} of {row['parameters']}",
+            f"{row['elements_missing']:,}",
+            f"{row['share_missing']:.2%}",
+            str(row["parameters_that_raise"] or "–"),
+            style="red" if hit else "",
+        )
+    return table
+
+
+def missing_figure(rows: list[Missing], name: str) -> Figure:
+    """Heat map: kinds of parameters by number of nodes, the share of elements that is never written."""
+    table = pd.DataFrame([{**vars(row), "share": row.share} for row in rows])
+    title = f"{name}: share of secondary elements that the old copy never writes"
+    return Figure(f"missing-copy_{name}", title, table, (), ("computed from sizes",), draw_missing)
+
+
+def draw_missing(table: pd.DataFrame) -> Canvas:
+    kinds, nodes = list(dict.fromkeys(table["parameter"])), list(dict.fromkeys(table["nodes"]))
+    shares = table.pivot_table(index="parameter", columns="nodes", values="share", aggfunc="max")
+    values = shares.loc[kinds, nodes].to_numpy()
+    canvas, axes = plt.subplots(
+        figsize=(max(4.5, 2.6 + 0.13 * len(nodes)), 1.0 + 0.24 * len(kinds)), layout="constrained"
+    )
+    # What is complete stays white, so that the smallest hole is still seen.
+    image = axes.imshow(np.where(values > 0, values, np.nan), aspect="auto", cmap="cividis_r", vmin=0)
+    axes.set_yticks(range(len(kinds)), kinds)
+    places = range(0, len(nodes), max(1, len(nodes) // 16))
+    axes.set_xticks(list(places), [str(nodes[place]) for place in places])
+    axes.set_xlabel("nodes (white: everything is written)")
+    axes.grid(False)
+    axes.set_xticks(np.arange(len(nodes)) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(kinds)) - 0.5, minor=True)
+    axes.grid(True, which="minor", color=MUTED, linewidth=0.2)
+    axes.tick_params(which="minor", length=0)
+    canvas.colorbar(image, ax=axes, format=lambda value, _: f"{value:.0%}", shrink=0.9)
+    return canvas

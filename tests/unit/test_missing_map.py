@@ -1,0 +1,81 @@
+"""The missing-copy map says where the old copy leaves holes, for real model files, in seconds."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from analysis.missing import by_nodes, missing_figure, missing_map
+from harness.audit_cli import parse_nodes
+from harness.cli import app
+from harness.errors import HarnessError
+from harness.models import load_model_file
+from harness.study import REPOSITORY
+
+MODELS = REPOSITORY / "experiments" / "models"
+LLAMA_70B = load_model_file(MODELS / "llama2-70b.yaml")
+
+
+def test_powers_of_two_are_complete_and_other_clusters_are_not() -> None:
+    table = {row["nodes"]: row for row in by_nodes(missing_map(LLAMA_70B, [1, 2, 3, 4, 5, 6, 8], 8))}
+    assert {nodes for nodes, row in table.items() if row["elements_missing"] == 0} == {1, 2, 4, 8}
+    assert 0.08 < table[3]["share_missing"] < table[5]["share_missing"] < table[6]["share_missing"] < 0.11
+
+
+def test_one_secondary_partition_over_all_ranks_misses_nothing() -> None:
+    assert by_nodes(missing_map(LLAMA_70B, [3], 8, hpz=24))[0]["elements_missing"] == 0
+
+
+def test_since_0_13_5_nothing_is_missing() -> None:
+    assert by_nodes(missing_map(LLAMA_70B, [3, 5, 6], 8, release="0.13.5"))[1]["elements_missing"] == 0
+
+
+def test_layers_are_folded_and_counted() -> None:
+    rows = missing_map(LLAMA_70B, [3], 8)
+    assert {row.count for row in rows if "*" in row.parameter} == {80}
+    assert sum(row.count for row in rows) == by_nodes(rows)[0]["parameters"] == 723
+
+
+def test_the_map_is_drawn_with_its_table(tmp_path: Path) -> None:
+    figure = missing_figure(missing_map(LLAMA_70B, range(1, 9), 8), "llama2-70b")
+    assert [file.suffix for file in figure.write(tmp_path)] == [".csv", ".svg", ".png", ".pdf"]
+    assert figure.svg() == figure.svg()
+
+
+def test_the_command_answers_in_ten_seconds() -> None:
+    started = time.perf_counter()
+    arguments = [
+        "audit",
+        str(MODELS / "llama2-70b.yaml"),
+        "--ranks-per-node",
+        "8",
+        "--nodes",
+        "1-64",
+        "--json",
+    ]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0
+    assert len(json.loads(done.stdout)["nodes"]) == 64
+    assert time.perf_counter() - started < 10
+
+
+@pytest.mark.parametrize(("text", "nodes"), [("4", [4]), ("1-3", [1, 2, 3]), ("2,5-6", [2, 5, 6])])
+def test_nodes_are_numbers_and_ranges(text: str, nodes: list[int]) -> None:
+    assert parse_nodes(text) == nodes
+
+
+@pytest.mark.parametrize("text", ["", "0", "4-2", "two", "1-", "-3"])
+def test_other_nodes_are_refused(text: str) -> None:
+    with pytest.raises(HarnessError, match="--nodes"):
+        parse_nodes(text)
+
+
+def test_an_unknown_release_or_partition_is_refused() -> None:
+    with pytest.raises(HarnessError, match="--release"):
+        missing_map(LLAMA_70B, [3], 8, release="newest")
+    with pytest.raises(HarnessError, match="must divide the world size"):
+        missing_map(LLAMA_70B, [3], 8, hpz=7)
