@@ -226,7 +226,17 @@ def interval(ratio: Record | None) -> str:
         return "–"
     middle = ratio.get("median", ratio.get("estimate"))
     ends = "" if ratio["low"] is None else f" [{ratio['low']:.3g}, {ratio['high']:.3g}]"
-    return f"{middle:.3g}{ends}, n={ratio['n']}"
+    odd = f", {ratio['outliers']} outliers" if ratio.get("outliers") else ""
+    return f"{middle:.3g}{ends}, n={ratio['n']}{odd}"
+
+
+def seed_rows(summary: Record) -> list[dict[str, Any]]:
+    """Final-window loss differences of pairs run with several seeds."""
+    return [
+        {**group, "shape": shape_text(group["shape"]), "difference": interval(group["final_loss_difference"])}
+        for group in summary["groups"]
+        if len(group["seeds"]) > 1
+    ]
 
 
 def faults(summary: Record) -> list[dict[str, str]]:

@@ -91,6 +91,7 @@ def render(summary: Mapping[str, Any], **parts: Any) -> str:
         rule=page.band_note(summary),
         pairs=page.pair_rows(summary),
         faults=page.faults(summary),
+        seeds=page.seed_rows(summary),
         variants=explained(summary),
         patches=patches_of(summary),
         style=_own("style.css"),

@@ -212,9 +212,7 @@ def _measures(pair: Pair, study: Study) -> Record:
     ratio = None
     if run and baseline and not pair.reason:
         ratio = step_seconds_ratio(run.columns["step_seconds"], baseline.columns["step_seconds"], study.rule)
-    measures["step_seconds_ratio"] = (
-        {"median": ratio.estimate, "low": ratio.low, "high": ratio.high, "n": ratio.n} if ratio else None
-    )
+    measures["step_seconds_ratio"] = asdict(ratio) if ratio else None
     return measures
 
 

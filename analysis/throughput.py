@@ -6,10 +6,13 @@ Steps are paired by index and put into blocks, because neighbouring step times a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
-from analysis.convergence import Floats, Interval, bootstrap_median
+from analysis.convergence import Floats, bootstrap_median
 from harness.study import Rule
 
 MAX_BLOCKS = 30
@@ -34,10 +37,27 @@ def block_ratios(run: Floats, baseline: Floats, rule: Rule) -> Floats:
     )
 
 
-def step_seconds_ratio(run: Floats, baseline: Floats, rule: Rule) -> Interval | None:
+@dataclass(frozen=True)
+class Ratio:
+    """Step time over the baseline's: median over `n` blocks, its interval, and how many blocks stand out."""
+
+    median: float
+    low: float | None
+    high: float | None
+    n: int
+    spread: float  # interquartile range of the block ratios
+    outliers: int
+
+
+def step_seconds_ratio(run: Floats, baseline: Floats, rule: Rule) -> Ratio | None:
     """Median block ratio of step seconds with its bootstrap interval; None when no step is left after warm-up."""
     ratios = block_ratios(run, baseline, rule)
-    return bootstrap_median(ratios, rule.confidence) if ratios.size else None
+    if not ratios.size:
+        return None
+    found = bootstrap_median(ratios, rule.confidence)
+    return Ratio(
+        found.estimate, found.low, found.high, found.n, float(stats.iqr(ratios)), int(outliers(ratios).sum())
+    )
 
 
 def outliers(ratios: Floats) -> npt.NDArray[np.bool_]:

@@ -168,3 +168,17 @@ def test_a_time_ratio_shows_its_interval(made_up: Reader) -> None:
     ratio: dict[str, Any] = {"median": 1.0, "low": 0.9, "high": 1.1, "n": 10}
     assert page.interval(ratio) == "1 [0.9, 1.1], n=10"
     assert page.interval({**ratio, "low": None, "high": None, "n": 2}) == "1, n=2"
+
+
+def test_several_seeds_show_their_final_difference(tmp_path: Path) -> None:
+    matrix = [{**STUDY["matrix"][0], "seed": [1, 2, 3], "policy": "side-first"}]
+    write_study(tmp_path, matrix=matrix)
+    text = Reader(build_report(tmp_path).read_text()).text
+    rows = page.seed_rows(load_summary(tmp_path))
+    assert {(row["variant"], row["difference"]) for row in rows} == {
+        ("stock", "–"),
+        ("unordered", "2 [2, 2], n=3"),
+        ("fixed", "0 [0, 0], n=3"),
+        ("event", "0 [0, 0], n=3"),
+    }
+    assert "Final loss, seed by seed" in text

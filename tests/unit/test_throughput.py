@@ -28,7 +28,7 @@ def test_warm_up_steps_do_not_count() -> None:
     run[:5] = 60.0
     found = step_seconds_ratio(run, base, RULE)
     assert found is not None
-    assert found.estimate == 1.0
+    assert found.median == 1.0
 
 
 def test_a_run_of_nothing_but_warm_up_has_no_ratio() -> None:
@@ -38,7 +38,7 @@ def test_a_run_of_nothing_but_warm_up_has_no_ratio() -> None:
 def test_two_steps_give_an_estimate_without_interval() -> None:
     found = step_seconds_ratio(np.full(7, 0.2), np.full(7, 0.1), RULE)
     assert found is not None
-    assert (found.estimate, found.low, found.n) == (2.0, None, 2)
+    assert (found.median, found.low, found.n) == (2.0, None, 2)
 
 
 def test_a_time_that_is_not_a_number_has_no_ratio() -> None:
@@ -50,6 +50,15 @@ def test_an_outlier_is_shown() -> None:
     assert outliers(ratios).tolist() == [False] * 5 + [True]
     assert not outliers(np.ones(4)).any()
     assert outliers(np.empty(0)).size == 0
+
+
+def test_a_ratio_tells_its_spread_and_outliers() -> None:
+    run, base = np.full(45, 0.1), np.full(45, 0.1)
+    base *= RANDOM.lognormal(0, 0.01, 45)
+    run[30:33] = 5.0
+    found = step_seconds_ratio(run, base, RULE)
+    assert found is not None
+    assert found.outliers >= 1 and found.spread < 0.1 and found.median == pytest.approx(1.0, abs=0.02)
 
 
 @pytest.mark.parametrize("length", [6, 35, 1000])
