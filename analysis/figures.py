@@ -56,6 +56,8 @@ class Figure:
     @property
     def caption(self) -> str:
         """Evidence level and runs, by the hash that ends each run id."""
+        if not self.run_ids:
+            return f"Evidence: {', '.join(self.evidence)}."
         short = ", ".join(run_id.rsplit("_", 1)[-1] for run_id in self.run_ids[:CAPTION_RUNS])
         if len(self.run_ids) > CAPTION_RUNS:
             short += f" and {len(self.run_ids) - CAPTION_RUNS} more in the table"
