@@ -17,9 +17,12 @@ STEP_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "host_syncs": (pa.int32(), "times the host waited for the device, per rank; missing where not counted"),
     "bytes_intra": (pa.int64(), "bytes that one node sends inside itself"),
     "bytes_inter": (pa.int64(), "bytes that one node sends to other nodes"),
-    "wire_bytes": (pa.int64(), "bytes that rank 0's node put on its link, by the interface's counter"),
-    "wire_bytes_predicted": (pa.int64(), "the same, predicted from the collectives"),
     "skipped": (pa.bool_(), "whether the optimizer step was skipped"),
+    "wire_bytes": (
+        pa.int64(),
+        "bytes that rank 0's node put on its link, headers included; missing where unmetered",
+    ),
+    "wire_bytes_predicted": (pa.int64(), "the same, predicted from the step's collectives"),
     "utc": (pa.timestamp("ms", tz="UTC"), "when the step was recorded, UTC"),
 }
 FLOATS = tuple(name for name, (kind, _) in STEP_COLUMNS.items() if pa.types.is_floating(kind))
