@@ -121,10 +121,12 @@ def _one(program: Program, folder: Path, settings: Settings, verbose: bool, as_j
 def show(report: Report, folder: Path, verbose: bool, as_json: bool) -> None:
     if as_json:
         print(report.model_dump_json(indent=1))
-        return
-    for line in text(report, verbose):
-        print(line)
-    print(f"\nwritten: {folder / 'races.json'}")
+    else:
+        for line in text(report, verbose):
+            print(line)
+        print(f"\nwritten: {folder / 'races.json'}")
+    if report.problems:
+        raise typer.Exit(1)
 
 
 def _replay(file: Path, settings: Settings, as_json: bool) -> None:

@@ -30,7 +30,7 @@ def investigate(
 ) -> Report:
     """Analyse a program on all its ranks and search for effects; writes races.json, replays and pictures to `folder`.
 
-    Raises HarnessError where the program cannot run on the virtual device, RunFailed where it does not run at all.
+    Raises HarnessError where the program cannot run on the virtual device. One that fails is a problem in the report.
     """
 
     def run(job: Job) -> Outcome:

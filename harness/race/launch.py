@@ -26,7 +26,7 @@ from harness.record import RunDirectory
 from harness.study import REPOSITORY, Run
 from harness.variants import Variant, overlay_path
 
-STALL_SECONDS = 15.0  # no rank has used the processor for so long: they wait for each other
+STALL_SECONDS = 10.0  # no rank has used the processor for so long: they wait for each other
 TIMEOUT_SECONDS = 600.0
 
 
@@ -168,7 +168,7 @@ class Ranks:
             self.own.cleanup()
 
     def run(self, job: Job, timeout: float = TIMEOUT_SECONDS) -> Outcome:
-        """Run a job to its end. Raises HarnessError for a program that cannot run here, RunFailed for a broken one."""
+        """Run a job to its end. Raises HarnessError for a program that cannot run here."""
         folder = self.scratch / f"job-{self.jobs}"
         self.jobs += 1
         shutil.rmtree(folder, ignore_errors=True)
@@ -223,14 +223,12 @@ def collect(job: Job, folder: Path, ended: dict[str, Any], seconds: float) -> Ou
     problem = None
     if ended["how"] != "done":
         problem = explain(folder, job.program.ranks, ended)
-        if not any(report.ops for report in reports) and ended["how"] == "failed":
-            raise RunFailed(problem)
     return Outcome(tuple(reports), problem, seconds, losses, tuple(window), order)
 
 
 def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:
     """Why the ranks did not end well: collectives that do not match, where each waits, or the first error."""
-    mismatch = first_mismatch([_lines(folder / f"collectives-{rank}.txt") for rank in range(ranks)])
+    mismatch = mismatch_in(folder, ranks)
     if ended["how"] == "failed":
         rank = ended["rank"]
         last = next(
@@ -246,41 +244,46 @@ def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:
     return f"{why}: {'; '.join(where) or 'no rank says where'}"
 
 
+def mismatch_in(folder: Path, ranks: int) -> str | None:
+    """The first mismatch among the collectives that the ranks of a job have issued so far."""
+    return first_mismatch([_lines(folder / f"collectives-{rank}.txt") for rank in range(ranks)])
+
+
 def first_mismatch(issued: Sequence[Sequence[str]]) -> str | None:
-    """The first collective, of those of one group, that two of its ranks issued differently; None where all agree.
+    """The first collective that two ranks of a group issued differently; None where all agree.
 
-    A line is `GROUP RANKS OP BYTES PLACE`, in order of issue.
+    `issued` holds for each rank its lines `GROUP RANKS OP BYTES PLACE`, in order of issue. Groups of the same ranks
+    count as one, since ranks number their groups each for itself.
     """
-    for group in dict.fromkeys(line.split(" ", 1)[0] for lines in issued for line in lines):
-        mine = {
-            rank: [line.split(" ", 4) for line in lines if line.split(" ", 1)[0] == group]
-            for rank, lines in enumerate(issued)
-        }
-        members = {rank: calls for rank, calls in mine.items() if calls}
-        if sentence := _differ(members):
-            return sentence
+    calls = [[line.split(" ", 4)[1:] for line in lines] for lines in issued]
+    for group in dict.fromkeys(call[0] for mine in calls for call in mine):
+        members = [rank for rank in map(int, group.split(",")) if rank < len(calls)]
+        mine = {rank: [call for call in calls[rank] if call[0] == group] for rank in members}
+        one = members[0]
+        for other in members[1:]:
+            if sentence := _difference(group, (one, mine[one]), (other, mine[other])):
+                return sentence
     return None
 
 
-def _differ(members: dict[int, list[list[str]]]) -> str | None:
-    (one, calls), *others = members.items()
-    for other, theirs in others:
-        if theirs[0][1] != calls[0][1]:
-            continue  # another group of the same number: each rank counts its own
-        for at, (a, b) in enumerate(zip(calls, theirs, strict=False)):
-            if a[2:4] != b[2:4]:
-                return (
-                    f"collective {at} of group {a[1]} differs: rank {one} issued {a[2]} of {a[3]} bytes at {a[4]}, "
-                    f"rank {other} {b[2]} of {b[3]} bytes at {b[4]}"
-                )
-        if len(calls) != len(theirs):
-            longer, shorter = (one, other) if len(calls) > len(theirs) else (other, one)
-            extra = max(calls, theirs, key=len)[min(len(calls), len(theirs))]
+def _difference(
+    group: str, one: tuple[int, list[list[str]]], other: tuple[int, list[list[str]]]
+) -> str | None:
+    (rank, calls), (other_rank, others) = one, other
+    for at, (a, b) in enumerate(zip(calls, others, strict=False)):
+        if a[1:3] != b[1:3]:
             return (
-                f"rank {longer} issued {extra[2]} of {extra[3]} bytes in group {extra[1]} at {extra[4]}; "
-                f"rank {shorter} never did"
+                f"collective {at} of ranks {group} differs: rank {rank} issued {a[1]} of {a[2]} bytes at {a[3]}, "
+                f"rank {other_rank} {b[1]} of {b[2]} bytes at {b[3]}"
             )
-    return None
+    if len(calls) == len(others):
+        return None
+    longer, shorter = (rank, other_rank) if len(calls) > len(others) else (other_rank, rank)
+    extra = max(calls, others, key=len)[min(len(calls), len(others))]
+    return (
+        f"rank {longer} issued {extra[1]} of {extra[2]} bytes among ranks {group} at {extra[3]}; "
+        f"rank {shorter} never did"
+    )
 
 
 def waits_at(log: Path) -> str | None:

@@ -17,7 +17,6 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from harness.errors import RunFailed
 from harness.race.explore import explore
 from harness.race.investigate import Settings, analysed, conclude
 from harness.race.launch import Job, Outcome, Program, Ranks
@@ -130,10 +129,7 @@ class Analyses:
 
     def _one(self, run: Run, ranks: Ranks) -> None:
         job = Job(Program.of_run(run, self.steps))
-        try:
-            report = analysed(job, ranks.run(job, self.settings.timeout))
-        except RunFailed as error:
-            report = analysed(job, Outcome((), str(error)))
+        report = analysed(job, ranks.run(job, self.settings.timeout))
         directory = RunDirectory(self.folder / "runs" / run.run_id)
         directory.create(run)
         write_json(directory.races_file, report.model_dump(mode="json"))

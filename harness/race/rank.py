@@ -9,7 +9,7 @@ import json
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import torch
 from harness.device import Device, VirtualDevice, open_device, open_process_device
 from harness.device.policies import POLICIES
 from harness.errors import HarnessError
+from harness.race.adapt import adapt_deepspeed, adapt_hugging_face
 from harness.race.happens_before import Analysis, shortened
-from harness.race.launch import Job, Program
+from harness.race.launch import Job
 from harness.race.names import Namer, roots, stream_names
 from harness.race.policy import Busy, Scripted
 from harness.race.report import rank_report, traced
@@ -107,6 +108,8 @@ def run_script(job: Job, watch: Watch) -> str:
     device = open_device("virtual", policy=job.policy, poison=job.poison, seed=job.seed)
     watch.attach(device)
     adapt_deepspeed(device, program)
+    if program.transformers:
+        adapt_hugging_face()
     script = Path(program.script).resolve()
     sys.argv = [str(script), *program.arguments]
     sys.path.insert(0, str(script.parent))
@@ -148,78 +151,6 @@ def cuda_sentence(error: BaseException, script: Path) -> str:
         "events from deepspeed.accelerator.get_accelerator() (current_device_name(), Stream, Event), which is CUDA "
         "on a GPU and the virtual device here"
     )
-
-
-def adapt_deepspeed(device: Device, program: Program) -> None:
-    """Connect the device once the script initialises communication; lay --config over what it passes."""
-    import deepspeed
-    import deepspeed.comm.comm
-
-    original = deepspeed.comm.comm.init_distributed
-
-    def init_distributed(dist_backend: str | None = None, *args: Any, **kwargs: Any) -> None:
-        original(device.backend, *args, **kwargs)
-        device.connect()
-
-    for module in list(sys.modules.values()):
-        if getattr(module, "init_distributed", None) is original:
-            module.init_distributed = init_distributed  # type: ignore[attr-defined]
-    _use_gloo(device.backend)
-    if program.config is not None:
-        deepspeed.initialize = _with_config(deepspeed.initialize, program.config)
-
-
-def _use_gloo(backend: str) -> None:
-    """A script that starts the process group itself asks for NCCL; on this device it is gloo underneath."""
-    original = torch.distributed.init_process_group
-
-    def init_process_group(backend_: Any = None, *args: Any, **kwargs: Any) -> Any:
-        kwargs.pop("backend", None)
-        kwargs.pop("device_id", None)
-        return original(backend, *args, **kwargs)
-
-    torch.distributed.init_process_group = init_process_group  # type: ignore[assignment]
-
-
-def _with_config(initialize: Callable[..., Any], file: str) -> Callable[..., Any]:
-    """deepspeed.initialize with the keys of a JSON file laid over the script's own configuration."""
-
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        given = kwargs.pop("config", None) or kwargs.pop("config_params", None)
-        arguments: Any = args[0] if args else kwargs.get("args")
-        if given is None and getattr(arguments, "deepspeed_config", None):
-            given, arguments.deepspeed_config = arguments.deepspeed_config, None
-        return initialize(*args, config=overlaid(read_config(given), read_config(file)), **kwargs)
-
-    return wrapped
-
-
-def read_config(source: Any) -> dict[str, Any]:
-    """A DeepSpeed configuration from a dict, a file name or nothing. Raises HarnessError."""
-    if source is None:
-        return {}
-    if isinstance(source, Mapping):
-        return dict(source)
-    try:
-        content = json.loads(Path(source).read_text())
-    except (OSError, ValueError) as error:
-        raise HarnessError(
-            f"{source}: not a DeepSpeed JSON configuration ({error}); check --config"
-        ) from error
-    if not isinstance(content, dict):
-        raise HarnessError(f"{source}: not a DeepSpeed JSON configuration (no keys); check --config")
-    return content
-
-
-def overlaid(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the keys of `top`; a value `auto` in `top` leaves what is there."""
-    result = dict(base)
-    for key, value in top.items():
-        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
-            result[key] = overlaid(result[key], value)
-        elif value != "auto":
-            result[key] = value
-    return result
 
 
 def digest_of(names: Mapping[str, Any]) -> str:

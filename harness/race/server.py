@@ -16,9 +16,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from harness.race.launch import STALL_SECONDS, end_all
+from harness.race.launch import STALL_SECONDS, end_all, mismatch_in
 
 PR_SET_PDEATHSIG = 1
+POLL_SECONDS = 0.01
+MISMATCH_SECONDS = 2.0  # idle for so long, ranks whose collectives differ are not waited for any more
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -39,12 +41,12 @@ def serve(message: dict[str, Any]) -> dict[str, Any]:
         if pid == 0:
             be_rank(folder, rank, message["ranks"], message["port"])
         pids[pid] = rank
-    return watch(pids, time.monotonic() + message["timeout"])
+    return watch(folder, pids, time.monotonic() + message["timeout"])
 
 
-def watch(pids: dict[int, int], deadline: float) -> dict[str, Any]:
+def watch(folder: Path, pids: dict[int, int], deadline: float) -> dict[str, Any]:
     """Wait for all; the first failure, a stall or the deadline ends the others."""
-    moved, used = time.monotonic(), 0.0
+    moved, used, ranks = time.monotonic(), 0.0, len(pids)
     while pids:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
@@ -52,11 +54,12 @@ def watch(pids: dict[int, int], deadline: float) -> dict[str, Any]:
             if status != 0:
                 return end(pids, {"how": "failed", "rank": rank, "code": os.waitstatus_to_exitcode(status)})
             continue
-        time.sleep(0.01)
+        time.sleep(POLL_SECONDS)
         now, total = time.monotonic(), sum(map(processor_seconds, pids))
         if total > used + 0.05 or total < used:
             moved, used = now, total
-        if now - moved > STALL_SECONDS:
+        idle = now - moved
+        if idle > STALL_SECONDS or (idle > MISMATCH_SECONDS and mismatch_in(folder, ranks)):
             return end(pids, {"how": "stalled"})
         if now > deadline:
             return end(pids, {"how": "timed-out"})

@@ -1,0 +1,20 @@
+"""Shared by the race tests: the scripts, and a way to analyse one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.race.investigate import analysed
+from harness.race.launch import Job, Program, Ranks
+from harness.race.report import Report
+
+SCRIPTS = Path(__file__).parent / "scripts"
+
+
+def job_of(script: str, *arguments: str, ranks: int = 1) -> Job:
+    return Job(Program(ranks, script=str(SCRIPTS / f"{script}.py"), arguments=arguments))
+
+
+def analyse(ranks: Ranks, script: str, *arguments: str, world: int = 1) -> Report:
+    job = job_of(script, *arguments, ranks=world)
+    return analysed(job, ranks.run(job))

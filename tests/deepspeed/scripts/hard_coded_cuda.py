@@ -1,0 +1,5 @@
+"""A script that cannot run without a GPU."""
+
+import torch
+
+stream = torch.cuda.Stream()
