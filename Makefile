@@ -29,7 +29,7 @@ test: lint types
 
 # From the committed reference results; the same input gives the same svg, byte for byte.
 figures: setup
-	$(BIN)/python -m analysis $(wildcard results/reference/*)
+	$(BIN)/python -m analysis figures $(wildcard results/reference/*)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

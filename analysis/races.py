@@ -64,9 +64,7 @@ def race_rows(matched: Matched, folder: Path) -> list[RaceRow]:
             row.count += race["count"]
             row.variants += [recorded.run.variant] if recorded.run.variant not in row.variants else []
             row.run_ids.append(recorded.run_id)
-            row.picture = row.picture or _picture(
-                folder / "runs" / recorded.run_id / f"race-{race['id']}.svg"
-            )
+            row.picture = row.picture or _picture(folder, recorded.run_id, race["id"])
     return sorted(rows.values(), key=lambda row: (row.title not in LABELS.values(), -row.count))
 
 
@@ -122,8 +120,8 @@ def _place(place: Record | None) -> str:
     return f"{place['file']}:{place['line']} {place['function']}".rstrip() if place else "(no Python frame)"
 
 
-def _picture(file: Path) -> str | None:
-    """As an image, in which no script of a foreign svg could run."""
-    if not file.is_file():
-        return None
-    return "data:image/svg+xml;base64," + base64.b64encode(file.read_bytes()).decode()
+def _picture(folder: Path, run_id: str, race_id: str) -> str | None:
+    """The picture as an image, in which no script of a foreign svg could run; None where none was drawn."""
+    places = (folder / part / run_id / f"race-{race_id}.svg" for part in ("runs", "races"))
+    file = next((place for place in places if place.is_file()), None)
+    return "data:image/svg+xml;base64," + base64.b64encode(file.read_bytes()).decode() if file else None

@@ -9,12 +9,13 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.collect import collect_study
+from analysis.compact import keep
 from analysis.figures import Figure, draw_loss, inline, loss_figures, matrix_figure
 from analysis.pairs import match
 from analysis.summary import Bands, summarise_matched
 from harness.errors import HarnessError
 from harness.study import Run, load_study
-from tests.synthetic import Curve, as_known, write_study
+from tests.synthetic import Curve, as_known, write_run, write_study
 
 pytestmark = pytest.mark.usefixtures("made_up_patches")
 
@@ -104,11 +105,9 @@ def test_figures_are_rebuilt_from_tables_alone_byte_for_byte(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_study(tmp_path / "study")
-    assert main([str(tmp_path / "study")]) == 0
-    (tmp_path / "compact").mkdir()
-    for name in ("study.yaml", "runs.parquet", "steps.parquet"):
-        (tmp_path / "compact" / name).write_bytes((tmp_path / "study" / name).read_bytes())
-    assert main([str(tmp_path / "compact")]) == 0
+    assert main(["figures", str(tmp_path / "study")]) == 0
+    keep(tmp_path / "study", tmp_path / "compact")
+    assert main(["figures", str(tmp_path / "compact")]) == 0
     assert "4 figures of 1 studies" in capsys.readouterr().out
     for file in sorted((tmp_path / "study" / "figures").glob("*.[sc][vs][gv]")):
         assert file.read_bytes() == (tmp_path / "compact" / "figures" / file.name).read_bytes()
@@ -117,5 +116,17 @@ def test_figures_are_rebuilt_from_tables_alone_byte_for_byte(
 def test_rebuilding_where_nothing_is_ends_with_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(tmp_path)]) == 2
+    assert main(["figures", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(f"hpz: {tmp_path}")
+
+
+def test_an_unfinished_study_is_not_kept(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    write_run(tmp_path, study.runs[0], as_known(study.runs[0]), state="running")
+    with pytest.raises(HarnessError, match="1 runs are not done"):
+        keep(tmp_path, tmp_path / "compact")
+
+
+def test_an_unknown_verb_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["frobnicate"]) == 2
+    assert "python -m analysis figures" in capsys.readouterr().err

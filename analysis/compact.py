@@ -1,0 +1,38 @@
+"""Reference results: what a report needs and nothing else, small enough to commit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from analysis.collect import collect_study
+from harness.errors import HarnessError
+from harness.study import REPOSITORY, load_study
+
+REFERENCE = REPOSITORY / "results" / "reference"
+TABLES = ("study.yaml", "runs.parquet", "steps.parquet")
+
+
+def keep(folder: str | Path, target: Path | None = None) -> Path:
+    """Copy study, tables and race pictures of a finished study to `target` (default: results/reference/<study>).
+
+    The tables hold run.json, status.json and every step, so the report and its figures can be built again from them.
+    Raises HarnessError while a run of the study is unfinished.
+    """
+    folder = Path(folder)
+    collected = collect_study(folder)
+    study = load_study(folder)
+    open_runs = collected.runs.loc[collected.runs["state"] != "done", "run_id"].tolist()
+    if open_runs:
+        raise HarnessError(
+            f"{folder}: {len(open_runs)} runs are not done, the first is {open_runs[0]}; finish the study first"
+        )
+    target = target or REFERENCE / study.name
+    target.mkdir(parents=True, exist_ok=True)
+    for name in TABLES:
+        shutil.copyfile(folder / name, target / name)
+    for picture in folder.glob("runs/*/race-*.svg"):
+        place = target / "races" / picture.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(picture, place / picture.name)
+    return target
