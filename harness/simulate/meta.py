@@ -21,8 +21,8 @@ from harness.device.dispatch import tensors_of
 from harness.device.memory import Memory, access, allocation_of
 from harness.device.observe import Collective, OpKind, OpRecord, Site
 from harness.device.operators import Kind, Operator, describe
-from harness.device.policies import Eager
 from harness.device.poison import parse_poison
+from harness.device.policies import Eager
 from harness.device.streams import Machine, Stream
 
 Tensor = torch.Tensor
@@ -174,7 +174,9 @@ class MetaDispatcher(TorchDispatchMode):
         if operator.name in ("_to_copy", "copy_"):
             return self._copy(operator, func, args, kwargs)
         out = func(*args, **kwargs)
-        made = [t for t in tensors_of(out if isinstance(out, list | tuple) else (out,)) if t.device.type == "meta"]
+        made = [
+            t for t in tensors_of(out if isinstance(out, list | tuple) else (out,)) if t.device.type == "meta"
+        ]
         if made or reads:
             self._issue(operator, func, args, kwargs, reads, made, out)
         else:
@@ -250,10 +252,15 @@ class MetaDispatcher(TorchDispatchMode):
         return out
 
     def _record_stream(self, tensor: Tensor, stream: Any) -> None:
+        """Torch hands the stream over as one of its own; what is left of ours is its number."""
         allocation = allocation_of(tensor)
-        if allocation is not None and isinstance(stream, Stream):
+        if allocation is not None:
             for observer in self.machine.observers:
-                observer.on_record_stream(allocation.id, stream.id)
+                observer.on_record_stream(allocation.id, stream.stream_id)
+
+
+def _for_meta(ask: Callable[[Any], Any], plain: Callable[[Any], Any]) -> Callable[..., Any]:
+    return lambda device="cpu": ask(plain(device))
 
 
 @contextmanager
@@ -269,8 +276,8 @@ def autocast_knows_meta() -> Iterator[None]:
     def known_init(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
         init(self, plain(device_type), *args, **kwargs)
 
-    torch.get_autocast_dtype = lambda device="cpu": dtype(plain(device))
-    torch.is_autocast_enabled = lambda device="cpu": enabled(plain(device))
+    torch.get_autocast_dtype = _for_meta(dtype, plain)
+    torch.is_autocast_enabled = _for_meta(enabled, plain)
     autocast.__init__ = known_init  # type: ignore[method-assign]
     try:
         yield
@@ -279,10 +286,9 @@ def autocast_knows_meta() -> Iterator[None]:
         autocast.__init__ = init  # type: ignore[method-assign]
 
 
-def connect(machine: Machine) -> MetaBackend:
+def connect(machine: Machine) -> None:
     """Wrap DeepSpeed's communication backend; call it after deepspeed.init_distributed."""
     from deepspeed.comm import comm
 
     if not isinstance(comm.cdb, Backend):
         comm.cdb = MetaBackend(comm.cdb, machine)
-    return comm.cdb  # type: ignore[no-any-return]

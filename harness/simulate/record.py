@@ -1,15 +1,19 @@
-"""The tracing program: `python -m harness.simulate.record RUN.json TRACE.npz` with a variant's overlay on the path.
+"""The tracing program: `python -m harness.simulate.record JOBS.json` with a variant's overlay first on the path.
 
-It builds the run's DeepSpeed engine on a device without memory (`harness.simulate.meta`), takes a few steps until the
-parameter prefetcher knows its order and the timers are warm, and records one.
+Each job names a run (JSON) and where its trace goes. In a child process of its own, the run's DeepSpeed engine is built
+on a device without memory (`harness.simulate.meta`), takes a few steps until the parameter prefetcher knows its order
+and the timers are warm, and one step is recorded.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +37,9 @@ from harness.simulate.meta import (
 from harness.simulate.trace import Kind, Row, Secondary, Trace, from_rows, save
 from harness.study import Run
 
-WARM_UP_STEPS = 3  # records the order of parameters, then prefetches by it; DeepSpeed's timer starts at the third
+WARM_UP_STEPS = (
+    2  # the first learns the order of parameters; DeepSpeed's throughput timer starts with the third
+)
 
 
 class Recorder(Observer):
@@ -237,7 +243,7 @@ def _trust_other_ranks() -> None:
     """DeepSpeed's checks that all ranks pass the same integers have nobody to ask."""
     for name, module in list(sys.modules.items()):
         if name.startswith("deepspeed.") and hasattr(module, "assert_ints_same_as_other_ranks"):
-            module.assert_ints_same_as_other_ranks = lambda ints: None
+            vars(module)["assert_ints_same_as_other_ranks"] = lambda ints: None
 
 
 def _step(engine: Any, run: Run, before_update: Callable[[], None]) -> None:
@@ -257,11 +263,8 @@ def _step(engine: Any, run: Run, before_update: Callable[[], None]) -> None:
 
 
 def _secondary_storages(model: torch.nn.Module) -> list[tuple[str, int]]:
-    return [
-        (name, parameter.ds_secondary_tensor.untyped_storage().allocation.id)
-        for name, parameter in model.named_parameters()
-        if getattr(parameter, "ds_secondary_tensor", None) is not None
-    ]
+    shards = ((name, getattr(p, "ds_secondary_tensor", None)) for name, p in model.named_parameters())
+    return [(name, shard.untyped_storage().allocation.id) for name, shard in shards if shard is not None]
 
 
 def _stream_names(machine: Machine) -> list[str]:
@@ -271,24 +274,54 @@ def _stream_names(machine: Machine) -> list[str]:
     return [names.get(stream.id) or f"stream {stream.id}" for stream in machine.streams]
 
 
-def main() -> None:
-    run_file, trace_file = map(Path, sys.argv[1:3])
-    torch.set_num_threads(1)
+def record_job(run_file: Path, trace_file: Path) -> None:
+    """Trace one run in this process and save it."""
     run = Run.model_validate_json(run_file.read_text())
     os.environ.update(
-        DS_ACCELERATOR="cpu",
         RANK="0",
         LOCAL_RANK="0",
         WORLD_SIZE=str(run.shape.world_size),
         LOCAL_SIZE=str(run.shape.ranks_per_node),
         CROSS_SIZE=str(run.shape.nodes),
         CROSS_RANK="0",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT="29999",
     )
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", "29999")
     save(trace_run(run), trace_file)
+
+
+def _in_child(run_file: Path, trace_file: Path) -> bool:
+    """Fork, so that imports are paid for once and a trace starts from a clean process."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    code = 1
+    try:
+        record_job(run_file, trace_file)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
     sys.stdout.flush()
-    os._exit(0)  # the fake group has no teardown
+    sys.stderr.flush()
+    os._exit(code)  # the fake group has no teardown
+
+
+def main() -> None:
+    """Prints `done TRACE` or `failed TRACE` after each job."""
+    torch.set_num_threads(1)
+    _import_for_children()
+    for run_file, trace_file in json.loads(Path(sys.argv[1]).read_text()):
+        good = _in_child(Path(run_file), Path(trace_file))
+        print("done" if good else "failed", trace_file, flush=True)
+
+
+def _import_for_children() -> None:
+    import deepspeed.runtime.zero.stage3
+    import transformers.models.falcon.modeling_falcon
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    with contextlib.suppress(ImportError):
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
 
 
 if __name__ == "__main__":

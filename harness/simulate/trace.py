@@ -116,9 +116,10 @@ def from_rows(
     about: dict[str, Any] | None = None,
 ) -> Trace:
     """A trace from records in host order."""
-    table = list(zip(*rows, strict=True)) if rows else [[] for _ in COLUMNS]
+    table: list[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [() for _ in COLUMNS]
     columns = {
-        name: np.array(values, dtype=kind) for (name, kind), values in zip(COLUMNS.items(), table, strict=True)
+        name: np.array(values, dtype=kind)
+        for (name, kind), values in zip(COLUMNS.items(), table, strict=True)
     }
     return Trace(
         columns,

@@ -1,0 +1,210 @@
+"""What each record of a trace costs on a cluster: seconds when alone, and the share of each shared resource it takes.
+
+Kernels follow the roofline (Williams, Waterman, Patterson 2009): the longer of arithmetic and memory traffic.
+Collectives follow the usual latency-bandwidth formulas (Thakur, Rabenseifner, Gropp 2005; Patarasuk, Yuan 2009; NCCL's
+rings and double binary trees), with the node's NIC shared by its ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from math import ceil, log2
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.simulate.hardware import Cluster
+from harness.simulate.trace import Kind, Trace
+
+Floats = npt.NDArray[np.float64]
+RESOURCES = ("memory", "nvlink", "nic")
+LIMITS = ("compute", "nvlink", "nic", "latency")
+TWICE = {"all_reduce"}  # reduce-scatter and all-gather in one
+
+
+class Wire(NamedTuple):
+    """One collective on one rank, alone."""
+
+    seconds: float
+    latency: float  # the part of `seconds` that no bandwidth shortens
+    nvlink_bytes: float  # that this GPU sends inside its node
+    nic_bytes: float  # that this node sends to others, the groups beside this one included
+
+
+@dataclass(frozen=True, eq=False)
+class Costs:
+    """Per row of the trace; seconds are 0 where a row has none of its kind."""
+
+    host: Floats  # seconds of the host thread
+    solo: Floats  # seconds on the stream when nothing else runs
+    use: Floats  # (rows, 3): share of the GPU's memory bandwidth, its NVLink and the node's NIC while it runs alone
+    latency: Floats  # the part of solo that is latency
+    limit: npt.NDArray[np.int8]  # index into LIMITS: what bounds it
+    nic_bytes: Floats
+    nvlink_bytes: Floats
+
+
+def costs(trace: Trace, on: Cluster) -> Costs:
+    """The costs of every row."""
+    columns, rows = trace.columns, len(trace)
+    solo, latency = np.zeros(rows), np.zeros(rows)
+    use, limit = np.zeros((rows, len(RESOURCES))), np.zeros(rows, np.int8)
+    sent = np.zeros((rows, 2))
+    _kernels(trace, on, solo, use)
+    moved = columns["read"] + columns["written"]
+    crossing = columns["kind"] == Kind.TRANSFER
+    solo[crossing] = on.gpu.kernel_seconds + moved[crossing] / on.gpu.pcie_bandwidth
+    ranks_per_node = int(trace.about["shape"]["ranks_per_node"])
+    hbm = on.gpu.memory_bandwidth * on.gpu.memory_efficiency
+    for row in np.flatnonzero(columns["kind"] == Kind.COLLECTIVE):
+        group = trace.groups[columns["group"][row]]
+        op, payload = trace.names[columns["name"][row]], int(columns["payload"][row])
+        wire = collective(op, payload, layout(group, ranks_per_node), on)
+        solo[row], latency[row] = wire.seconds, wire.latency
+        sent[row] = wire.nvlink_bytes, wire.nic_bytes
+        use[row] = _shares(wire, moved[row] / hbm, on)
+        limit[row] = _limit(use[row], wire)
+    return Costs(_host(trace, on), solo, use, latency, limit, sent[:, 1], sent[:, 0])
+
+
+def _kernels(trace: Trace, on: Cluster, solo: Floats, use: Floats) -> None:
+    """Roofline of every kernel, in place."""
+    gpu, columns = on.gpu, trace.columns
+    half = trace.about["training"]["dtype"] == "bf16"
+    peak = (gpu.half_flops if half else gpu.single_flops) * gpu.matmul_efficiency
+    ops = columns["kind"] == Kind.OP
+    traffic = (columns["read"][ops] + columns["written"][ops]) / (
+        gpu.memory_bandwidth * gpu.memory_efficiency
+    )
+    work = np.maximum(traffic, columns["flops"][ops] / peak)
+    solo[ops] = work + gpu.kernel_seconds
+    use[ops, 0] = np.divide(traffic, solo[ops], out=np.ones_like(work), where=solo[ops] > 0)
+
+
+def _host(trace: Trace, on: Cluster) -> Floats:
+    host, columns = on.host, trace.columns
+    each = np.zeros(len(Kind))
+    each[[Kind.OP, Kind.TRANSFER]] = host.launch_seconds
+    each[Kind.COLLECTIVE] = host.collective_seconds
+    each[[Kind.RECORD, Kind.WAIT]] = host.event_seconds
+    each[[Kind.SYNC, Kind.SYNC_EVENT, Kind.SYNC_ALL]] = host.sync_seconds
+    return np.asarray(each[columns["kind"]] + columns["views"] * host.view_seconds)
+
+
+def _shares(wire: Wire, memory_seconds: float, on: Cluster) -> tuple[float, float, float]:
+    if wire.seconds <= 0:
+        return 0.0, 0.0, 0.0
+    nvlink = wire.nvlink_bytes / (on.gpu.nvlink_bandwidth * on.gpu.nvlink_efficiency)
+    nic = wire.nic_bytes / on.network.bandwidth
+    return tuple(min(1.0, part / wire.seconds) for part in (memory_seconds, nvlink, nic))  # type: ignore[return-value]
+
+
+def _limit(use: Floats, wire: Wire) -> int:
+    if wire.latency > wire.seconds / 2:
+        return LIMITS.index("latency")
+    return LIMITS.index("nic") if use[2] > use[1] else LIMITS.index("nvlink")
+
+
+class Layout(NamedTuple):
+    """How a group lies on the nodes."""
+
+    size: int  # ranks
+    nodes: int
+    per_node: int  # ranks of the group on a node
+    siblings: int  # groups like this one that share a node's NIC
+
+
+@cache
+def layout(ranks: tuple[int, ...], ranks_per_node: int) -> Layout:
+    """The layout of a group of global ranks; nodes hold ranks in blocks."""
+    nodes = len({rank // ranks_per_node for rank in ranks})
+    per_node = ceil(len(ranks) / nodes)
+    return Layout(len(ranks), nodes, per_node, max(1, ranks_per_node // per_node))
+
+
+def collective(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
+    """One collective alone; `payload` in bytes as `harness.device.observe.Collective` counts it."""
+    if where.size == 1:
+        return Wire(on.gpu.kernel_seconds, on.gpu.kernel_seconds, 0.0, 0.0)
+    if op in ("all_to_all", "all_to_all_single"):
+        return _direct(payload, where, on)
+    candidates = [_ring(op, payload, where, on)]
+    if op in ("all_reduce", "broadcast", "reduce"):
+        candidates.append(_tree(op, payload, where, on))
+    if on.algorithm == "hierarchical" and 1 < where.nodes < where.size:
+        candidates.append(_hierarchical(op, payload, where, on))
+    return min(candidates, key=lambda wire: wire.seconds)
+
+
+def _rates(where: Layout, on: Cluster) -> tuple[float, float]:
+    """Bytes/s inside the node for one GPU; between nodes for one group."""
+    inside = on.gpu.nvlink_bandwidth * on.gpu.nvlink_efficiency
+    return inside, on.network.bandwidth / where.siblings
+
+
+def _ring(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
+    """Every edge carries (p - 1) / p of the payload, twice that for all_reduce; the slowest edge sets the pace."""
+    rounds = 2 if op in TWICE else 1
+    edge = rounds * payload * (where.size - 1) / where.size
+    inside, between = _rates(where, on)
+    crossings = where.nodes if where.nodes > 1 else 0
+    hops = where.size - 1
+    outer = hops * crossings / where.size
+    latency = rounds * ((hops - outer) * on.gpu.nvlink_latency + outer * on.network.latency)
+    slowest = max(edge / inside if where.per_node > 1 else 0.0, edge / between if crossings else 0.0)
+    nic = edge * where.siblings if crossings else 0.0
+    return Wire(slowest + latency, latency, edge if where.per_node > 1 else 0.0, nic)
+
+
+def _tree(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
+    """A chain inside the node, a binary tree between nodes; pipelined, so bandwidth counts once each way."""
+    rounds = 2 if op in TWICE else 1
+    depth = ceil(log2(where.nodes)) if where.nodes > 1 else 0
+    inside, between = _rates(where, on)
+    latency = rounds * ((where.per_node - 1) * on.gpu.nvlink_latency + depth * on.network.latency)
+    bytes_moved = rounds * payload
+    slowest = max(
+        bytes_moved / inside if where.per_node > 1 else 0.0, bytes_moved / between if where.nodes > 1 else 0.0
+    )
+    nic = bytes_moved * where.siblings if where.nodes > 1 else 0.0
+    return Wire(slowest + latency, latency, bytes_moved if where.per_node > 1 else 0.0, nic)
+
+
+def _hierarchical(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
+    """Between nodes for each local rank's part, then inside the node; the two stages one after the other."""
+    rounds = 2 if op in TWICE else 1
+    inside, between = _rates(where, on)
+    outer = rounds * payload * (where.nodes - 1) / where.nodes
+    inner = rounds * payload * (where.per_node - 1) / where.per_node
+    latency = rounds * ((where.nodes - 1) * on.network.latency + (where.per_node - 1) * on.gpu.nvlink_latency)
+    return Wire(outer / between + inner / inside + latency, latency, inner, outer * where.siblings)
+
+
+def _direct(payload: int, where: Layout, on: Cluster) -> Wire:
+    """Every rank sends its part to every other; all GPUs of a node share its NIC."""
+    inside, between = _rates(where, on)
+    each = payload / where.size
+    inner = each * (where.per_node - 1)
+    outer = each * (where.size - where.per_node) * where.per_node
+    latency = on.network.latency if where.nodes > 1 else on.gpu.nvlink_latency
+    return Wire(max(inner / inside, outer / between) + latency, latency, inner, outer * where.siblings)
+
+
+def total_bytes(trace: Trace, on: Cluster) -> tuple[float, float]:
+    """Bytes of one step: what one node sends to others, and what one GPU sends inside its node."""
+    cost = costs(trace, on)
+    return float(cost.nic_bytes.sum()), float(cost.nvlink_bytes.sum())
+
+
+def describe(trace: Trace, row: int) -> dict[str, Any]:
+    """One row in words, for exports."""
+    columns = trace.columns
+    name = int(columns["name"][row])
+    return {
+        "name": trace.names[name] if name >= 0 else Kind(columns["kind"][row]).name.lower(),
+        "bytes": int(columns["payload"][row]) or int(columns["read"][row] + columns["written"][row]),
+        "flops": float(columns["flops"][row]),
+        "ranks": len(trace.groups[columns["group"][row]]) if columns["group"][row] >= 0 else 0,
+    }
