@@ -12,7 +12,7 @@ from analysis.summary import shape_text
 from harness.errors import HarnessError
 
 Record = Mapping[str, Any]
-KEY = ("model", "variant", "device", "policy", "poison", "seed", "gradient_accumulation")
+KEY = ("model", "variant", "device", "policy", "poison", "seed", "gradient_accumulation", "link")
 
 
 def compare_summaries(ours: Record, theirs: Record) -> list[dict[str, Any]]:

@@ -129,7 +129,7 @@ def grids(summary: Record) -> list[Grid]:
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for pair in summary["pairs"]:
         groups.setdefault(
-            (pair["model"], pair["device"], pair["gradient_accumulation"], _ranks(pair)), []
+            (pair["model"], pair["device"], pair["gradient_accumulation"], pair["link"], _ranks(pair)), []
         ).append(pair)
     return [_grid(pairs) for pairs in groups.values()]
 
@@ -144,6 +144,7 @@ def _grid(pairs: list[Record]) -> Grid:
     sizes = sorted({pair["shape"]["hpz"] for pair in pairs} - {1})
     title = f"{first['model']}, {_ranks(first)}" + (f", hpZ {', '.join(map(str, sizes))}" if sizes else "")
     title += f", accumulation {first['gradient_accumulation']}" if first["gradient_accumulation"] > 1 else ""
+    title += f", link {first['link']}" if first["link"] else ""
     variants = dict.fromkeys((pair["variant"], pair["shape"]["hpz"]) for pair in pairs)
     rows = []
     for variant, hpz in variants:

@@ -28,6 +28,8 @@ NEEDED = (
     "host_syncs",
     "bytes_intra",
     "bytes_inter",
+    "wire_bytes",
+    "wire_bytes_predicted",
 )
 
 

@@ -29,6 +29,7 @@ from analysis.convergence import (
 )
 from analysis.pairs import Matched, Pair, Recorded, match, mean_or_none
 from analysis.throughput import step_seconds_ratio
+from analysis.wire import wire_records
 from harness import __version__
 from harness.errors import HarnessError
 from harness.models import parse_model, unaligned_parameters
@@ -101,6 +102,7 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
         ],
         "groups": group_records(matched, study),
         "audit": audit_records(pairs, runs, {pair.run_id: pair.baseline for pair in matched.pairs}),
+        "wire": wire_records(matched),
         "not_run": [{"run_id": run.run_id, "reason": reason} for run, reason in matched.not_run],
         "not_asked_for": matched.strays,
         "problems": [str(problem) for problem in collected.problems],
@@ -174,6 +176,7 @@ def pair_record(pair: Pair, bands: Bands, study: Study) -> Record:
         "poison": run.poison,
         "shape": run.shape.model_dump(mode="json"),
         "gradient_accumulation": run.training.gradient_accumulation,
+        "link": run.link,
         "verdict": judgement.verdict if judgement else None,
         "reason": reason,
         "first_bad_step": judgement.first_bad_step if judgement else None,
@@ -280,7 +283,7 @@ def extra_host_syncs(pair: Record, pairs: Iterable[Record]) -> float | None:
     if (pair["baseline_device"], pair["baseline_policy"]) == (pair["device"], pair["policy"]):
         theirs = pair["baseline_host_syncs_per_step"]
         return None if theirs is None else ours - theirs
-    same = ("model", "device", "policy", "poison", "gradient_accumulation", "baseline_run_id")
+    same = ("model", "device", "policy", "poison", "gradient_accumulation", "link", "baseline_run_id")
     for other in pairs:
         if other["variant"] == pair["baseline_variant"] and all(other[name] == pair[name] for name in same):
             return None if other["host_syncs_per_step"] is None else ours - other["host_syncs_per_step"]
@@ -306,6 +309,7 @@ def group_records(matched: Matched, study: Study) -> list[Record]:
             str(run.shape),
             run.release,
             str(run.training),
+            run.link,
         )
         groups.setdefault(key, []).append(pair)
     return [_group_record(group, study) for group in groups.values()]
