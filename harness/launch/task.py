@@ -258,11 +258,9 @@ class Driver:
 
     def measure_network(self) -> dict[str, Any] | None:
         """The network baseline of this set of nodes, measured once a submission; None where it failed."""
-        file = (
-            self.folder
-            / "network"
-            / f"{self.task.nodes}x{self.task.ranks_per_node}-{self.allocation.nodes}.json"
-        )
+        shape = f"{self.task.nodes}x{self.task.ranks_per_node}"
+        link = f"-{self.task.link}" if self.task.link else ""
+        file = self.folder / "network" / f"{shape}{link}-{self.allocation.nodes}.json"
         if not file.exists():
             backend = "nccl" if self.task.device == "cuda" else "gloo"
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_inherited_path()])}
