@@ -20,13 +20,14 @@ from matplotlib.figure import Figure as Canvas
 from rich.table import Table
 
 from analysis.figures import Figure
-from analysis.style import MUTED
+from analysis.style import INK, MUTED
 from harness.errors import HarnessError
 from harness.missing_copy import new_copy_raises, old_copy
 from harness.models import ModelFile, parameter_shapes
 
-FIRST_RIGHT_COPY = (0, 13, 5)
-FIRST_ZERO_FILL = (0, 19, 5)
+FIRST_HPZ = (0, 10, 0)  # deepspeedai/DeepSpeed#3784
+FIRST_RIGHT_COPY = (0, 13, 5)  # #5216
+FIRST_ZERO_FILL = (0, 19, 5)  # #8210
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,12 @@ def _version(release: str) -> tuple[int, ...]:
     found = re.match(r"\d+(\.\d+)+", release)
     if not found:
         raise HarnessError(f"--release: {release!r} is not a DeepSpeed release; write it as 0.13.4")
-    return tuple(int(part) for part in found.group().split("."))
+    version = tuple(int(part) for part in found.group().split("."))
+    if version < FIRST_HPZ:
+        raise HarnessError(
+            f"--release: hpZ came with DeepSpeed 0.10.0; {release} has no secondary partitions"
+        )
+    return version
 
 
 def by_nodes(rows: list[Missing]) -> list[dict[str, Any]]:
@@ -108,6 +114,66 @@ def by_nodes(rows: list[Missing]) -> list[dict[str, Any]]:
                 "elements_missing": unwritten,
                 "share_missing": unwritten / sum(row.valid * row.count for row in mine),
             }
+        )
+    return table
+
+
+def answer(rows: list[Missing], release: str) -> str:
+    """What the map says, in sentences."""
+    return " ".join(part for part in (_answer_missing(rows, release), _answer_stops(rows)) if part)
+
+
+def _answer_missing(rows: list[Missing], release: str) -> str:
+    if _version(release) >= FIRST_RIGHT_COPY:
+        return f"Never written: none, since 0.13.5 (#5216); DeepSpeed {release} copies every element."
+    table = by_nodes(rows)
+    bad = [row for row in table if row["elements_missing"]]
+    if not bad:
+        return (
+            "Never written: none; every size divides by every world size here, or one group holds all ranks."
+        )
+    worst = max(bad, key=lambda row: row["share_missing"])
+    complete = ", ".join(str(row["nodes"]) for row in table if not row["elements_missing"])
+    return (
+        f"Elements are never written at {len(bad)} of {len(table)} node counts, at {worst['nodes']} nodes "
+        f"{worst['share_missing']:.1%} of all; upgrade to 0.13.5 or later. "
+        f"Complete at these node counts: {complete or 'none'}."
+    )
+
+
+def _answer_stops(rows: list[Missing]) -> str:
+    hit = [row for row in rows if row.raises]
+    if not hit:
+        return ""
+    nodes, smallest = sorted({row.nodes for row in hit}), min(hit, key=lambda row: row.elements)
+    others = f" and {len(nodes) - 1} more node counts" if len(nodes) > 1 else " nodes"
+    return (
+        f"Training stops with an error at {nodes[0]}{others}: {smallest.parameter} has {smallest.elements} elements, "
+        "too few for that world; 0.19.5 and later (#8210) take any size."
+    )
+
+
+def parameter_table(rows: list[Missing], title: str) -> Table:
+    """The map of one number of nodes, by kind of parameter, for the terminal."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("parameter", no_wrap=True)
+    for name in (
+        "parameters",
+        "elements of each",
+        "never written, all ranks",
+        "share",
+        "stops with an error",
+    ):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row.parameter,
+            str(row.count),
+            f"{row.elements:,}",
+            f"{row.unwritten * row.count:,}",
+            f"{row.share:.2%}",
+            "yes" if row.raises else "–",
+            style="red" if row.unwritten or row.raises else "",
         )
     return table
 
@@ -155,11 +221,22 @@ def draw_missing(table: pd.DataFrame) -> Canvas:
         figsize=(max(4.5, 2.6 + 0.13 * len(nodes)), 1.0 + 0.24 * len(kinds)), layout="constrained"
     )
     # What is complete stays white, so that the smallest hole is still seen.
-    image = axes.imshow(np.where(values > 0, values, np.nan), aspect="auto", cmap="cividis_r", vmin=0)
-    axes.set_yticks(range(len(kinds)), kinds)
-    places = range(0, len(nodes), max(1, len(nodes) // 16))
-    axes.set_xticks(list(places), [str(nodes[place]) for place in places])
-    axes.set_xlabel("nodes (white: everything is written)")
+    image = axes.imshow(
+        np.where(values > 0, values, np.nan),
+        aspect="auto",
+        cmap="cividis_r",
+        vmin=0,
+        vmax=max(values.max(), 0.01),
+    )
+    stops = table[table["raises"]]
+    places = [[nodes.index(n) for n in stops["nodes"]], [kinds.index(kind) for kind in stops["parameter"]]]
+    axes.plot(*places, "x", color=INK, markersize=4, zorder=5)
+    counts = dict(zip(table["parameter"], table["count"], strict=True))
+    axes.set_yticks(range(len(kinds)), [f"{kind} × {counts[kind]}" for kind in kinds])
+    ticks = range(0, len(nodes), max(1, len(nodes) // 16))
+    axes.set_xticks(list(ticks), [str(nodes[tick]) for tick in ticks])
+    crosses = "; cross: a rank stops with an error" if len(stops) else ""
+    axes.set_xlabel(f"nodes (white: everything is written{crosses})")
     axes.grid(False)
     axes.set_xticks(np.arange(len(nodes)) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(kinds)) - 0.5, minor=True)

@@ -22,29 +22,36 @@ def audit(
         int | None, typer.Option(help="zero_hpz_partition_size; default: the ranks of a node.")
     ] = None,
     release: Annotated[str, typer.Option(help="DeepSpeed release.")] = "0.13.4",
-    figure: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Also draw the map into this folder.")
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "--figure", metavar="DIR", help="Also draw the map, with its table, into DIR."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Machine-readable output on standard output.")
     ] = False,
 ) -> None:
     """Map the missing copy. Example: hpz audit experiments/models/llama2-70b.yaml --nodes 1-64"""
-    from analysis.missing import by_nodes, missing_map, missing_table
+    from analysis.missing import answer, by_nodes, missing_map, missing_table, parameter_table
 
     if ranks_per_node < 1:
         raise HarnessError(f"--ranks-per-node: {ranks_per_node} is not a number of ranks; give 1 or more")
     rows = missing_map(load_model_file(model_file), parse_nodes(nodes), ranks_per_node, hpz, release)
-    if figure is not None:
+    files: list[Path] = []
+    if out is not None:
         from analysis.missing import missing_figure
 
-        missing_figure(rows, model_file.stem).write(figure)
+        files = missing_figure(rows, model_file.stem).write(out)
+    said = answer(rows, release)
     if as_json:
         parameters = [{**vars(row), "share": row.share} for row in rows]
-        print(json.dumps({"nodes": by_nodes(rows), "parameters": parameters}, indent=1))
+        print(json.dumps({"answer": said, "nodes": by_nodes(rows), "parameters": parameters}, indent=1))
         return
+    console, single = Console(width=max(Console().width, 110)), len({row.nodes for row in rows}) == 1
     title = f"{model_file.stem}, DeepSpeed {release}: what the copy into the secondary tensor never writes"
-    Console().print(missing_table(rows, title))
+    console.print((parameter_table if single else missing_table)(rows, title))
+    console.print(said, highlight=False)
+    for file in files:
+        console.print(str(file), soft_wrap=True, highlight=False)
 
 
 def parse_nodes(text: str) -> list[int]:

@@ -7,16 +7,23 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
+from analysis.missing import missing_map
 from harness.errors import HarnessError
 from harness.historical import HIDDEN, RELEASE, findings, train
 from harness.missing_copy import new_copy_raises, old_copy
-from harness.variants import NAMED, Variant, overlay_path
+from harness.models import load_model_file
+from harness.study import REPOSITORY
+from harness.variants import NAMED, Variant, overlay_path, supported_releases
 
 SHAPES = ((4, 2), (8, 2), (8, 4), (6, 3), (4, 4))
 CASES = [(numel, world, hpz) for world, hpz in SHAPES for numel in (*range(1, 80), 1001)]
+
+OWN_COPY = {"0.13.4": NAMED["stock"]}
+"""The variant whose copy a release was published with, where it is not the new one."""
 
 # Calls the method itself for each rank of a world that need not exist, over memory that is filled with NaN.
 PROBE = """
@@ -45,7 +52,10 @@ print("WRITTEN " + json.dumps([[written(*case, rank) for rank in range(case[1])]
 """
 
 
-def real_copy(variant: Variant, release: str) -> list[list[int | None]]:
+Case = tuple[int, int, int]  # elements of a parameter, world size, hpZ size
+
+
+def real_copy(variant: Variant, release: str, cases: Sequence[Case] = CASES) -> list[list[int | None]]:
     """Per case and rank: how many elements the release's method wrote; None where it raised."""
     try:
         overlay = overlay_path(variant, release)
@@ -54,7 +64,7 @@ def real_copy(variant: Variant, release: str) -> list[list[int | None]]:
     environment = {**os.environ, "PYTHONPATH": str(overlay), "DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "1"}
     command = [sys.executable, "-c", PROBE]
     done = subprocess.run(
-        command, input=json.dumps(CASES), env=environment, capture_output=True, text=True, check=True
+        command, input=json.dumps(cases), env=environment, capture_output=True, text=True, check=True
     )
     line = next(line for line in done.stdout.splitlines() if line.startswith("WRITTEN "))
     found: list[list[int | None]] = json.loads(line.removeprefix("WRITTEN "))
@@ -62,7 +72,7 @@ def real_copy(variant: Variant, release: str) -> list[list[int | None]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("release", ["0.13.4", "0.18.0", "0.19.8"])
+@pytest.mark.parametrize("release", ["0.13.4", "0.18.0", "0.19.5", "0.19.8"])
 def test_old_copy_writes_what_the_arithmetic_says(release: str) -> None:
     for case, found in zip(CASES, real_copy(NAMED["stock"], release), strict=True):
         expected = old_copy(*case)
@@ -83,6 +93,20 @@ def test_new_copy_of_0_19_8_never_raises_and_fills_padding() -> None:
     for case, found in zip(CASES, real_copy(NAMED["unordered"], "0.19.8"), strict=True):
         numel, world, hpz = case
         assert found == [-(-numel // world) * world // hpz] * world, case
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("release", supported_releases())
+def test_the_map_of_a_model_is_what_each_release_itself_writes(release: str) -> None:
+    model = load_model_file(REPOSITORY / "experiments/models/falcon-40b-toy-unaligned.yaml")
+    rows = missing_map(model, [1, 2, 3, 5], ranks_per_node=4, hpz=4, release=release)
+    cases = [(row.elements, row.world_size, row.hpz) for row in rows]
+    found = real_copy(OWN_COPY.get(release, NAMED["unordered"]), release, cases)
+    for row, case, written in zip(rows, cases, found, strict=True):
+        assert row.raises == (None in written), row
+        pairs = zip(old_copy(*case).valid, written, strict=True)
+        # What newer releases write beyond the valid elements is padding.
+        assert row.raises or row.unwritten == sum(max(0, valid - (got or 0)) for valid, got in pairs), row
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from analysis.missing import by_nodes, missing_figure, missing_map
+from analysis.missing import answer, by_nodes, missing_figure, missing_map
 from harness.audit_cli import parse_nodes
 from harness.cli import app
 from harness.errors import HarnessError
@@ -79,3 +79,43 @@ def test_an_unknown_release_or_partition_is_refused() -> None:
         missing_map(LLAMA_70B, [3], 8, release="newest")
     with pytest.raises(HarnessError, match="must divide the world size"):
         missing_map(LLAMA_70B, [3], 8, hpz=7)
+
+
+@pytest.mark.parametrize("release", ["0.13.5", "0.18.0", "0.19.8"])
+def test_a_right_copy_is_said_plainly(release: str) -> None:
+    assert answer(missing_map(LLAMA_70B, [2, 3], 8, release=release), release) == (
+        f"Never written: none, since 0.13.5 (#5216); DeepSpeed {release} copies every element."
+    )
+
+
+def test_the_old_copy_is_answered_with_the_node_counts_to_use() -> None:
+    said = answer(missing_map(LLAMA_70B, range(1, 65), 8), "0.13.4")
+    assert said.startswith("Elements are never written at 57 of 64 node counts")
+    assert said.endswith("Complete at these node counts: 1, 2, 4, 8, 16, 32, 64.")
+
+
+def test_sizes_too_small_for_the_world_are_named_until_0_19_5() -> None:
+    tiny = load_model_file(MODELS / "llama2-toy-unaligned.yaml")
+    assert "input_layernorm.weight has 63 elements" in answer(
+        missing_map(tiny, [5], 8, release="0.18.0"), "0.18.0"
+    )
+    assert "stops" not in answer(missing_map(tiny, [5], 8, release="0.19.5"), "0.19.5")
+
+
+def test_a_release_without_hpz_is_refused() -> None:
+    with pytest.raises(HarnessError, match="hpZ came with DeepSpeed 0"):
+        missing_map(LLAMA_70B, [3], 8, release="0.9.5")
+
+
+def test_a_map_without_holes_can_be_drawn_and_marks_what_stops(tmp_path: Path) -> None:
+    tiny = load_model_file(MODELS / "llama2-toy-unaligned.yaml")
+    assert "stops with an error" in missing_figure(missing_map(tiny, [5], 8, release="0.18.0"), "tiny").svg()
+    assert "stops with an error" not in missing_figure(missing_map(tiny, [4], 8), "tiny").svg()
+
+
+def test_the_command_writes_the_map_where_it_is_told(tmp_path: Path) -> None:
+    model = str(MODELS / "falcon-7b-toy-unaligned.yaml")
+    done = CliRunner().invoke(app, ["audit", model, "--nodes", "3", "--out", str(tmp_path)])
+    assert done.exit_code == 0
+    assert "word_embeddings.weight" in done.stdout
+    assert {file.suffix for file in tmp_path.iterdir()} == {".csv", ".svg", ".png", ".pdf"}
