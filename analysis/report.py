@@ -87,6 +87,8 @@ def render(summary: Mapping[str, Any], **parts: Any) -> str:
         summary=summary,
         headline=page.headline(summary),
         answers=page.answers(summary),
+        named=page.WHO,
+        more=[answer for answer in page.answers(summary) if answer.variant not in page.WHO],
         grids=page.grids(summary),
         rule=page.band_note(summary),
         pairs=page.pair_rows(summary),

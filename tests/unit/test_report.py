@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -182,3 +184,25 @@ def test_several_seeds_show_their_final_difference(tmp_path: Path) -> None:
         ("event", "0 [0, 0], n=3"),
     }
     assert "Final loss, seed by seed" in text
+
+
+def test_points_without_a_name_stand_behind_the_named_ones(tmp_path: Path) -> None:
+    matrix = {"model": "toy", "variant": ["old+event", "fixed"], "shape": "2x2-hpz2", "policy": "side-first"}
+    write_study(tmp_path, matrix=matrix)
+    text = Reader(build_report(tmp_path).read_text()).text
+    assert [answer.variant for answer in page.answers(load_summary(tmp_path))] == ["fixed", "old+event"]
+    assert "1 more points of the ablation" in text
+
+
+def test_without_deepspeed_the_page_says_where_to_see_the_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.explained.installed_release", lambda: None)
+    write_study(tmp_path)
+    assert "hpz patch show event" in Reader(build_report(tmp_path).read_text()).text
+
+
+def test_a_report_needs_neither_torch_nor_deepspeed() -> None:
+    check = "import sys, analysis.report; print({'torch', 'deepspeed', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
