@@ -15,6 +15,7 @@ from harness.audit_cli import audit
 from harness.cluster.cli import app as cluster_app
 from harness.doctor import doctor
 from harness.errors import HarnessError, RunFailed
+from harness.launch.slurm_cli import cancel, status, submit, watch
 from harness.patch_cli import app as patch_app
 from harness.study import Run, Study, load_study, save_study
 
@@ -177,6 +178,8 @@ def wandb(
         raise RunFailed(f"{len(failed)} runs could not be pushed; {failed[0].run_id}: {failed[0].error}")
 
 
+for verb in (submit, status, watch, cancel):
+    app.command()(verb)
 app.command()(doctor)
 app.command()(audit)
 app.add_typer(patch_app, name="patch")

@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jinja2
 import yaml
 
 from harness.errors import HarnessError
@@ -29,6 +29,9 @@ from harness.launch.profile import Profile
 from harness.launch.scheduler import Clients, Scheduler
 from harness.record import RunDirectory, utc_now, write_json
 from harness.study import REPOSITORY, Run, Study
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATE = REPOSITORY / "slurm" / "study.sbatch.j2"
 
@@ -146,7 +149,9 @@ def check_request(task: Task, profile: Profile) -> None:
 
 
 @lru_cache(maxsize=1)
-def _template() -> jinja2.Template:
+def _template() -> Template:
+    import jinja2
+
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
