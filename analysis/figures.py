@@ -122,6 +122,9 @@ def inline(svg: str, label: str) -> str:
     for colour, name in ((INK, "ink"), (MUTED, "muted"), (GRID, "grid")):
         body = body.replace(colour, f"var(--{name})")
     body = body.replace("'DejaVu Sans'", "system-ui")
+    body = body.replace(
+        "fill: #ffffff", "fill: none", 1
+    )  # the sheet behind everything: the page is the sheet
     attributes = f'role="img" aria-label="{_attribute(label)}" '
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     # One page holds several figures, so ids must differ between them.

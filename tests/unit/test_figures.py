@@ -130,3 +130,12 @@ def test_an_unfinished_study_is_not_kept(tmp_path: Path) -> None:
 def test_an_unknown_verb_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["frobnicate"]) == 2
     assert "python -m analysis figures" in capsys.readouterr().err
+
+
+def test_an_inlined_figure_takes_the_colours_of_its_page(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    for figure in figures_of(tmp_path):
+        svg = inline(figure.svg(), figure.title)
+        sheet = svg[svg.index('patch_1"') :]
+        assert "fill: none" in sheet[: sheet.index("</g>")]
+        assert "#1f2328" not in svg and "var(--ink)" in svg
