@@ -8,7 +8,8 @@ The real gloo call comes when the op runs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch.distributed as dist
 from harness.device.errors import DeviceError
 from harness.device.memory import access, on_device
 from harness.device.observe import Collective, OpRecord, call_site
-from harness.device.streams import Event, Machine, Stream, below_dispatch
+from harness.device.streams import Event, Flight, Machine, Stream, below_dispatch
 
 Tensor = torch.Tensor
 Call = Callable[[list[Tensor], list[Tensor]], object]
@@ -306,7 +307,7 @@ class VirtualBackend(Backend):
             self._observe(collective, reads, writes, stream)
         with below_dispatch():
             aliases = [t.data for t in reads], [t.data for t in writes]
-        machine.issue(collective.op, _Run(collective, call, *aliases), stream, collective)
+        machine.issue(collective.op, _Run(collective, call, machine, stream, *aliases), stream, collective)
         work = Work(stream.record_event(), collective)
         machine.policy.at_collective(machine)
         if async_op:
@@ -343,16 +344,49 @@ class VirtualBackend(Backend):
 
 
 class _Run:
-    """The real call, when its op runs."""
+    """The real call: it reads device memory when it starts, and writes there when it ends.
 
-    __slots__ = ("call", "collective", "reads", "writes")
+    Between the two gloo works in its own threads on copies, so that the bits do not depend on their speed.
+    """
 
-    def __init__(self, collective: Collective, call: Any, reads: list[Tensor], writes: list[Tensor]) -> None:
-        self.collective, self.call, self.reads, self.writes = collective, call, reads, writes
+    def __init__(
+        self,
+        collective: Collective,
+        call: Callable[..., Any],
+        machine: Machine,
+        stream: Stream,
+        reads: list[Tensor],
+        writes: list[Tensor],
+    ) -> None:
+        self.collective, self.call, self.machine, self.stream = collective, call, machine, stream
+        self.reads, self.writes = reads, writes
 
-    def __call__(self) -> None:
+    def __call__(self) -> Flight | None:
+        self._after_conflicting()
+        with self._explained():
+            self.staged = [t.clone() for t in self.writes]  # all_reduce and its kin read what they write
+            self.work = self.call([t.clone() for t in self.reads], self.staged, True)
+        return self._end
+
+    def _end(self) -> None:
+        with self._explained():
+            if self.work is not None:
+                self.work.wait()
+        for target, result in zip(self.writes, self.staged, strict=True):
+            target.copy_(result)
+
+    def _after_conflicting(self) -> None:
+        """A stream is a FIFO: what it has in flight ends first, where it writes what this reads or writes."""
+        mine = {t.untyped_storage().data_ptr() for t in (*self.reads, *self.writes)}
+        for position, flight in list(self.stream.in_flight):
+            other = flight.__self__  # type: ignore[attr-defined]
+            if not mine.isdisjoint(t.untyped_storage().data_ptr() for t in other.writes):
+                self.machine.land(self.stream, position)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            self.call(self.reads, self.writes, False)
+            yield
         except RuntimeError as error:
             what = self.collective
             raise DeviceError(

@@ -38,12 +38,17 @@ class Functions(TorchFunctionMode):
         handler = HANDLERS.get(func)
         if handler is not None:
             return handler(self, func, args, kwargs or {})
-        return self.calling(func, *args, **kwargs) if kwargs else self.calling(func, *args)
-
-    def calling(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         self.call = args
         try:
-            return func(*args, **kwargs)
+            return func(*args, **kwargs) if kwargs else func(*args)
+        finally:
+            self.call = None
+
+    def calling(self, func: Any, *args: Any) -> Any:
+        """The same, for handlers."""
+        self.call = args
+        try:
+            return func(*args)
         finally:
             self.call = None
 

@@ -70,14 +70,14 @@ class Operator:
     float_shapes: bool  # whether a float argument can decide the shape of the result
 
 
-_known: dict[Any, Operator] = {}
+_known: dict[int, Operator] = {}  # by id: overloads live for ever, and hash slowly
 
 
 def describe(func: Any) -> Operator:
     """The facts about an overload, cached."""
-    found = _known.get(func)
+    found = _known.get(id(func))
     if found is None:
-        found = _known[func] = _describe(func)
+        found = _known[id(func)] = _describe(func)
     return found
 
 

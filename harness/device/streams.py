@@ -20,13 +20,16 @@ from harness.device.errors import DeviceError
 from harness.device.observe import Collective, Observer, WaitTarget, call_site
 from harness.device.policies import Eager, Policy
 
-PATIENCE = (
-    64  # times that a program may ask in a row whether an event is done before the device catches up with it
-)
+Flight = Callable[[], object]  # ends an op that has started: waits for it and writes its results
+Run = Callable[[], Flight | None]
+PATIENCE = 64  # times that a program may ask in a row whether an event is done before the device obliges
 
 
 class Op:
-    """A deferred op, or a wait (`run` is None), at its position in its stream."""
+    """A deferred op, or a wait (`run` is None), at its position in its stream.
+
+    `run` may only start the op and return what ends it, which is called before anything that waits for the op.
+    """
 
     __slots__ = ("after", "collective", "index", "name", "position", "run", "stream")
 
@@ -34,7 +37,7 @@ class Op:
         self,
         stream: Stream,
         name: str,
-        run: Callable[[], object] | None,
+        run: Run | None,
         index: int = -1,
         after: tuple[Stream, int] | None = None,
         collective: Collective | None = None,
@@ -60,6 +63,7 @@ class Stream(torch.Stream):
         self.machine = machine()
         self.id = len(self.machine.streams)
         self.pending: deque[Op] = deque()
+        self.in_flight: deque[tuple[int, Flight]] = deque()  # started, results not yet in device memory
         self.issued = 0
         self.done = 0
         self.seen = 0  # how far the host has waited
@@ -172,7 +176,7 @@ class Machine:
     def issue(
         self,
         name: str,
-        run: Callable[[], object],
+        run: Run,
         stream: Stream | None = None,
         collective: Collective | None = None,
     ) -> int:
@@ -182,10 +186,7 @@ class Machine:
         stream.issued += 1
         if self.policy.immediate:
             with below_dispatch():
-                run()
-            stream.done += 1
-            for observer in self.observers:
-                observer.on_run(index)
+                self._start(stream, run, index)
             return index
         stream.pending.append(Op(stream, name, run, index, collective=collective))
         self.run_what_starts()
@@ -205,9 +206,13 @@ class Machine:
             return
         for observer in self.observers:
             observer.on_stream_wait(stream.id, event.id)
-        if event.stream is not stream and event.stream.done < event.position:
+        if event.stream is stream:
+            return
+        if stream.pending or event.stream.done < event.position:
             stream.issued += 1
             stream.pending.append(Op(stream, "wait", None, after=(event.stream, event.position)))
+        else:
+            self.land(event.stream, event.position)
 
     # ---- the host waits
 
@@ -242,7 +247,7 @@ class Machine:
             event.asked += 1
             if event.asked < PATIENCE:
                 return False
-            self.run_until(event.stream, event.position)
+        self.run_until(event.stream, event.position)
         self._waited(WaitTarget("event", event.id), "query")
         return True
 
@@ -278,6 +283,7 @@ class Machine:
     def run_until(self, stream: Stream, position: int) -> None:
         """Run exactly what happens before (stream, position), in the policy's order."""
         if stream.done >= position:
+            self.land(stream, position)
             return
         needed = self._needed(stream, position)
         with below_dispatch():
@@ -286,6 +292,7 @@ class Machine:
                 if not ready:
                     raise DeviceError(f"streams wait for each other: {behind}")
                 self._run_head(min(ready, key=self.policy.rank).stream if len(ready) > 1 else ready[0].stream)
+        self.land(stream, position)
 
     def _needed(self, stream: Stream, position: int) -> dict[Stream, int]:
         """For each stream, up to where it must have run: the closure over stream order and waits."""
@@ -305,10 +312,25 @@ class Machine:
     def _run_head(self, stream: Stream) -> None:
         op = stream.pending.popleft()
         if op.run is not None:
-            op.run()
-            for observer in self.observers:
-                observer.on_run(op.index)
+            self._start(stream, op.run, op.index)
+            return
+        assert op.after is not None
+        self.land(*op.after)
         stream.done += 1
+
+    def _start(self, stream: Stream, run: Run, index: int) -> None:
+        flight = run()
+        stream.done += 1
+        if flight is not None:
+            stream.in_flight.append((stream.done, flight))
+        for observer in self.observers:
+            observer.on_run(index)
+
+    def land(self, stream: Stream, position: int) -> None:
+        """End what has started on the stream up to the position."""
+        while stream.in_flight and stream.in_flight[0][0] <= position:
+            with below_dispatch():
+                stream.in_flight.popleft()[1]()
 
 
 _machine: Machine | None = None
