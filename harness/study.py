@@ -208,6 +208,7 @@ class Study(Frozen):
     rule: Rule = Rule()
     launch: Launch = Launch()
     baseline: dict[str, Any] = {"variant": "zero3"}
+    simulate: dict[str, Any] = {}  # what `hpz simulate` computes; read by harness.simulate.plan
     matrix: tuple[dict[str, Axis], ...]
     models: dict[str, dict[str, Any]] = {}  # filled in from models/<name>.yaml beside the study
 
@@ -436,7 +437,12 @@ def save_study(study: Study, folder: Path) -> Path:
 def _with_models(content: dict[str, Any], file: Path) -> dict[str, Any]:
     models = dict(content.get("models") or {})
     blocks = content.get("matrix") or []
-    for block in [blocks] if isinstance(blocks, dict) else blocks:
+    simulated = content.get("simulate") or {}
+    tables = (
+        [part for part in simulated.values() if isinstance(part, list)] if isinstance(simulated, dict) else []
+    )
+    blocks = [blocks] if isinstance(blocks, dict) else blocks
+    for block in [*blocks, *(block for table in tables for block in table)]:
         names = block.get("model", []) if isinstance(block, dict) else []
         for name in names if isinstance(names, list) else [names]:
             source = file.parent / "models" / f"{name}.yaml"
