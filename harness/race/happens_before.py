@@ -204,16 +204,18 @@ class Analysis:
     def free(self, storage: int, site: Callable[[], Site] = lambda: ()) -> None:
         """The last reference went: the allocator may hand the block to the next op of its allocating stream.
 
-        Uses on other streams must be ordered before that, or the stream recorded (torch.Tensor.record_stream).
+        Uses on other streams must be ordered before that. Of streams that were recorded (torch.Tensor.record_stream)
+        the allocator awaits all work up to now, and with it what that work happens after.
         """
         block = self.storages.pop(storage, None)
         if block is None:
             return
         self.memory.touches -= len(block.history)
-        clock = self._clock(block.stream)
+        clock = dict(self._clock(block.stream))
+        for stream in block.recorded:
+            _join(clock, self._clock(stream))
         for old in block.history:
-            foreign = old.stream != block.stream and old.stream not in block.recorded
-            if foreign and clock.get(old.stream, 0) < old.time:
+            if clock.get(old.stream, 0) < old.time:
                 mark = Mark(self.next_index, block.stream, "op", "free", site())
                 after = Touch(block.stream, 0, Footprint(0, block.nbytes), True, mark)
                 self._report("freed-in-use", old, after, storage, block)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from harness.race.happens_before import HOST, Analysis
 from harness.race.memory import Footprint, footprint
 
-Kind = Literal["op", "record", "wait", "sync", "sync-event", "sync-device", "free"]
+Kind = Literal["op", "record", "wait", "sync", "sync-event", "sync-device", "record-stream", "free"]
 STREAMS, EVENTS, STORAGES = 3, 2, 2
 
 
@@ -143,10 +143,19 @@ def last_record(program: list[Action], event: int, before: int) -> int | None:
 
 
 def ready(program: list[Action], entry: int, passed: set[int]) -> bool:
+    if program[entry].kind == "free":
+        return recorded_work(program, entry) <= passed
     if program[entry].kind != "wait":
         return True
     record = last_record(program, program[entry].event, entry)
     return record is None or record in passed
+
+
+def recorded_work(program: list[Action], free: int) -> set[int]:
+    """All that was issued before the free to a stream that was recorded: the allocator waits for it."""
+    before = program[:free]
+    streams = {action.stream for action in before if action.kind == "record-stream"}
+    return {i for i, a in enumerate(before) if a.kind in ("op", "record", "wait") and a.stream in streams}
 
 
 def host_may_go_on(program: list[Action], at: int, queues: list[list[int]], passed: set[int]) -> bool:
@@ -193,7 +202,7 @@ def test_with_a_short_history_a_racy_program_is_still_called_racy(program: list[
 
 
 @settings(max_examples=200, deadline=None)
-@given(PROGRAMS, STREAM)
+@given(st.lists(st.one_of(ACTIONS, st.builds(Action, st.just("record-stream"), STREAM)), max_size=10), STREAM)
 def test_a_free_conflicts_like_a_write_to_the_block_on_its_allocating_stream(
     program: list[Action], home: int
 ) -> None:
@@ -229,6 +238,8 @@ def frees_found(program: list[Action], home: int) -> set[int]:
                 analysis.host_wait_event(action.event, "sync")
             case "sync-device":
                 analysis.host_wait_device("sync")
+            case "record-stream":
+                analysis.record_stream(0, action.stream)
             case "free":
                 analysis.free(0)
     found = [finding for finding in analysis.findings.values() if finding.kind == "freed-in-use"]

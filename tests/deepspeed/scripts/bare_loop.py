@@ -41,7 +41,8 @@ engine, optimizer, _, _ = deepspeed.initialize(
     config=json.loads(Path(args.deepspeed_config).read_text()) if args.deepspeed_config else CONFIG,
 )
 for _ in range(args.steps):
-    x = torch.randn(2, 32, dtype=torch.bfloat16).to(device, non_blocking=True)
+    batch = get_accelerator().pin_memory(torch.randn(2, 32, dtype=torch.bfloat16))
+    x = batch.to(device, non_blocking=True)
     loss = engine(x).float().pow(2).mean()
     engine.backward(loss)
     engine.step()
