@@ -162,4 +162,6 @@ def _figure(
     if not rows:
         raise HarnessError(f"figure {name} needs at least one finished pair that counts; run the study again")
     table = pd.DataFrame(rows)
-    return Figure(name, title, table, tuple(table["run_id"]), tuple(sorted(set(table["evidence"]))), draw)
+    return Figure(
+        name, title, table, tuple(dict.fromkeys(table["run_id"])), tuple(sorted(set(table["evidence"]))), draw
+    )

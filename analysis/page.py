@@ -97,8 +97,12 @@ def headline(summary: Record) -> str:
     found = answers(summary)
     parts = []
     for sign, words in (("unsafe", "Not safe"), ("safe", "Safe in this study"), ("untested", "Not settled")):
-        if names := [answer.variant for answer in found if answer.sign == sign]:
-            parts.append(f"{words}: {_and(names)}.")
+        names = [answer.variant for answer in found if answer.sign == sign]
+        known = [name for name in names if name in WHO]
+        if others := len(names) - len(known):
+            known.append(f"{others} more point{'s' if others > 1 else ''} of the ablation")
+        if known:
+            parts.append(f"{words}: {_and(known)}.")
     return " ".join(parts) or "Nothing was judged yet."
 
 

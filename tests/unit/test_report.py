@@ -191,7 +191,7 @@ def test_points_without_a_name_stand_behind_the_named_ones(tmp_path: Path) -> No
     write_study(tmp_path, matrix=matrix)
     text = Reader(build_report(tmp_path).read_text()).text
     assert [answer.variant for answer in page.answers(load_summary(tmp_path))] == ["fixed", "old+event"]
-    assert "1 more points of the ablation" in text
+    assert "Safe in this study: fixed and 1 more point of the ablation." in text
 
 
 def test_without_deepspeed_the_page_says_where_to_see_the_lines(
