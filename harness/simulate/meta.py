@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from harness.device.accelerator import VirtualAccelerator
-from harness.device.collectives import Backend, VirtualBackend
+from harness.device.collectives import Backend, VirtualBackend, Work
 from harness.device.dispatch import tensors_of
 from harness.device.memory import Memory, access, allocation_of
 from harness.device.observe import Collective, OpKind, OpRecord, Site
@@ -81,32 +81,30 @@ class MetaBackend(VirtualBackend):
     """Collectives leave their mark on the streams and move nothing."""
 
     def _perform(
-        self,
-        collective: Collective,
-        reads: list[Tensor],
-        writes: list[Tensor],
-        group: Any,
-        *,
-        call: Callable[..., Any],
-        async_op: bool,
+        self, collective: Collective, reads: list[Tensor], writes: list[Tensor], call: Any, async_op: bool
     ) -> Any:
         if all(t.device.type == "cpu" for t in (*reads, *writes)):
             return None  # ranks telling each other host numbers: all are the same
         for tensor in (*reads, *writes):
             adopt(tensor)
-        return self._defer(collective, reads, writes, _nothing, async_op)
+        machine = self._machine
+        if collective.group not in self._streams:
+            self._streams[collective.group] = Stream()
+        stream = self._streams[collective.group]
+        stream.wait_event(machine.current.record_event())
+        tell(machine, collective.op, "collective", stream, reads, writes, collective)
+        count_as_done(machine, stream)
+        work = Work(stream.record_event(), collective)
+        return work if async_op else work.wait()
 
     def barrier(self, *args: Any, **kwargs: Any) -> Any:
         self._machine.host_wait(self._machine.current, "barrier")
 
-    def _observe(
-        self, collective: Collective, reads: list[Tensor], writes: list[Tensor], stream: Stream
-    ) -> None:
-        tell(self._machine, collective.op, "collective", stream, reads, writes, collective)
 
-
-def _nothing(*_: Any) -> None:
-    return None
+def count_as_done(machine: Machine, stream: Stream) -> None:
+    machine.next_op_index()
+    stream.issued += 1
+    stream.done += 1
 
 
 _memory: Memory | None = None
@@ -212,9 +210,7 @@ class MetaDispatcher(TorchDispatchMode):
         machine = self.machine
         if machine.observers:
             tell(machine, operator.name, kind, machine.current, reads, [*written, *fresh])
-        machine.next_op_index()
-        machine.current.issued += 1
-        machine.current.done += 1
+        count_as_done(machine, machine.current)
 
     def _read(self, operator: Operator, func: Any, args: Any, kwargs: Any, reads: list[Tensor]) -> Any:
         self._issue(operator, func, args, kwargs, reads, [], None, kind="copy")

@@ -148,10 +148,10 @@ def _bytes(item: Access) -> int:
 
 
 def _place(site: Site) -> str:
-    """The innermost line of the program itself, as `file.py:line`."""
-    for file, line, _ in site.frames():
+    """The innermost line of the program itself, as `file.py:line function`."""
+    for file, line, function in site.frames():
         if "/accelerator/" not in file and "/simulate/" not in file:
-            return f"{Path(file).name}:{line}"
+            return f"{Path(file).name}:{line} {function.rpartition('.')[2]}"
     return "?"
 
 
