@@ -10,11 +10,12 @@ import torch
 from deepspeed.accelerator import set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
+from harness.device import streams
 from harness.device.memory import DEVICE, DeviceName
-from harness.device.streams import Event, Stream, StreamContext, machine
+from harness.device.streams import StreamContext, machine
 
 
-class VirtualAccelerator(CPU_Accelerator):  # type: ignore[misc]
+class VirtualAccelerator(CPU_Accelerator):
     """A device with streams, as CUDA's accelerator describes one. It holds no state: that is the machine's."""
 
     def is_synchronized_device(self) -> bool:
@@ -45,21 +46,21 @@ class VirtualAccelerator(CPU_Accelerator):  # type: ignore[misc]
         return int(os.environ.get("LOCAL_SIZE", "1"))
 
     @property
-    def Stream(self) -> type[Stream]:
-        return Stream
+    def Stream(self) -> type[streams.Stream]:
+        return streams.Stream
 
-    def stream(self, stream: Stream | None) -> StreamContext:
+    def stream(self, stream: streams.Stream | None) -> StreamContext:
         return StreamContext(stream)
 
-    def current_stream(self, device_index: int | None = None) -> Stream:
+    def current_stream(self, device_index: int | None = None) -> streams.Stream:
         return machine().current
 
-    def default_stream(self, device_index: int | None = None) -> Stream:
+    def default_stream(self, device_index: int | None = None) -> streams.Stream:
         return machine().default
 
     @property
-    def Event(self) -> type[Event]:
-        return Event
+    def Event(self) -> type[streams.Event]:
+        return streams.Event
 
     def synchronize(self, device_index: int | None = None) -> None:
         machine().synchronize()

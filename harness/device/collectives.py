@@ -22,7 +22,8 @@ from harness.device.observe import Collective, OpRecord, call_site
 from harness.device.streams import Event, Flight, Machine, Stream, below_dispatch
 
 Tensor = torch.Tensor
-Call = Callable[[list[Tensor], list[Tensor]], object]
+Call = Callable[[list[Tensor], list[Tensor], bool], Any]
+SUM = dist.ReduceOp.SUM
 TIMEOUT = timedelta(seconds=120)  # after which ranks that wait for each other are told so
 
 
@@ -53,22 +54,24 @@ class Backend:
         return dist.new_group(ranks, timeout=TIMEOUT)
 
     def _collective(
-        self, op: str, payload: int, reads: Sequence[Tensor], writes: Sequence[Tensor], group: Any, **how: Any
+        self,
+        op: str,
+        group: Any,
+        async_op: bool,
+        call: Call,
+        *,
+        reads: Sequence[Tensor],
+        writes: Sequence[Tensor],
+        payload: Sequence[Tensor],
     ) -> Any:
+        """Count a call and make it: `call(reads, writes, async_op)` is the real one."""
         number, ranks = self._group(group)
-        collective = Collective(op, ranks, payload, number)
+        collective = Collective(op, ranks, _bytes(payload), number)
         self.counted[collective] += 1
-        return self._perform(collective, list(reads), list(writes), group, **how)
+        return self._perform(collective, list(reads), list(writes), call, async_op)
 
     def _perform(
-        self,
-        collective: Collective,
-        reads: list[Tensor],
-        writes: list[Tensor],
-        group: Any,
-        *,
-        call: Callable[..., Any],
-        async_op: bool,
+        self, collective: Collective, reads: list[Tensor], writes: list[Tensor], call: Call, async_op: bool
     ) -> Any:
         return call(reads, writes, async_op)
 
@@ -77,11 +80,12 @@ class Backend:
     def all_gather_into_tensor(
         self, output_tensor: Tensor, input_tensor: Tensor, group: Any = None, async_op: bool = False
     ) -> Any:
-        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
-            return self._inner.all_gather_into_tensor(writes[0], reads[0], group=group, async_op=async_op)
+        def call(reads: list[Tensor], writes: list[Tensor], later: bool) -> Any:
+            return self._inner.all_gather_into_tensor(writes[0], reads[0], group=group, async_op=later)
 
+        inputs, outputs = [input_tensor], [output_tensor]
         return self._collective(
-            "all_gather", _bytes(output_tensor), [input_tensor], [output_tensor], group, call=call, async_op=async_op
+            "all_gather", group, async_op, call, reads=inputs, writes=outputs, payload=outputs
         )
 
     all_gather_base = all_gather_into_tensor
@@ -89,11 +93,11 @@ class Backend:
     def all_gather(
         self, tensor_list: list[Tensor], tensor: Tensor, group: Any = None, async_op: bool = False
     ) -> Any:
-        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
-            return self._inner.all_gather(writes, reads[0], group=group, async_op=async_op)
+        def call(reads: list[Tensor], writes: list[Tensor], later: bool) -> Any:
+            return self._inner.all_gather(writes, reads[0], group=group, async_op=later)
 
         return self._collective(
-            "all_gather", _bytes(*tensor_list), [tensor], tensor_list, group, call=call, async_op=async_op
+            "all_gather", group, async_op, call, reads=[tensor], writes=tensor_list, payload=tensor_list
         )
 
     def all_gather_coalesced(
@@ -103,39 +107,28 @@ class Backend:
         group: Any = None,
         async_op: bool = False,
     ) -> Any:
-        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
-            for output, source in zip(writes, reads, strict=True):
-                self._inner.all_gather_into_tensor(output, source, group=group, async_op=False)
+        def call(reads: list[Tensor], writes: list[Tensor], later: bool) -> Any:
+            return self._inner.all_gather_coalesced(writes, reads, group=group, async_op=later)
 
+        inputs, outputs = input_tensors, output_tensors
         return self._collective(
-            "all_gather",
-            _bytes(*output_tensors),
-            input_tensors,
-            output_tensors,
-            group,
-            call=call,
-            async_op=async_op,
+            "all_gather", group, async_op, call, reads=inputs, writes=outputs, payload=outputs
         )
 
     def reduce_scatter_tensor(
         self,
         output_tensor: Tensor,
         input_tensor: Tensor,
-        op: Any = dist.ReduceOp.SUM,
+        op: Any = SUM,
         group: Any = None,
         async_op: bool = False,
     ) -> Any:
-        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
-            return self._inner.reduce_scatter_tensor(writes[0], reads[0], op=op, group=group, async_op=async_op)
+        def call(reads: list[Tensor], writes: list[Tensor], later: bool) -> Any:
+            return self._inner.reduce_scatter_tensor(writes[0], reads[0], op=op, group=group, async_op=later)
 
+        inputs, outputs = [input_tensor], [output_tensor]
         return self._collective(
-            "reduce_scatter",
-            _bytes(input_tensor),
-            [input_tensor],
-            [output_tensor],
-            group,
-            call=call,
-            async_op=async_op,
+            "reduce_scatter", group, async_op, call, reads=inputs, writes=outputs, payload=inputs
         )
 
     reduce_scatter_base = reduce_scatter_tensor
@@ -144,65 +137,54 @@ class Backend:
         self,
         output: Tensor,
         input_list: list[Tensor],
-        op: Any = dist.ReduceOp.SUM,
+        op: Any = SUM,
         group: Any = None,
         async_op: bool = False,
     ) -> Any:
-        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
-            return self._inner.reduce_scatter(writes[0], reads, op=op, group=group, async_op=async_op)
+        def call(reads: list[Tensor], writes: list[Tensor], later: bool) -> Any:
+            return self._inner.reduce_scatter(writes[0], reads, op=op, group=group, async_op=later)
 
         return self._collective(
-            "reduce_scatter", _bytes(*input_list), input_list, [output], group, call=call, async_op=async_op
+            "reduce_scatter", group, async_op, call, reads=input_list, writes=[output], payload=input_list
         )
 
-    def all_reduce(
-        self, tensor: Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False
-    ) -> Any:
-        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
-            return self._inner.all_reduce(writes[0], op=op, group=group, async_op=async_op)
+    def all_reduce(self, tensor: Tensor, op: Any = SUM, group: Any = None, async_op: bool = False) -> Any:
+        def call(reads: list[Tensor], writes: list[Tensor], later: bool) -> Any:
+            return self._inner.all_reduce(writes[0], op=op, group=group, async_op=later)
 
-        return self._collective(
-            "all_reduce", _bytes(tensor), [tensor], [tensor], group, call=call, async_op=async_op
-        )
+        both = [tensor]
+        return self._collective("all_reduce", group, async_op, call, reads=both, writes=both, payload=both)
 
     def inference_all_reduce(self, tensor: Tensor, op: Any, group: Any = None) -> Any:
         self.all_reduce(tensor, op, group)
         return tensor
 
     def all_reduce_coalesced(
-        self, tensors: list[Tensor], op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False
+        self, tensors: list[Tensor], op: Any = SUM, group: Any = None, async_op: bool = False
     ) -> Any:
-        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
-            return self._inner.all_reduce_coalesced(writes, op=op, group=group, async_op=async_op)
+        def call(reads: list[Tensor], writes: list[Tensor], later: bool) -> Any:
+            return self._inner.all_reduce_coalesced(writes, op=op, group=group, async_op=later)
 
         return self._collective(
-            "all_reduce", _bytes(*tensors), tensors, tensors, group, call=call, async_op=async_op
+            "all_reduce", group, async_op, call, reads=tensors, writes=tensors, payload=tensors
         )
 
     def reduce(
-        self,
-        tensor: Tensor,
-        dst: int,
-        op: Any = dist.ReduceOp.SUM,
-        group: Any = None,
-        async_op: bool = False,
+        self, tensor: Tensor, dst: int, op: Any = SUM, group: Any = None, async_op: bool = False
     ) -> Any:
-        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
-            return self._inner.reduce(writes[0], dst, op=op, group=group, async_op=async_op)
+        def call(reads: list[Tensor], writes: list[Tensor], later: bool) -> Any:
+            return self._inner.reduce(writes[0], dst, op=op, group=group, async_op=later)
 
-        return self._collective(
-            "reduce", _bytes(tensor), [tensor], [tensor], group, call=call, async_op=async_op
-        )
+        both = [tensor]
+        return self._collective("reduce", group, async_op, call, reads=both, writes=both, payload=both)
 
     def broadcast(self, tensor: Tensor, src: int, group: Any = None, async_op: bool = False) -> Any:
-        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
-            return self._inner.broadcast((writes or reads)[0], src, group=group, async_op=async_op)
+        def call(reads: list[Tensor], writes: list[Tensor], later: bool) -> Any:
+            return self._inner.broadcast((writes or reads)[0], src, group=group, async_op=later)
 
-        mine = dist.get_rank() == src
-        reads, writes = ([tensor], []) if mine else ([], [tensor])
-        return self._collective(
-            "broadcast", _bytes(tensor), reads, writes, group, call=call, async_op=async_op
-        )
+        mine, both = dist.get_rank() == src, [tensor]
+        reads, writes = (both, []) if mine else ([], both)
+        return self._collective("broadcast", group, async_op, call, reads=reads, writes=writes, payload=both)
 
     def all_to_all_single(
         self,
@@ -213,18 +195,13 @@ class Backend:
         group: Any = None,
         async_op: bool = False,
     ) -> Any:
-        def call(reads: list[Tensor], writes: list[Tensor], async_op: bool) -> Any:
-            return self._inner.all_to_all_single(
-                writes[0],
-                reads[0],
-                output_split_sizes=output_split_sizes,
-                input_split_sizes=input_split_sizes,
-                group=group,
-                async_op=async_op,
-            )
+        splits = {"output_split_sizes": output_split_sizes, "input_split_sizes": input_split_sizes}
+
+        def call(reads: list[Tensor], writes: list[Tensor], later: bool) -> Any:
+            return self._inner.all_to_all_single(writes[0], reads[0], **splits, group=group, async_op=later)
 
         return self._collective(
-            "all_to_all", _bytes(input), [input], [output], group, call=call, async_op=async_op
+            "all_to_all", group, async_op, call, reads=[input], writes=[output], payload=[input]
         )
 
     def barrier(self, *args: Any, **kwargs: Any) -> Any:
@@ -264,26 +241,23 @@ class VirtualBackend(Backend):
 
         def refuse_device(*args: Any, **kwargs: Any) -> Any:
             if any(isinstance(x, Tensor) and on_device(x) for x in (*args, *kwargs.values())):
-                raise DeviceError(f"deepspeed.comm.{name} on device memory is not known to the virtual device")
+                raise DeviceError(
+                    f"deepspeed.comm.{name} on device memory is not known to the virtual device"
+                )
             self._before_host_call()
             return inner(*args, **kwargs)
 
         return refuse_device
 
     def _perform(
-        self,
-        collective: Collective,
-        reads: list[Tensor],
-        writes: list[Tensor],
-        group: Any,
-        *,
-        call: Callable[..., Any],
-        async_op: bool,
+        self, collective: Collective, reads: list[Tensor], writes: list[Tensor], call: Call, async_op: bool
     ) -> Any:
         with torch._C.DisableTorchFunction():
             places = {on_device(t) for t in (*reads, *writes)}
             if places == {True, False}:
-                raise DeviceError(f"{collective.op}: some of its tensors are on the device and some on the host")
+                raise DeviceError(
+                    f"{collective.op}: some of its tensors are on the device and some on the host"
+                )
             if places != {True}:
                 self._before_host_call()
                 with below_dispatch():
@@ -291,12 +265,7 @@ class VirtualBackend(Backend):
             return self._defer(collective, reads, writes, call, async_op)
 
     def _defer(
-        self,
-        collective: Collective,
-        reads: list[Tensor],
-        writes: list[Tensor],
-        call: Callable[..., Any],
-        async_op: bool,
+        self, collective: Collective, reads: list[Tensor], writes: list[Tensor], call: Call, async_op: bool
     ) -> Any:
         machine = self._machine
         if collective.group not in self._streams:
@@ -331,6 +300,19 @@ class VirtualBackend(Backend):
         for observer in self._machine.observers:
             observer.on_op(record)
 
+    def all_gather_coalesced(
+        self,
+        output_tensors: list[Tensor],
+        input_tensors: list[Tensor],
+        group: Any = None,
+        async_op: bool = False,
+    ) -> Any:
+        """One op each, as gloo cannot coalesce; they share a stream, so that the last ends last."""
+        work = None
+        for output, source in zip(output_tensors, input_tensors, strict=True):
+            work = self.all_gather_into_tensor(output, source, group, async_op)
+        return work
+
     def _before_host_call(self) -> None:
         # gloo matches calls by their order in a group, so that what was deferred goes first, on every rank.
         for stream in self._streams.values():
@@ -352,7 +334,7 @@ class _Run:
     def __init__(
         self,
         collective: Collective,
-        call: Callable[..., Any],
+        call: Call,
         machine: Machine,
         stream: Stream,
         reads: list[Tensor],
@@ -416,6 +398,6 @@ class Work:
         raise DeviceError(f"Work.get_future of {self.collective.op} is not known to the virtual device")
 
 
-def _bytes(*tensors: Tensor) -> int:
+def _bytes(tensors: Sequence[Tensor]) -> int:
     with torch._C.DisableTorchFunction():
         return sum(t.numel() * t.element_size() for t in tensors)

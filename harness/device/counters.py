@@ -81,7 +81,9 @@ def secondary_gathers(collectives: Mapping[Collective, int], shape: ClusterShape
     """
     if shape.hpz == 1:
         return 0
-    gathers = {c: times for c, times in collectives.items() if c.op == "all_gather" and len(c.ranks) == shape.hpz}
+    gathers = {
+        c: times for c, times in collectives.items() if c.op == "all_gather" and len(c.ranks) == shape.hpz
+    }
     if shape.hpz < shape.nodes * shape.ranks_per_node:
         return sum(gathers.values())
     primary = min((c.group for c in gathers), default=0)

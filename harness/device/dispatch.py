@@ -65,7 +65,7 @@ class Dispatcher(TorchDispatchMode):
         """
         device = kwargs.get("device")
         if device is not None and (device.index is not None or device.type != "cpu"):
-            return device.type == "cpu"
+            return bool(device.type == "cpu")
         asked = self.placement()
         if asked is not None:
             return asked
@@ -282,7 +282,7 @@ class Dispatcher(TorchDispatchMode):
                 return operator.returned
             key = (func, *_shape_key(operator, args, kwargs))
             if (known := self.shapes.get(key)) is not None:
-                return known
+                return known  # type: ignore[no-any-return]
         stand_in_args, stand_in_kwargs = map_tensors(_zeros, args, kwargs)
         out = func(*stand_in_args, **stand_in_kwargs)
         results = out if len(operator.returned) > 1 else (out,)

@@ -132,15 +132,9 @@ def _record_stream(mode: Functions, func: Any, args: Any, kwargs: Any) -> None:
 # ---- making tensors
 
 
-@handles(
-    *(
-        getattr(torch, name)
-        for name in (
-            "empty empty_strided empty_permuted zeros ones full arange linspace logspace eye rand randn randint "
-            "randperm scalar_tensor tril_indices triu_indices"
-        ).split()
-    )
-)
+@handles(torch.empty, torch.empty_strided, torch.empty_permuted, torch.zeros, torch.ones, torch.full)
+@handles(torch.arange, torch.linspace, torch.logspace, torch.eye, torch.tril_indices, torch.triu_indices)
+@handles(torch.rand, torch.randn, torch.randint, torch.randperm, torch.scalar_tensor)
 def _factory(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     device = kwargs.get("device")
     wanted = False if device is None else names_device(device)
@@ -149,10 +143,9 @@ def _factory(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     return mode.asking(wanted, func, args, kwargs)
 
 
-@handles(
-    *(getattr(torch, f"{name}_like") for name in "empty zeros ones full rand randn randint".split()),
-    *(getattr(Tensor, f"new_{name}") for name in "empty empty_strided zeros ones full".split()),
-)
+@handles(torch.empty_like, torch.zeros_like, torch.ones_like, torch.full_like)
+@handles(torch.rand_like, torch.randn_like, torch.randint_like)
+@handles(Tensor.new_empty, Tensor.new_empty_strided, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full)
 def _like(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     device = kwargs.get("device")
     wanted = on_device(args[0]) if device is None and args else names_device(device)

@@ -116,7 +116,7 @@ def access(tensor: torch.Tensor) -> Access:
     assert allocation is not None
     return Access(
         allocation.id,
-        tensor.storage_offset(),
+        int(tensor.storage_offset()),
         tuple(tensor.size()),
         tensor.stride(),
         tensor.element_size(),

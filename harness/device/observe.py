@@ -103,7 +103,7 @@ class Observer:
 
 def call_site(depth: int) -> Site:
     """The innermost `depth` frames outside this package and torch."""
-    stack = []
+    stack: list[tuple[CodeType, int]] = []
     frame = sys._getframe(1)
     while frame is not None and len(stack) < depth:
         if not frame.f_code.co_filename.startswith(NOT_THE_PROGRAM):

@@ -64,7 +64,8 @@ class Operator:
     written: frozenset[int]  # positions of arguments that it writes
     written_names: frozenset[str]
     overwrites: bool  # what it writes it does not read
-    returned: tuple[int | None, ...]  # per return: the argument that it is by position, None for a fresh result
+    # Per return: the position of the argument that it is, None for a fresh result.
+    returned: tuple[int | None, ...]
     returns_fresh: bool
     random: bool
     float_shapes: bool  # whether a float argument can decide the shape of the result

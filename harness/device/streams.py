@@ -77,14 +77,14 @@ class Stream(torch.Stream):
     def __exit__(self, *error: object) -> None:
         self.context.__exit__(*error)
 
-    def wait_event(self, event: Event) -> None:
+    def wait_event(self, event: Event) -> None:  # type: ignore[override]
         self.machine.stream_wait(self, event)
 
-    def wait_stream(self, stream: Stream) -> None:
+    def wait_stream(self, stream: Stream) -> None:  # type: ignore[override]
         if stream is not self:
             self.wait_event(stream.record_event())
 
-    def record_event(self, event: Event | None = None) -> Event:
+    def record_event(self, event: Event | None = None) -> Event:  # type: ignore[override]
         event = event or Event()
         event.record(self)
         return event
@@ -296,7 +296,8 @@ class Machine:
 
     def _needed(self, stream: Stream, position: int) -> dict[Stream, int]:
         """For each stream, up to where it must have run: the closure over stream order and waits."""
-        needed, scanned, work = {stream: position}, {}, [stream]
+        needed, work = {stream: position}, [stream]
+        scanned: dict[Stream, int] = {}
         while work:
             current = work.pop()
             start, end = scanned.get(current, current.done), needed[current]
@@ -319,8 +320,8 @@ class Machine:
         stream.done += 1
 
     def _start(self, stream: Stream, run: Run, index: int) -> None:
-        flight = run()
         stream.done += 1
+        flight = run()
         if flight is not None:
             stream.in_flight.append((stream.done, flight))
         for observer in self.observers:
