@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DeviceKind = Literal["cpu", "virtual", "cuda"]
 EVIDENCE: dict[str, str] = {"cpu": "cpu", "virtual": "virtual-device", "cuda": "one-gpu"}
 POLICIES = ("eager", "side-first", "main-first", "timed")
-RANDOM_POLICY = re.compile(r"random\((\d+)\)")
+RANDOM_POLICY = re.compile(r"(?:random|timed)\((\d+)\)")
 POISONS = ("nan", "pattern", "stale")
 LINK = re.compile(r"[1-9]\d*(?:\.\d+)?(?:kbit|mbit|gbit)")
 

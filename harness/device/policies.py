@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
-    from harness.device.streams import Machine, Op
+    from harness.device.streams import Machine, Op, Stream
 
 
 class Policy:
@@ -39,6 +39,13 @@ class Policy:
 
     def at_collective(self, machine: Machine) -> None:
         """Called after each collective is issued."""
+
+    def begin(self, machine: Machine) -> None:
+        """Called when the machine starts to use the policy."""
+
+    def widen(self, machine: Machine, needed: dict[Stream, int]) -> dict[Stream, int]:
+        """What runs when `needed` (stream → position) must: that, and whatever the policy puts before it."""
+        return needed
 
 
 class Eager(Policy):
@@ -97,4 +104,10 @@ def parse_policy(text: str, seed: int = 0) -> Policy:
         return POLICIES[text]()
     if match := re.fullmatch(r"random\((\d+)\)", text):
         return RandomOrder(f"{match[1]}/{seed}")
-    raise HarnessError(f"policy {text!r} is not known here; use one of {', '.join(POLICIES)} or random(SEED)")
+    if match := re.fullmatch(r"timed(?:\((\d+)\))?", text):
+        from harness.simulate.timed import Timed
+
+        return Timed(float(match[1] or 1))
+    raise HarnessError(
+        f"policy {text!r} is not known here; use one of {', '.join(POLICIES)}, random(SEED), timed or timed(SCALE)"
+    )

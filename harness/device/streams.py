@@ -170,6 +170,7 @@ class Machine:
         """Finish all work, then order later work by `policy`."""
         self.finish()
         self.policy = policy
+        policy.begin(self)
 
     # ---- issuing
 
@@ -285,7 +286,7 @@ class Machine:
         if stream.done >= position:
             self.land(stream, position)
             return
-        needed = self._needed(stream, position)
+        needed = self._closure(self.policy.widen(self, self._closure({stream: position})))
         with below_dispatch():
             while behind := [s for s, end in needed.items() if s.done < end]:
                 ready = [s.pending[0] for s in behind if s.pending[0].ready()]
@@ -294,9 +295,9 @@ class Machine:
                 self._run_head(min(ready, key=self.policy.rank).stream if len(ready) > 1 else ready[0].stream)
         self.land(stream, position)
 
-    def _needed(self, stream: Stream, position: int) -> dict[Stream, int]:
-        """For each stream, up to where it must have run: the closure over stream order and waits."""
-        needed, work = {stream: position}, [stream]
+    def _closure(self, needed: dict[Stream, int]) -> dict[Stream, int]:
+        """For each stream, up to where it must have run: what happens before any of `needed`."""
+        needed, work = dict(needed), list(needed)
         scanned: dict[Stream, int] = {}
         while work:
             current = work.pop()

@@ -1,0 +1,174 @@
+"""`hpz simulate` and `hpz calibrate`: short functions over the package, for harness.cli to register."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from harness.errors import HarnessError
+from harness.study import load_study
+
+SHOWN: dict[str, dict[str, str]] = {
+    # Column of a table → heading. Seconds are those of one step.
+    "sync_cost": {
+        "model": "model",
+        "micro_batch": "batch",
+        "sequence_length": "tokens",
+        "network": "network",
+        "variant": "variant",
+        "step_seconds": "step s",
+        "speedup_over_zero3": "× ZeRO-3",
+        "bytes_bound": "bytes allow ×",
+        "cost_of_order": "order costs",
+        "blocked_at_copy_seconds": "blocked s",
+        "lost_overlap_seconds": "overlap lost s",
+    },
+    "windows": {
+        "model": "model",
+        "nodes": "nodes",
+        "micro_batch": "batch",
+        "gradient_accumulation": "accum.",
+        "activation_checkpointing": "ckpt",
+        "prefetch_bucket": "prefetch",
+        "network": "network",
+        "margin_min_us": "least margin µs",
+        "overtaken": "overtaken",
+        "parameters_gathered": "of",
+        "verdict": "race",
+    },
+    "scaling": {
+        "model": "model",
+        "network": "network",
+        "variant": "variant",
+        "gpus": "GPUs",
+        "step_seconds": "step s",
+        "efficiency": "efficiency",
+        "limited_by": "limited by",
+    },
+    "hpz_sizes": {
+        "model": "model",
+        "network": "network",
+        "variant": "variant",
+        "hpz": "hpZ",
+        "step_seconds": "step s",
+        "speedup_over_zero3": "× ZeRO-3",
+        "peak_bytes": "peak bytes",
+    },
+}
+
+
+def simulate(
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, or its results folder.")],
+    results: Annotated[
+        Path | None, typer.Option(help="Results folder; default results/<study name>.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Also write the first cell's step here, for ui.perfetto.dev.")
+    ] = None,
+    trace_cell: Annotated[
+        str, typer.Option(help="Which cell to write: words of its run id or network, as `event 12.5gbps`.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """Step times at real sizes in simulated time. Example: hpz simulate experiments/paper.yaml --trace step.json"""
+    from harness.simulate.tables import simulate_study, write
+
+    study = load_study(study_file)
+    folder = (results or (study_file if study_file.is_dir() else Path("results") / study.name)) / "simulated"
+    if trace is not None:
+        _export(study_file, trace, trace_cell)
+    with _progress(quiet=as_json) as progress:
+        simulated = simulate_study(study, progress)
+    files = write(simulated, folder)
+    if as_json:
+        print(files["json"].read_text(), end="")
+        return
+    console = Console(width=max(Console().width, 140))
+    for name in SHOWN:
+        if name in files:
+            console.print(_table(name, files[name]))
+    console.print(f"All numbers are simulated-time. Tables: {folder}/*.csv", highlight=False)
+
+
+def _export(study_file: Path, file: Path, words: str) -> None:
+    from harness.simulate.export import write_chrome_trace
+    from harness.simulate.plan import cells
+    from harness.simulate.timeline import simulate as run_timeline
+    from harness.simulate.traces import trace_of
+
+    for cell in cells(load_study(study_file)):
+        name = f"{cell.run.run_id} {cell.network} {cell.gpu}"
+        if all(word in name for word in words.split()):
+            write_chrome_trace(run_timeline(trace_of(cell.run), cell.cluster), file, title=name)
+            return
+    raise HarnessError(f"--trace-cell: no cell of {study_file} has all of {words!r} in its run id or network")
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, plain lines elsewhere."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda what, done, of: None if quiet else console.print(f"{what}: {done} of {of}")
+        return
+    with Progress(console=console) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=of)
+            bar.update(tasks[what], completed=done)
+
+        yield show
+
+
+def _table(name: str, file: Path) -> Table:
+    content = pd.read_csv(file)
+    columns = {column: heading for column, heading in SHOWN[name].items() if column in content}
+    table = Table(title=f"{name.replace('_', ' ')} (simulated-time)", box=None)
+    for column, heading in columns.items():
+        numeric = pd.api.types.is_numeric_dtype(content[column])
+        table.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
+    for _, row in content.iterrows():
+        table.add_row(*(_text(column, row[column]) for column in columns))
+    return table
+
+
+def _text(column: str, value: Any) -> str:
+    if isinstance(value, float) and value != value:
+        return "–"
+    if column in ("cost_of_order", "efficiency"):
+        return f"{100 * value:.1f} %"
+    if column == "margin_min_us":
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def calibrate(
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write the measured profile here (YAML, as in harness/simulate/hardware)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """Measure this machine and fit the cost model to it; residuals and held-out errors are printed. Example: hpz calibrate"""
+    from harness.simulate.calibrate import calibrate_machine, profile_yaml
+
+    found = calibrate_machine()
+    if output is not None:
+        output.write_text(profile_yaml(found))
+    if as_json:
+        print(json.dumps(found.record(), indent=1))
+        return
+    console = Console(width=max(Console().width, 120))
+    for table in found.describe():
+        console.print(table)
