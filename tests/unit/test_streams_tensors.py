@@ -378,7 +378,7 @@ def test_devices_that_are_not_there_are_refused() -> None:
     with pytest.raises(HarnessError, match="'tpu' is not known; use cpu, virtual or cuda"):
         open_process_device("tpu")
     if not torch.cuda.is_available():
-        with pytest.raises(HarnessError, match="device cuda: .* use device: virtual or cpu"):
+        with pytest.raises(HarnessError, match=r"device cuda: .* use device: virtual or cpu"):
             open_device("cuda")
 
 
