@@ -18,6 +18,7 @@ from harness.errors import HarnessError, RunFailed
 from harness.launch.slurm_cli import cancel, status, submit, watch
 from harness.patch_cli import app as patch_app
 from harness.study import Run, Study, load_study, save_study
+from harness.triage_cli import triage
 
 app = typer.Typer(
     name="hpz",
@@ -182,6 +183,7 @@ for verb in (submit, status, watch, cancel):
     app.command()(verb)
 app.command()(doctor)
 app.command()(audit)
+app.command()(triage)
 app.add_typer(patch_app, name="patch")
 app.add_typer(cluster_app, name="cluster")
 
