@@ -368,7 +368,7 @@ def first_step_too_high(case: Case) -> str | None:
         if len(before) < 3 or len(after) < 2 or not np.isfinite(loss[index - len(before) : index + 1]).all():
             continue
         usual = float(np.median(before))
-        high = usual + max(2 * float(np.ptp(before)), 0.1 * usual)
+        high = usual + max(4 * float(np.median(np.abs(np.diff(before)))), 0.1 * usual)
         if loss[index] > high and np.nanmedian(after) < (usual + loss[index]) / 2:
             return f"step {case.curve.step[index]}, the first after a restart, has {loss[index]:.3g} after {usual:.3g}"
     after = loss[1:8]

@@ -70,7 +70,7 @@ def _print(found: Triage) -> None:
     table = Table("fault", "points", "for (+) and against (−)", box=None, pad_edge=False)
     for finding in found.findings:
         style = "bold" if finding.fault == found.verdict else "dim" if finding.ruled_out else ""
-        points = "ruled out" if finding.ruled_out else f"{finding.points:+d}"
+        points = "ruled out" if finding.ruled_out else f"{finding.points:+d}" if finding.points else "0"
         table.add_row(finding.fault, points, Text(_why(finding)), style=style)
     console.print(table)
     for note in found.notes:
