@@ -76,6 +76,7 @@ class Submitter:
             "time": "00:10:00",
             "signal_lead_seconds": 20,
             "network_baseline": False,
+            "blocks": 1,
             "environment": {"GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1"},
             "local_cluster": self.cluster.name,
         }

@@ -31,12 +31,20 @@ def main() -> int:
         f"rank {place.rank} of {place.world_size} on node {place.node} at {os.environ['MASTER_ADDR']}",
         flush=True,
     )
-    if place.rank == behaviour.get("crash_rank") and directory.status().attempts <= behaviour.get(
-        "crash_attempts", 1
-    ):
-        crash(behaviour["crash"])
+    meet(directory, place)
+    if "crash" in behaviour and directory.status().attempts <= behaviour.get("crash_attempts", 1):
+        if place.rank == behaviour["crash_rank"]:
+            crash(behaviour["crash"])
+        wait(60, asked)  # as in a collective that never ends, until srun ends it
     train(directory, place, until, behaviour.get("step_seconds", 0.01), asked)
     return 0
+
+
+def meet(directory: RunDirectory, place: Place) -> None:
+    """Start together, as ranks that train do: a rank has arrived once its log is there."""
+    logs = [directory.logs / f"rank-{rank}.txt" for rank in range(place.world_size)]
+    while not all(log.exists() and log.stat().st_size for log in logs):
+        time.sleep(0.02)
 
 
 def crash(how: str) -> None:
@@ -53,7 +61,7 @@ def train(directory: RunDirectory, place: Place, until: int, seconds: float, ask
     step = steps_reached(directory)
     writer = StepWriter(directory.steps_file, step) if place.rank == 0 else None
     while step < until and not asked:
-        time.sleep(seconds)
+        wait(seconds, asked)
         if writer is not None:
             writer.write(StepRecord(step, 4.0 - step / 100, 1.0, 1e-3, 64, seconds, 0, None, 0, 0, False))
             directory.update_status(heartbeat_utc=utc_now(), step=step)
@@ -62,6 +70,12 @@ def train(directory: RunDirectory, place: Place, until: int, seconds: float, ask
     if writer is not None and step == steps:
         final = Final(steps=steps, skipped_steps=0, shards_sha256="0" * 64)
         directory.update_status(final=final.model_dump())
+
+
+def wait(seconds: float, asked: list[int]) -> None:
+    deadline = time.monotonic() + seconds
+    while not asked and time.monotonic() < deadline:
+        time.sleep(min(seconds, 0.02))
 
 
 def save(directory: RunDirectory, step: int) -> None:

@@ -75,7 +75,7 @@ def test_a_killed_rank_is_started_again(submitter: Submitter) -> None:
 
 
 def test_a_rank_that_is_killed_every_time_ends_the_run_with_its_name(submitter: Submitter) -> None:
-    submitter.behaviour = {"crash_rank": 3, "crash": "kill", "crash_attempts": 99, "step_seconds": 0.5}
+    submitter.behaviour = {"crash_rank": 3, "crash": "kill", "crash_attempts": 99}
     study, results, _ = submitter(submitter.profile(attempts=2), matrix=ONE_RUN)
     (status,) = wait_for_states(study, results, "failed")
     assert status.exit[3].signal == "Killed"

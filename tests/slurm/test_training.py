@@ -32,7 +32,7 @@ def turns_taken(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> I
     """zero3 and fixed, two blocks each in one allocation, over links of 100 Mbit/s."""
     root = tmp_path_factory.mktemp("turns")
     send = Submitter(cluster, partial(write_study, root), root, real=True)
-    profile = send.profile(network_baseline=True, network_interface="eth0", shapes_links=True)
+    profile = send.profile(blocks=2, network_baseline=True, network_interface="eth0", shapes_links=True)
     matrix = {"model": "llama2-1m", "variant": "fixed", "shape": "2x2-hpz2", "link": "100mbit"}
     study, results, _ = send(profile, matrix=matrix, training={**LONG_ENOUGH, "steps": 6})
     wait_for_states(study, results, "done", seconds=SECONDS)
@@ -71,7 +71,7 @@ def test_a_requeue_in_the_middle_changes_no_loss(
 ) -> None:
     send = Submitter(cluster, study_file, tmp_path, real=True)
     matrix = {"model": "llama2-toy", "variant": "fixed", "shape": "1x2-hpz2"}
-    study, results, (sent,) = send(send.profile(blocks=1), matrix=matrix, training=LONG_ENOUGH)
+    study, results, (sent,) = send(send.profile(), matrix=matrix, training=LONG_ENOUGH)
     zero3, fixed = study.runs
     wait_for(lambda: len(lines(results, fixed.run_id)) > 5, SECONDS, results)
     cluster.run(["scontrol", "requeue", f"{sent.job_id}_0"], check=True)
