@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from harness.device.errors import DeviceError
 from harness.device.memory import access, on_device
-from harness.device.observe import Collective, OpRecord, call_site
+from harness.device.observe import SITE_DEPTH, Collective, OpRecord, call_site
 from harness.device.streams import Event, Flight, Machine, Stream, below_dispatch
 
 Tensor = torch.Tensor
@@ -294,7 +294,7 @@ class VirtualBackend(Backend):
             kind="collective",
             reads=tuple(access(t) for t in reads),
             writes=tuple(access(t) for t in writes),
-            site=call_site(24),
+            site=call_site(SITE_DEPTH),
             collective=collective,
         )
         for observer in self._machine.observers:

@@ -15,13 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.device.errors import DeviceError
 from harness.device.memory import Memory, access, is_pinned, on_device, pin
-from harness.device.observe import OpKind, OpRecord, call_site
+from harness.device.observe import SITE_DEPTH, OpKind, OpRecord, call_site
 from harness.device.operators import Kind, Operator, describe
 from harness.device.streams import Machine
 
 Tensor = torch.Tensor
 Shape = tuple[torch.Size, tuple[int, ...], torch.dtype]
-SITE_DEPTH = 24  # frames kept of an observed op
 COPY = torch.ops.aten.copy_.default
 
 
