@@ -18,7 +18,7 @@ from harness.race.memory import Footprint, Written, covers, overlap
 HOST = -1
 """The host's place in clocks: its own accesses (to pinned memory) and what it has waited for."""
 
-HISTORY = 48  # accesses kept for one storage before those that a newer one stands for are dropped
+HISTORY = 32  # accesses kept for one storage before those that a newer one stands for are dropped
 WINDOW = 240  # trace items kept for the story and the picture
 CASES = 64  # instances kept of one finding; all are counted
 SHOWN = 60  # of them, how many one finding keeps
@@ -105,6 +105,7 @@ class Storage:
     written: Written | None  # None: allocated before the analysis began, so taken as written
     history: list[Touch] = field(default_factory=list)
     recorded: set[int] = field(default_factory=set)  # streams of record_stream
+    pruned: int = 0  # how many host waits its history takes into account
 
 
 @dataclass
@@ -146,6 +147,7 @@ class Analysis:
         self.window: deque[Mark] = deque(maxlen=WINDOW)
         self.costs, self.memory = Costs(), Memory()
         self.next_index = 0
+        self.host_waits = 0
 
     # ---- what the host does
 
@@ -238,6 +240,7 @@ class Analysis:
 
     def _host_wait(self, clock: Clock, reason: str, site: Site, cost: bool) -> None:
         _join(self.clocks[HOST], clock)
+        self.host_waits += 1
         if cost:
             self.costs.host_waits[reason, site] += 1
         self.window.append(Mark(self.next_index, HOST, "host-wait", reason, site))
@@ -253,15 +256,16 @@ class Analysis:
             block.nbytes = new.view.end
         if block.written is not None:
             self._follow_writes(block, storage, new)
-        host, kept = self.clocks[HOST], list[Touch]()
+        if block.pruned != self.host_waits:
+            block.pruned = self.host_waits
+            self._prune(block)
+        kept, stream, write, view = list[Touch](), new.stream, new.write, new.view
         for old in block.history:
-            stream, time = old.stream, old.time
-            if host.get(stream, 0) >= time:
-                continue  # before everything that can still be issued
-            if stream != new.stream:
-                if (new.write or old.write) and clock.get(stream, 0) < time and overlap(old.view, new.view):
+            if old.stream != stream:
+                unordered = clock.get(old.stream, 0) < old.time
+                if unordered and (write or old.write) and overlap(old.view, view):
                     self._report("race", old, new, storage, block)
-            elif _repeats(old, new):
+            elif old.view is view and _repeats(old, new):
                 continue
             kept.append(old)
         kept.append(new)
@@ -269,6 +273,13 @@ class Analysis:
             kept = self._shorten(kept, new, clock)
         self.memory.touches += len(kept) - len(block.history)
         self.memory.touches_peak = max(self.memory.touches_peak, self.memory.touches)
+        block.history = kept
+
+    def _prune(self, block: Storage) -> None:
+        """Drop what the host has waited for: it is before everything that can still be issued."""
+        host = self.clocks[HOST]
+        kept = [old for old in block.history if host.get(old.stream, 0) < old.time]
+        self.memory.touches -= len(block.history) - len(kept)
         block.history = kept
 
     def _follow_writes(self, block: Storage, storage: int, new: Touch) -> None:
@@ -343,8 +354,7 @@ def _repeats(old: Touch, new: Touch) -> bool:
     """The same line touching the same bytes again on the same stream: the newer stands for both."""
     return (
         old.write == new.write
+        and old.op.name == new.op.name
         and bool(new.op.site)
         and old.op.site == new.op.site
-        and old.op.name == new.op.name
-        and old.view == new.view
     )

@@ -116,6 +116,7 @@ class Outcome:
     reports: tuple[RankReport, ...]
     problem: str | None = None
     seconds: float = 0.0
+    processor_seconds: float | None = None  # of all ranks; None where they did not end well
     losses: tuple[str, ...] = ()  # of a run: one a step, as written
     window: tuple[Trace, ...] = ()  # with `excerpt`: rank 0 around the first flip
     order: dict[int, int] = field(
@@ -223,7 +224,9 @@ def collect(job: Job, folder: Path, ended: dict[str, Any], seconds: float) -> Ou
     problem = None
     if ended["how"] != "done":
         problem = explain(folder, job.program.ranks, ended)
-    return Outcome(tuple(reports), problem, seconds, losses, tuple(window), order)
+    return Outcome(
+        tuple(reports), problem, seconds, ended.get("processor_seconds"), losses, tuple(window), order
+    )
 
 
 def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:

@@ -71,8 +71,8 @@ class Watch:
     def attach(self, device: Device) -> None:
         assert isinstance(device, VirtualDevice)
         self.device = device
-        device.observe(CollectiveLog(self.folder / f"collectives-{self.rank}.txt"))
         if self.job.analyse:
+            device.observe(CollectiveLog(self.folder / f"collectives-{self.rank}.txt"))
             device.observe(Watcher(self.analysis))
         if self.job.excerpt and self.rank == 0:
             flip = self.job.flips[0]

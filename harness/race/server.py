@@ -25,11 +25,14 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # older releases log to standard output as they are imported
     from harness.race.rank import import_everything
 
     import_everything(with_transformers="transformers" in sys.argv)
     for line in sys.stdin:
-        print(json.dumps(serve(json.loads(line))), flush=True)
+        answers.write(json.dumps(serve(json.loads(line))) + "\n")
+        answers.flush()
 
 
 def serve(message: dict[str, Any]) -> dict[str, Any]:
@@ -46,11 +49,11 @@ def serve(message: dict[str, Any]) -> dict[str, Any]:
 
 def watch(folder: Path, pids: dict[int, int], deadline: float) -> dict[str, Any]:
     """Wait for all; the first failure, a stall or the deadline ends the others."""
-    moved, used, ranks = time.monotonic(), 0.0, len(pids)
+    moved, used, ranks, spent = time.monotonic(), 0.0, len(pids), 0.0
     while pids:
-        pid, status = os.waitpid(-1, os.WNOHANG)
+        pid, status, usage = os.wait4(-1, os.WNOHANG)
         if pid:
-            rank = pids.pop(pid)
+            rank, spent = pids.pop(pid), spent + usage.ru_utime + usage.ru_stime
             if status != 0:
                 return end(pids, {"how": "failed", "rank": rank, "code": os.waitstatus_to_exitcode(status)})
             continue
@@ -63,7 +66,7 @@ def watch(folder: Path, pids: dict[int, int], deadline: float) -> dict[str, Any]
             return end(pids, {"how": "stalled"})
         if now > deadline:
             return end(pids, {"how": "timed-out"})
-    return {"how": "done"}
+    return {"how": "done", "processor_seconds": spent}
 
 
 def end(pids: dict[int, int], answer: dict[str, Any]) -> dict[str, Any]:

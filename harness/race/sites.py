@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import linecache
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 from typing import NamedTuple
 
-DEPTH = 5
+DEPTH = 4
 HARNESS = Path(__file__).resolve().parent.parent
 
 # Plumbing that issues ops on behalf of someone further out.
@@ -47,26 +48,48 @@ class Frame(NamedTuple):
         return f"{self.short}:{self.line} {self.function}"
 
 
-_hidden: dict[CodeType, bool] = {}
+# By id, since a code object hashes its whole content; the object itself is kept, so that its id stays its own.
+_hidden: dict[int, tuple[CodeType, bool]] = {}
+_frames: dict[tuple[int, int], Frame | None] = {}
 
 
 def is_hidden(code: CodeType) -> bool:
     """Whether a function is plumbing; remembered for each."""
-    hidden = _hidden.get(code)
-    if hidden is None:
-        hidden = _hidden[code] = any(part in code.co_filename for part in HIDDEN)
-    return hidden
+    known = _hidden.get(id(code))
+    if known is None:
+        known = _hidden[id(code)] = code, any(part in code.co_filename for part in HIDDEN)
+    return known[1]
+
+
+def visible_frame(code: CodeType, line: int) -> Frame | None:
+    """The frame at a line of a function; None for plumbing. The same place is always the same object."""
+    key = (id(code), line)
+    if key not in _frames:
+        _frames[key] = None if is_hidden(code) else Frame(code.co_filename, line, code.co_name)
+    return _frames[key]
+
+
+def visible(stack: Iterable[tuple[CodeType, int]], depth: int = DEPTH) -> tuple[Frame, ...]:
+    """The innermost `depth` frames of a stack that are not plumbing, innermost first."""
+    found: list[Frame] = []
+    for code, line in stack:
+        frame = visible_frame(code, line)
+        if frame is not None:
+            found.append(frame)
+            if len(found) == depth:
+                break
+    return tuple(found)
 
 
 def capture(depth: int = DEPTH) -> tuple[Frame, ...]:
-    """The innermost `depth` frames that are not plumbing, innermost first."""
-    found: list[Frame] = []
-    frame = sys._getframe(1)
-    while frame is not None and len(found) < depth:
-        if not is_hidden(frame.f_code):
-            found.append(Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
-        frame = frame.f_back  # type: ignore[assignment]
-    return tuple(found)
+    """The same for the stack of the caller."""
+    return visible(_stack(sys._getframe(1)), depth)
+
+
+def _stack(frame: FrameType | None) -> Iterator[tuple[CodeType, int]]:
+    while frame is not None:
+        yield frame.f_code, frame.f_lineno
+        frame = frame.f_back
 
 
 def short_file(file: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.device.observe import Access, Observer, OpRecord, Site, WaitTarget
 from harness.race.happens_before import HOST, Analysis, Mark
 from harness.race.memory import Footprint, footprint
-from harness.race.sites import DEPTH, Frame, capture, is_hidden
+from harness.race.sites import capture, visible
 
 
 class Watcher(Observer):
@@ -19,7 +19,7 @@ class Watcher(Observer):
 
     def on_op(self, op: OpRecord) -> None:
         self.analysis.op(
-            op.index, op.name, op.stream, _touched(op.reads), _touched(op.writes), visible(op.site)
+            op.index, op.name, op.stream, _touched(op.reads), _touched(op.writes), visible(op.site.stack)
         )
 
     def on_event_record(self, event: int, stream: int) -> None:
@@ -30,11 +30,11 @@ class Watcher(Observer):
 
     def on_host_wait(self, target: WaitTarget, reason: str, site: Site) -> None:
         if target.kind == "event":
-            self.analysis.host_wait_event(target.id, reason, visible(site), cost=reason != "query")
+            self.analysis.host_wait_event(target.id, reason, visible(site.stack), cost=reason != "query")
         else:
             # The device synchronises stream by stream; that is one wait, counted with the default stream.
             self.analysis.host_wait_stream(
-                target.id, reason, visible(site), cost=reason != "device" or target.id == 0
+                target.id, reason, visible(site.stack), cost=reason != "device" or target.id == 0
             )
 
     def on_alloc(self, storage: int, nbytes: int, stream: int) -> None:
@@ -60,7 +60,7 @@ class Excerpt(Observer):
 
     def on_op(self, op: OpRecord) -> None:
         self.next = op.index + 1
-        self._add(Mark(op.index, op.stream, "op", op.name, visible(op.site)))
+        self._add(Mark(op.index, op.stream, "op", op.name, visible(op.site.stack)))
         if op.index == self.last:
             self.name_streams()
 
@@ -74,7 +74,7 @@ class Excerpt(Observer):
         self._add(Mark(self.next, stream, "wait", f"wait event {event}", capture(1), event))
 
     def on_host_wait(self, target: WaitTarget, reason: str, site: Site) -> None:
-        self._add(Mark(self.next, HOST, "host-wait", reason, visible(site)))
+        self._add(Mark(self.next, HOST, "host-wait", reason, visible(site.stack)))
 
     def _add(self, mark: Mark) -> None:
         if self.first <= mark.index <= self.last:
@@ -91,20 +91,9 @@ class CollectiveLog(Observer):
         call = op.collective
         if call is not None:
             ranks = ",".join(map(str, call.ranks))
-            place = next((str(frame) for frame in visible(op.site)), "an unknown place")
+            place = next((str(frame) for frame in visible(op.site.stack)), "an unknown place")
             self.stream.write(f"{call.group} {ranks} {call.op} {call.nbytes} {place}\n")
 
 
 def _touched(accesses: tuple[Access, ...]) -> list[tuple[int, Footprint]]:
     return [(access.storage, view) for access in accesses if (view := footprint(*access[1:])) is not None]
-
-
-def visible(site: Site) -> tuple[Frame, ...]:
-    """The site's innermost frames that are not plumbing."""
-    found = []
-    for code, line in site.stack:
-        if not is_hidden(code):
-            found.append(Frame(code.co_filename, line, code.co_name))
-            if len(found) == DEPTH:
-                break
-    return tuple(found)
