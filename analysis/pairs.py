@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.collect import Collected
-from analysis.convergence import Curve, Floats
+from analysis.convergence import Curve, Floats, first
 from harness.study import Run, Study
 
 NEEDED = (
@@ -28,6 +28,7 @@ NEEDED = (
     "host_syncs",
     "bytes_intra",
     "bytes_inter",
+    "batch_hash",
     "wire_bytes",
     "wire_bytes_predicted",
 )
@@ -195,7 +196,9 @@ def _why_not(run: Recorded | None, baseline: Recorded | None) -> str | None:
         return f"run and baseline used different versions: {differing}"
     if len(run.curve) != len(baseline.curve):
         return f"run and baseline have {len(run.curve)} and {len(baseline.curve)} steps"
-    return None
+    ours, theirs = (one.columns["batch_hash"].astype(float) for one in (run, baseline))
+    other = first((ours != theirs) & np.isfinite(ours) & np.isfinite(theirs))
+    return None if other is None else f"run and baseline saw different batches, first at step {other}"
 
 
 def _differing_versions(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ STEP_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
         "bytes that rank 0's node put on its link, headers included; missing where unmetered",
     ),
     "wire_bytes_predicted": (pa.int64(), "the same, predicted from the step's collectives"),
+    "batch_hash": (pa.int64(), "hash of rank 0's micro-batches: equal in every run of a pair"),
     "utc": (pa.timestamp("ms", tz="UTC"), "when the step was recorded, UTC"),
 }
 FLOATS = tuple(name for name, (kind, _) in STEP_COLUMNS.items() if pa.types.is_floating(kind))

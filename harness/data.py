@@ -1,4 +1,4 @@
-"""Token batches: a local corpus, Hugging Face datasets, or MMLU-format questions, the same for every variant.
+"""Token batches, the same for every variant: the standard library's source, a text, Hugging Face data, questions.
 
 A batch is a pure function of (data, seed, world size, rank, step, micro-step), so a run resumes from its step
 number alone, and two runs that differ in their variant see the same tokens.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from harness.errors import HarnessError
 from harness.mmlu import LETTERS, Question, held_out_questions, parse_questions, training_questions
+from harness.stdlib_text import stdlib_sha256, stdlib_tokens
 from harness.study import REPOSITORY, Data, Training, data_file
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 Tokens = npt.NDArray[np.int64]
 Batch = dict[str, "torch.Tensor"]
 
-SHIPPED = {"corpus": "experiments/data/corpus.txt", "mmlu": "experiments/data/mmlu-mini.csv"}
 IGNORED = -100  # label of a token that the loss leaves out (PyTorch's cross_entropy)
 SHUFFLE_BUFFER = 1000  # documents of a stream that are shuffled among themselves
 
@@ -98,7 +98,10 @@ def open_batches(
         world_size=world_size,
         rank=rank,
     )
-    encoder, length = open_encoder(data), training.sequence_length
+    length = training.sequence_length
+    if data.source == "stdlib":
+        return IndexedBatches(plan, read_stdlib(data, vocab_size, length), seed, vocab_size)
+    encoder = open_encoder(data)
     if data.source == "hub":
         return StreamedBatches(plan, HubDocuments(data, world_size, rank, seed), encoder, length, vocab_size)
     if data.source == "mmlu":
@@ -107,12 +110,13 @@ def open_batches(
     return IndexedBatches(plan, read_corpus(data, encoder, length), seed, vocab_size)
 
 
-def batch_sha256(batch: Mapping[str, torch.Tensor]) -> str:
-    """Hash of a batch's tokens and labels: equal hashes prove that two runs saw the same data."""
+def batch_hash(batches: Iterable[Mapping[str, torch.Tensor]]) -> int:
+    """63 bits of the sha256 of some batches' tokens and labels: equal hashes prove that two runs saw the same data."""
     digest = hashlib.sha256()
-    for key in sorted(batch):
-        digest.update(batch[key].numpy().tobytes())
-    return digest.hexdigest()
+    for batch in batches:
+        for key in sorted(batch):
+            digest.update(batch[key].numpy().tobytes())
+    return int.from_bytes(digest.digest()[:8], "big") >> 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,9 +253,19 @@ class CorpusExamples(Sequence[Example]):
         return Example(cut, cut, f"{self.name}: tokens {start} to {start + self.length - 1}")
 
 
+def read_stdlib(data: Data, vocab_size: int, length: int) -> CorpusExamples:
+    """The standard library's source as examples. Raises HarnessError where it is another text than the run's."""
+    if data.sha256 not in (None, stdlib_sha256()):
+        raise HarnessError(
+            "data.sha256: this Python's standard library is another text than the one that the run was planned with; "
+            "plan and run with the same Python release"
+        )
+    return CorpusExamples(stdlib_tokens(vocab_size), length, "standard library")
+
+
 def read_corpus(data: Data, encoder: Encoder, length: int) -> CorpusExamples:
     """The corpus as examples. Raises HarnessError when it is too short, unreadable or not text."""
-    file = source_file(data)
+    file = data_file(data)
     examples = CorpusExamples(
         np.array(encoder.encode(_read_text(file)), dtype=np.int64), length, _shown(file)
     )
@@ -261,11 +275,6 @@ def read_corpus(data: Data, encoder: Encoder, length: int) -> CorpusExamples:
             f"training.sequence_length={length}; give a longer text or a shorter sequence"
         )
     return examples
-
-
-def source_file(data: Data) -> Path:
-    """The data's file, or the one that the repository ships for its source."""
-    return data_file(data) if data.path else REPOSITORY / SHIPPED[data.source]
 
 
 @dataclass(frozen=True)
@@ -329,7 +338,7 @@ class HubDocuments:
 
 def load_questions(data: Data) -> tuple[Question, ...]:
     """The data's questions (CSV or JSON lines). Raises HarnessError naming file and line."""
-    file = source_file(data)
+    file = data_file(data)
     return parse_questions(_read_text(file), name=_shown(file), json_lines=file.suffix != ".csv")
 
 

@@ -62,8 +62,11 @@ class StepRecord:
     bytes_intra: int
     bytes_inter: int
     skipped: bool
+    batch_hash: int | None = None  # of rank 0's micro-batches: equal in every run of a pair
     wire_bytes: int | None = None  # that rank 0's node put on its link, from the interface's counter
-    wire_bytes_predicted: int | None = None  # the same from the counted collectives (harness.launch.gloo_bytes)
+    wire_bytes_predicted: int | None = (
+        None  # the same from the counted collectives (harness.launch.gloo_bytes)
+    )
 
     def line(self) -> str:
         """Strict JSON: a non-finite number becomes null and is named in `nonfinite`."""

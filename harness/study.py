@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from harness.errors import HarnessError, nearest
 from harness.models import parse_model
+from harness.stdlib_text import stdlib_sha256
 from harness.variants import Variant, installed_release, patch_hashes, supported_releases
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -28,6 +29,7 @@ DeviceKind = Literal["cpu", "virtual", "cuda"]
 EVIDENCE: dict[str, str] = {"cpu": "cpu", "virtual": "virtual-device", "cuda": "one-gpu"}
 POLICIES = ("eager", "side-first", "main-first", "timed")
 RANDOM_POLICY = re.compile(r"(?:random|timed)\((\d+)\)")
+SHIPPED = {"corpus": "experiments/data/corpus.txt", "mmlu": "experiments/data/mmlu-mini.csv"}
 POISONS = ("nan", "pattern", "stale")
 LINK = re.compile(r"[1-9]\d*(?:\.\d+)?(?:kbit|mbit|gbit)")
 
@@ -92,13 +94,13 @@ class Training(Frozen):
 class Data(Frozen):
     """Where token batches come from; `path` is relative to the study file, or absolute."""
 
-    source: Literal["corpus", "hub", "mmlu"] = "corpus"
+    source: Literal["stdlib", "corpus", "hub", "mmlu"] = "stdlib"
     path: str | None = None
     name: str | None = None  # configuration of a Hub dataset
     split: str = "train"
     text_column: str = "text"
-    tokenizer: str | None = None  # None: bytes
-    sha256: str | None = None  # of the file, filled in when the study is loaded
+    tokenizer: str | None = None  # None: bytes; stdlib has its own, with as many tokens as the model
+    sha256: str | None = None  # of the text, filled in when the study is loaded
 
 
 class Rule(Frozen):
@@ -452,9 +454,17 @@ def _with_models(content: dict[str, Any], file: Path) -> dict[str, Any]:
 
 
 def _located(data: Data, file: Path) -> Data:
-    """Resolve the data's path against the study file, and hash what lies there."""
-    if data.path is None or data.source == "hub":
+    """Resolve the data's path against the study file, and hash the text unless a resolved study names its hash."""
+    if data.source == "stdlib":
+        if data.path or data.tokenizer:
+            raise HarnessError(
+                "data.path: source 'stdlib' has its own text and tokens; set data.source: corpus to use yours"
+            )
+        return data if data.sha256 else data.model_copy(update={"sha256": stdlib_sha256()})
+    if data.source == "hub":
         return data
+    if data.path is None:
+        data = data.model_copy(update={"path": SHIPPED[data.source]})
     candidates = [file.parent / data.path, REPOSITORY / data.path]
     found = next((path.resolve() for path in candidates if path.is_file()), None)
     if found is None:
@@ -465,10 +475,8 @@ def _located(data: Data, file: Path) -> Data:
 
 
 def data_file(data: Data) -> Path:
-    """Where the data's file lies on this machine (paths inside the repository are kept relative to it)."""
-    if data.path is None:
-        raise HarnessError(f"data.path: needed for source {data.source!r}")
-    return REPOSITORY / data.path
+    """Where the data's file lies on this machine: as given (inside the repository, relative to it), or as shipped."""
+    return REPOSITORY / (data.path or SHIPPED[data.source])
 
 
 def _first_message(error: ValidationError, model: type[BaseModel]) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from harness.data import Batches, Score, held_out_score, open_batches
+from harness.data import Batches, Score, batch_hash, held_out_score, open_batches
 from harness.device import Device, open_device, open_process_device, step_traffic
 from harness.errors import HarnessError
 from harness.launch.interface import WireMeter
@@ -213,11 +213,12 @@ class Session:
     def step(self, step: int) -> PendingStep:
         """One optimizer step over all micro-batches."""
         engine, before, skipped = self.engine, self.device.counters(), self.engine.skipped_steps
+        micro_batches = [self.batches.at(step, m) for m in range(self.run.training.gradient_accumulation)]
         self.wire.start()
         started = time.perf_counter()
         losses = []
-        for micro in range(self.run.training.gradient_accumulation):
-            loss = engine(**self.batch(step, micro)).loss
+        for batch in micro_batches:
+            loss = engine(**self.on_device(batch)).loss
             engine.backward(loss)
             engine.step()
             losses.append(loss.detach())
@@ -229,6 +230,7 @@ class Session:
         traffic = step_traffic(counted, shape)
         known = {
             "step": step,
+            "batch_hash": batch_hash(micro_batches),
             "lr": engine.get_lr()[0],
             "tokens": self.tokens_per_step,
             "step_seconds": seconds,
@@ -247,13 +249,12 @@ class Session:
         per_rank = training.micro_batch * training.sequence_length * training.gradient_accumulation
         return per_rank * self.place.world_size
 
-    def batch(self, step: int, micro: int) -> dict[str, torch.Tensor]:
+    def on_device(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The batch on the device, sent from pinned memory so that the host does not wait."""
         from deepspeed.accelerator import get_accelerator
 
-        tensors = self.batches.at(step, micro)
         pin = get_accelerator().pin_memory
-        return {name: pin(t).to(self.device.torch_device, non_blocking=True) for name, t in tensors.items()}
+        return {name: pin(t).to(self.device.torch_device, non_blocking=True) for name, t in batch.items()}
 
     def send_to_host(self, loss: torch.Tensor, grad_norm: Any) -> tuple[torch.Tensor, Any]:
         """Start the copy of both scalars to pinned memory; returns it and the event after the copy."""

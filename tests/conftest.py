@@ -18,7 +18,6 @@ TINY: dict[str, Any] = {
     "question": "Does it run?",
     "device": "cpu",
     "training": {"steps": 4, "micro_batch": 1, "sequence_length": 16, "learning_rate": 4.0e-3},
-    "data": {"source": "corpus", "path": "data/corpus.txt"},
     "deepspeed": {
         "zero_optimization": {
             "stage3_prefetch_bucket_size": 2000,

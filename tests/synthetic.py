@@ -87,6 +87,7 @@ class Curve:
                 bytes_intra=2000,
                 bytes_inter=1000,
                 skipped=False,
+                batch_hash=step,
             )
             for step, (loss, norm) in enumerate(zip(self.loss, norms, strict=True))
         ]

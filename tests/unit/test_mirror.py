@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,10 +37,21 @@ def write_steps(directory: RunDirectory, first: int, last: int) -> None:
 
 def stored(directory: RunDirectory) -> list[Any]:
     """Every record of the run's offline stores, parsed with wandb's own message types."""
+    stores = sorted(directory.path.glob("wandb/offline-run-*/*.wandb"))
+    return [record for store in stores for record in finished_store(store)]
+
+
+def finished_store(store: Path) -> list[Any]:
+    """The records of one store, once the exit record is there: wandb writes on for a moment after `finish`."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    stores = sorted(directory.path.glob("wandb/offline-run-*/*.wandb"))
-    return [Record.FromString(data) for store in stores for data in log_records(store.read_bytes())]
+    deadline = time.monotonic() + 30
+    while True:
+        records = [Record.FromString(data) for data in log_records(store.read_bytes())]
+        if records and records[-1].WhichOneof("record_type") == "exit":
+            return records
+        assert time.monotonic() < deadline, f"{store} has no exit record"
+        time.sleep(0.05)
 
 
 def log_records(data: bytes) -> Iterator[bytes]:

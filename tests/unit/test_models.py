@@ -161,7 +161,7 @@ def test_an_unknown_key_names_the_nearest_valid_one() -> None:
         ({"hidden_size": 66}, "hidden_size=66 must be a multiple of num_attention_heads=4"),
         ({"model_type": "gpt"}, "config: .*'llama', 'falcon'"),
         ({"vocab_size": 0}, "config.vocab_size: .*greater than or equal to 1"),
-        ({"vocab_size": 257}, "parameters: 133440 stated, but the dimensions under config give 133568"),
+        ({"vocab_size": 513}, "parameters: 166208 stated, but the dimensions under config give 166336"),
     ],
 )
 def test_bad_dimensions_are_refused(changes: dict[str, Any], message: str) -> None:

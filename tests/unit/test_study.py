@@ -117,7 +117,11 @@ def test_every_shipped_study_expands(file: Path) -> None:
             {"deepspeed": {"zero_optimization": {"stage": 2}}},
             r"deepspeed\.zero_optimization\.stage is the study's",
         ),
-        ({"data": {"path": "nowhere.txt"}}, r"data\.path: no file 'nowhere\.txt'"),
+        ({"data": {"source": "corpus", "path": "nowhere.txt"}}, r"data\.path: no file 'nowhere\.txt'"),
+        (
+            {"data": {"path": "mine.txt"}},
+            r"data\.path: source 'stdlib' has its own text .* data\.source: corpus",
+        ),
         (
             {"models": {"toy": {**MODEL, "sauce": 1}}},
             r"models\.toy: sauce is not a key; did you mean 'source'",
