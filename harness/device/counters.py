@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from harness.device.observe import Collective
 
@@ -131,7 +131,3 @@ def _sent(collective: Collective, ranks_per_node: int) -> tuple[float, float]:
         each = collective.nbytes / size
     outside = sum(node[i] != node[j] for i, j in edges)
     return (len(edges) - outside) * each, outside * each
-
-
-def snapshot(counter: Counter[Any]) -> dict[Any, int]:
-    return dict(counter)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -62,6 +63,7 @@ def pin(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+@lru_cache(typed=True)  # a DeviceName equals its plain string, and 0 equals False
 def names_device(device: Any) -> bool | None:
     """Whether a `device=` argument names the virtual device (True) or the host (False); None for neither, as meta.
 
