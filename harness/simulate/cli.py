@@ -160,7 +160,7 @@ def calibrate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """Measure this machine and fit the cost model to it; residuals and held-out errors are printed. Example: hpz calibrate"""
+    """Measure this machine, fit the cost model to it and print its errors. Example: hpz calibrate"""
     from harness.simulate.calibrate import calibrate_machine, profile_yaml
 
     found = calibrate_machine()

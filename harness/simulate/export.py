@@ -23,7 +23,7 @@ Event = dict[str, Any]
 
 
 def chrome_trace(timeline: Timeline, process: int = 1, title: str = "") -> dict[str, Any]:
-    """The last simulated step as a Chrome trace: kernels and collectives on their streams, the host's work and waits."""
+    """The last simulated step as a Chrome trace: kernels and collectives on streams, the host's work and waits."""
     return {
         "displayTimeUnit": "ms",
         "otherData": {"evidence": "simulated-time", **timeline.trace.about},

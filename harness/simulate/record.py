@@ -163,7 +163,7 @@ def trace_run(run: Run) -> Trace:
     set_machine(machine)
     use_memory(machine)
     set_accelerator(MetaAccelerator(shape.ranks_per_node))
-    _connect_to_nobody(shape.world_size)
+    connect_to_nobody(shape.world_size)
     dispatcher = MetaDispatcher(machine)
     recorder = Recorder(dispatcher)
     machine.observers.append(recorder)
@@ -207,7 +207,7 @@ def _about(run: Run, recorder: Recorder, seconds: dict[str, float]) -> dict[str,
     }
 
 
-def _connect_to_nobody(world_size: int) -> None:
+def connect_to_nobody(world_size: int) -> None:
     import deepspeed
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -222,7 +222,7 @@ def _engine(run: Run, dispatcher: MetaDispatcher, machine: Machine) -> tuple[Any
 
     connect(machine)
     deepspeed.utils.logger.setLevel("ERROR")
-    _trust_other_ranks()
+    trust_other_ranks()
     training = run.training
     model = build_model(
         ModelFile.model_validate(run.model_spec),
@@ -239,7 +239,7 @@ def _engine(run: Run, dispatcher: MetaDispatcher, machine: Machine) -> tuple[Any
     return engine, model
 
 
-def _trust_other_ranks() -> None:
+def trust_other_ranks() -> None:
     """DeepSpeed's checks that all ranks pass the same integers have nobody to ask."""
     for name, module in list(sys.modules.items()):
         if name.startswith("deepspeed.") and hasattr(module, "assert_ints_same_as_other_ranks"):

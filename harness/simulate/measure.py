@@ -1,0 +1,150 @@
+"""The measuring program of `hpz calibrate`: `python -m harness.simulate.measure kernels|steps OUT.json [RUNS.json]`.
+
+`kernels` times matrix products and copies on this machine's device; `steps` times real optimizer steps of tiny models,
+in which the host is all that counts: DeepSpeed's own CPU path, the fake process group in the place of a network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.study import Run
+
+REPEATS = 7
+WARM_UP, MEASURED = 3, 12
+MATMULS = [(64, 64, 64), (128, 128, 128), (256, 256, 256), (512, 512, 512), (768, 768, 768), (384, 1024, 512)]
+HELD_OUT_MATMULS = [(192, 192, 192), (640, 640, 640), (1024, 256, 768)]
+COPIES = [2**12, 2**16, 2**20, 2**23, 2**25]  # bytes
+HELD_OUT_COPIES = [2**18, 2**22, 2**24]
+ON_GPU = 8  # sizes grow by this factor where there is a GPU
+
+
+def best_seconds(run: Callable[[], object], wait: Callable[[], object]) -> float:
+    """Best of some repeats, each of enough calls to be measurable: what else runs here can only make it slower."""
+    run()
+    wait()
+    calls = 1
+    while True:
+        started = time.perf_counter()
+        for _ in range(calls):
+            run()
+        wait()
+        if (passed := time.perf_counter() - started) > 2e-3:
+            break
+        calls = max(2 * calls, int(calls * 3e-3 / max(passed, 1e-6)))
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        for _ in range(calls):
+            run()
+        wait()
+        times.append((time.perf_counter() - started) / calls)
+    return min(times)
+
+
+def measure_kernels() -> dict[str, Any]:
+    """Seconds of products and copies, some of them held out from the fit; on the GPU where there is one."""
+    cuda = torch.cuda.is_available()
+    device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
+    wait = torch.cuda.synchronize if cuda else _nothing
+    factor = ON_GPU if cuda else 1
+    samples = []
+    for held_out, shapes in ((False, MATMULS), (True, HELD_OUT_MATMULS)):
+        for m, k, n in ((m * factor, k * factor, n * factor) for m, k, n in shapes):
+            a, b = torch.ones(m, k, dtype=dtype, device=device), torch.ones(k, n, dtype=dtype, device=device)
+            out = torch.empty(m, n, dtype=dtype, device=device)
+            seconds = best_seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), wait)  # type: ignore[misc]
+            moved = (m * k + k * n + m * n) * a.element_size()
+            samples.append(_sample(f"mm {m}x{k}x{n}", 2.0 * m * k * n, moved, seconds, held_out))
+    for held_out, sizes in ((False, COPIES), (True, HELD_OUT_COPIES)):
+        for size in (size * factor for size in sizes):
+            source = torch.zeros(size, dtype=torch.uint8, device=device)
+            target = torch.empty_like(source)
+            seconds = best_seconds(lambda s=source, t=target: t.copy_(s), wait)  # type: ignore[misc]
+            samples.append(_sample(f"copy {size} B", 0.0, 2 * size, seconds, held_out))
+    name = torch.cuda.get_device_name() if cuda else "cpu"
+    return {"device": name, "samples": samples}
+
+
+def _sample(name: str, flops: float, moved: int, seconds: float, held_out: bool) -> dict[str, Any]:
+    return {"name": name, "flops": flops, "bytes": moved, "seconds": seconds, "held_out": held_out}
+
+
+def _nothing() -> None:
+    return None
+
+
+def measure_step(run: Run) -> float:
+    """Seconds of one step of the run in this process, the best of some. Call it once a process."""
+    from harness.device import open_process_device
+    from harness.models import ModelFile, build_model
+
+    open_process_device("cpu")
+    import deepspeed
+
+    from harness.simulate.record import connect_to_nobody, trust_other_ranks
+
+    connect_to_nobody(run.shape.world_size)
+    trust_other_ranks()
+    deepspeed.utils.logger.setLevel("ERROR")
+    model = build_model(ModelFile.model_validate(run.model_spec), dtype="fp32")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=False)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=dict(run.deepspeed))
+    engine.train()
+    times = []
+    for _ in range(WARM_UP + MEASURED):
+        started = time.perf_counter()
+        for _ in range(run.training.gradient_accumulation):
+            tokens = torch.zeros(run.training.micro_batch, run.training.sequence_length, dtype=torch.long)
+            engine.backward(engine(input_ids=tokens, labels=tokens).loss)
+            engine.step()
+        times.append(time.perf_counter() - started)
+    return min(times[WARM_UP:])
+
+
+def measure_steps(runs: list[Run]) -> list[float]:
+    """Seconds of a step for each run, each in a child process of its own."""
+    import deepspeed.runtime.zero.stage3  # noqa: F401  # imported once for all children
+    import transformers.models.falcon.modeling_falcon
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    found = []
+    for run in runs:
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            os.environ.update(
+                RANK="0", LOCAL_RANK="0", WORLD_SIZE=str(run.shape.world_size), MASTER_ADDR="127.0.0.1"
+            )
+            os.environ.update(LOCAL_SIZE=str(run.shape.ranks_per_node), MASTER_PORT="29999")
+            try:
+                os.write(writer, repr(measure_step(run)).encode())
+            finally:
+                os._exit(0)
+        os.close(writer)
+        os.wait()
+        text = os.read(reader, 64).decode()
+        os.close(reader)
+        found.append(float(text) if text else float("nan"))
+    return found
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    what, output = sys.argv[1], Path(sys.argv[2])
+    if what == "kernels":
+        output.write_text(json.dumps(measure_kernels()))
+        return
+    runs = [Run.model_validate(entry) for entry in json.loads(Path(sys.argv[3]).read_text())]
+    output.write_text(json.dumps(measure_steps(runs)))
+
+
+if __name__ == "__main__":
+    main()
