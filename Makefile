@@ -3,7 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 STUDY ?= experiments/laptop.yaml
 
-.PHONY: reproduce test lint types slurm-packages figures clean setup
+# What the SLURM and browser tests need; installed where that is allowed, else those tests are skipped and say so.
+PACKAGES := slurmctld slurmd slurm-client munge iproute2 chromium
+SUDO := $(shell [ "$$(id -u)" = 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null && echo sudo -n; })
+MAY_INSTALL := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || [ -n "$(SUDO)" ]; } && echo yes)
+
+.PHONY: reproduce test lint types packages figures historical clean setup
 setup: .venv/.ready
 
 # torch comes first, so that nothing that depends on it brings another build.
@@ -24,8 +29,20 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-test: lint types
+packages:
+ifeq ($(MAY_INSTALL),yes)
+	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || { \
+	  $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null; } \
+	  || echo "some of $(PACKAGES) could not be installed; the tests that need them are skipped"
+endif
+
+test: lint types packages
 	$(BIN)/pytest
+
+# The paper's own window: DeepSpeed 0.13.4, stock and fixed, on today's torch.
+historical: setup
+	$(BIN)/python -m harness.historical
 
 # From the committed reference results; the same input gives the same svg, byte for byte.
 figures: setup

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,8 @@ from harness.doctor import doctor
 from harness.errors import HarnessError, RunFailed
 from harness.launch.slurm_cli import cancel, status, submit, watch
 from harness.patch_cli import app as patch_app
+from harness.race.cli import race
+from harness.simulate.cli import calibrate, simulate
 from harness.study import Run, Study, load_study, save_study
 from harness.triage_cli import triage
 
@@ -179,11 +182,12 @@ def wandb(
         raise RunFailed(f"{len(failed)} runs could not be pushed; {failed[0].run_id}: {failed[0].error}")
 
 
-for verb in (submit, status, watch, cancel):
+VERBS: tuple[Callable[..., None], ...] = (
+    *(submit, status, watch, cancel),
+    *(race, simulate, calibrate, doctor, audit, triage),
+)
+for verb in VERBS:
     app.command()(verb)
-app.command()(doctor)
-app.command()(audit)
-app.command()(triage)
 app.add_typer(patch_app, name="patch")
 app.add_typer(cluster_app, name="cluster")
 

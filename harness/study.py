@@ -463,12 +463,11 @@ def _located(data: Data, file: Path) -> Data:
         return data if data.sha256 else data.model_copy(update={"sha256": stdlib_sha256()})
     if data.source == "hub":
         return data
-    if data.path is None:
-        data = data.model_copy(update={"path": SHIPPED[data.source]})
-    candidates = [file.parent / data.path, REPOSITORY / data.path]
-    found = next((path.resolve() for path in candidates if path.is_file()), None)
+    path = data.path or SHIPPED[data.source]
+    candidates = [file.parent / path, REPOSITORY / path]
+    found = next((candidate.resolve() for candidate in candidates if candidate.is_file()), None)
     if found is None:
-        raise HarnessError(f"data.path: no file {data.path!r} beside {file.name}; give a path that exists")
+        raise HarnessError(f"data.path: no file {path!r} beside {file.name}; give a path that exists")
     inside = found.is_relative_to(REPOSITORY)
     shown = str(found.relative_to(REPOSITORY)) if inside else str(found)
     return data.model_copy(update={"path": shown, "sha256": hashlib.sha256(found.read_bytes()).hexdigest()})
