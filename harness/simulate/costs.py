@@ -83,6 +83,14 @@ def _kernels(trace: Trace, on: Cluster, solo: Floats, use: Floats) -> None:
     use[ops, 0] = np.divide(traffic, solo[ops], out=np.ones_like(work), where=solo[ops] > 0)
 
 
+def _bytes_read(trace: Trace) -> npt.NDArray[np.int64]:
+    """As recorded, but for look-ups, which read no more of their table than they write."""
+    columns = trace.columns
+    lookups = [number for number, name in enumerate(trace.names) if name == "embedding"]
+    here = np.isin(columns["name"], lookups)
+    return np.where(here, np.minimum(columns["read"], 2 * columns["written"]), columns["read"])
+
+
 def _host(trace: Trace, on: Cluster) -> Floats:
     host, columns = on.host, trace.columns
     each = np.zeros(len(Kind))

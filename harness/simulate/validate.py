@@ -1,0 +1,221 @@
+"""Validation: simulated numbers beside measured ones that no parameter was fitted to, with the error of each.
+
+Measured are published throughputs (`published.yaml`) and, where they lie on this machine, the runs of a study over a
+slow link. What no measurement covers is listed, too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from harness.simulate.hardware import Cluster, Gpu, Host, Network, cluster
+from harness.simulate.timeline import simulate
+from harness.simulate.trace import load
+from harness.simulate.traces import traces
+from harness.study import REPOSITORY, Run, Study
+
+PUBLISHED = Path(__file__).with_name("published.yaml")
+NOT_VALIDATED = (
+    "Absolute step times on A100 and H100: no published hpZ measurement with all settings known was found.",
+    "The cost of each ordering: nobody has published step times with and without the synchronise.",
+    "The race window: no published measurement of when the copy ends and the gather starts.",
+    "The 12.5 Gbps Ethernet cluster of the paper: its step times are not public.",
+    "70B models, more than 384 GPUs, and hpZ groups that span nodes.",
+    "Contention of NCCL's kernels with compute for multiprocessors: the model shares memory, NVLink and NIC only.",
+    "Python and hook overhead on a server's host thread: the `server` profile is assumed.",
+    "Stragglers, congestion, and ranks that differ: all ranks are taken to be alike.",
+)
+
+
+class Published(BaseModel):
+    """One entry of published.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    source: str
+    statement: str
+    measured: dict[str, float]
+    unknown: str
+    comparable: bool
+    """Whether simulated and measured are the same thing; else the measured number is only a bound."""
+    gpu: str
+    networks: list[str]
+    shapes: list[str]
+    model: str
+    variant: str
+    training: dict[str, Any]
+    zero_optimization: dict[str, Any]
+
+    def runs(self, shape: str) -> tuple[Run, Run]:
+        """(ZeRO-3, the variant) on that shape."""
+        file = REPOSITORY / "experiments" / "models" / f"{self.model}.yaml"
+        study = Study.model_validate(
+            {
+                "name": "published",
+                "device": "cuda",
+                "training": self.training,
+                "deepspeed": {"zero_optimization": self.zero_optimization},
+                "matrix": {"model": self.model, "variant": self.variant, "shape": shape},
+                "models": {self.model: yaml.safe_load(file.read_text())},
+            }
+        )
+        (pair,) = study.pairs
+        return pair[1], pair[0]
+
+
+def published() -> list[Published]:
+    """All published measurements."""
+    return [Published.model_validate(entry) for entry in yaml.safe_load(PUBLISHED.read_text())]
+
+
+def validate_published(
+    host: str = "server", lanes: int = 1, progress: Callable[[str], None] = lambda text: None
+) -> pd.DataFrame:
+    """One row for each entry, shape and network: simulated and measured samples/s and speed-up, with errors."""
+    entries = published()
+    runs = [run for entry in entries for shape in entry.shapes for run in entry.runs(shape)]
+    files = traces(runs, lanes=lanes, progress=progress)
+    rows = []
+    for entry in entries:
+        for shape in entry.shapes:
+            base, ours = entry.runs(shape)
+            loaded = load(files[base.run_id]), load(files[ours.run_id])
+            for network in entry.networks:
+                on = cluster(entry.gpu, network, host)
+                seconds = [simulate(trace, on).seconds for trace in loaded]
+                rows.append(_row(entry, shape, network, ours, seconds))
+    return pd.DataFrame(rows)
+
+
+def _row(entry: Published, shape: str, network: str, run: Run, seconds: list[float]) -> dict[str, Any]:
+    samples = run.training.micro_batch * run.training.gradient_accumulation * run.shape.world_size
+    measured = entry.measured
+    base, ours = (samples / each for each in seconds)
+    speedup = seconds[0] / seconds[1]
+    known = "samples_per_second" in measured
+    ratio = measured["samples_per_second"] / measured["baseline_samples_per_second"] if known else None
+    return {
+        "id": entry.id,
+        "statement": entry.statement,
+        "source": entry.source,
+        "shape": shape,
+        "network": network,
+        "gpu": entry.gpu,
+        "simulated_baseline_samples_per_second": base,
+        "measured_baseline_samples_per_second": measured.get("baseline_samples_per_second"),
+        "simulated_samples_per_second": ours,
+        "measured_samples_per_second": measured.get("samples_per_second"),
+        "baseline_error": base / measured["baseline_samples_per_second"] - 1 if known else None,
+        "error": ours / measured["samples_per_second"] - 1 if known else None,
+        "simulated_speedup": speedup,
+        "measured_speedup": ratio,
+        "measured_speedup_low": measured.get("speedup_low"),
+        "measured_speedup_high": measured.get("speedup_high"),
+        "speedup_error": speedup / ratio - 1 if ratio else None,
+        "comparable": entry.comparable,
+        "judgement": _judgement(entry, speedup),
+        "unknown": entry.unknown,
+        "evidence": "simulated-time",
+    }
+
+
+def _judgement(entry: Published, speedup: float) -> str:
+    if entry.comparable:
+        return "compared; the network is not known"
+    high = entry.measured["speedup_high"]
+    return "consistent: below what all three techniques reach" if speedup <= high else "too optimistic"
+
+
+# ---- a study that was really run over a slow link
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run that was really made, and its link."""
+
+    run: Run
+    seconds: float  # median of its steps after warm-up
+
+    @property
+    def bits_per_second(self) -> float:
+        """Between nodes, as the run's link was given."""
+        rate = str(self.run.link)
+        unit = next(name for name in UNITS if rate.endswith(name))
+        return float(rate.removesuffix(unit)) * UNITS[unit]
+
+
+UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
+
+
+def measured_runs(results: Path, dropped: int = 3) -> Iterator[Measured]:
+    """The runs of a results folder (see harness.record for its files) that were made over links of a known rate."""
+    for folder in sorted((results / "runs").glob("*/")):
+        steps = folder / "steps.jsonl"
+        if not (folder / "run.json").exists() or not steps.exists():
+            continue
+        content = json.loads((folder / "run.json").read_text())
+        run = Run.model_validate(content.get("run", content))
+        seconds = [json.loads(line)["step_seconds"] for line in steps.read_text().splitlines()][dropped:]
+        if seconds and run.link:
+            yield Measured(run, median(seconds))
+
+
+def cpu_cluster(
+    host: Host, flops: float, bandwidth: float, bits_per_second: float, local: float = 1e9
+) -> Cluster:
+    """CPU ranks behind a limited link, from what `hpz calibrate` measured; ranks of a node speak at `local` bytes/s."""
+    gpu = Gpu(
+        source="hpz calibrate",
+        half_flops=flops,
+        single_flops=flops,
+        matmul_efficiency=1.0,
+        memory_bandwidth=bandwidth,
+        memory_efficiency=1.0,
+        memory_bytes=1e12,
+        kernel_seconds=0.0,
+        nvlink_bandwidth=local,
+        nvlink_efficiency=1.0,
+        nvlink_latency=50e-6,
+        pcie_bandwidth=bandwidth,
+    )
+    network = Network(
+        source="the link as limited", bits_per_second=bits_per_second, efficiency=0.95, latency=200e-6
+    )
+    return Cluster(gpu=gpu, network=network, host=host)
+
+
+def validate_measured(runs: list[Measured], host: Host, flops: float, bandwidth: float) -> pd.DataFrame:
+    """One row a run: measured and simulated step seconds, and the error. The link's bandwidth is the only thing known
+
+    of the network; nothing is fitted to these runs.
+    """
+    files = traces([one.run for one in runs])
+    rows = []
+    for one in runs:
+        on = cpu_cluster(host, flops, bandwidth, one.bits_per_second)
+        seconds = simulate(load(files[one.run.run_id]), on).seconds
+        rows.append(
+            {
+                "run_id": one.run.run_id,
+                "variant": one.run.variant,
+                "shape": str(one.run.shape),
+                "gradient_accumulation": one.run.training.gradient_accumulation,
+                "link_bits_per_second": one.bits_per_second,
+                "measured_seconds": one.seconds,
+                "simulated_seconds": seconds,
+                "error": seconds / one.seconds - 1,
+                "measured_evidence": one.run.evidence,
+                "evidence": "simulated-time",
+            }
+        )
+    return pd.DataFrame(rows)
