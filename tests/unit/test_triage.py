@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,23 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.curve import curve_of
-from analysis.triage import FAULTS, NEXT, RULES, SIGNS, Case, Known, curve_signs, open_case, triage
+from analysis.triage import (
+    FAULTS,
+    NEXT,
+    RULES,
+    SIGNS,
+    Case,
+    Known,
+    curve_signs,
+    exposures_of_run,
+    open_case,
+    triage,
+)
 from harness.cli import app
 from harness.errors import HarnessError
+from harness.record import RunDirectory
+from harness.study import Run, Study
+from tests.synthetic import STUDY
 
 NAN = math.nan
 FALLING = [5.5 * 0.97**step for step in range(24)]
@@ -146,6 +161,52 @@ def test_half_of_what_decides_leaves_faults_open_and_says_what_to_give() -> None
     assert only_release["race"].exposed == "no"
     assert only_release["offload"].reason == "give --config: it decides"
     assert Known().exposures() == {}
+
+
+def run_of(variant: str, device: str = "virtual") -> Run:
+    block = {"model": "toy", "variant": variant, "shape": "2x2-hpz2", "device": device}
+    return Study.model_validate({**STUDY, "matrix": block, "baseline": {"variant": variant}}).runs[0]
+
+
+@pytest.mark.usefixtures("made_up_patches")
+def test_a_run_is_exposed_to_what_its_variant_brings_back() -> None:
+    race = {
+        variant: exposures_of_run(run_of(variant))["race"].exposed
+        for variant in ("stock", "unordered", "fixed")
+    }
+    assert race == {"stock": "yes", "unordered": "yes", "fixed": "no"}
+    reason = exposures_of_run(run_of("fixed"))["missing copy"].reason
+    assert reason == "variant fixed: the new copy writes all"
+
+
+@pytest.mark.usefixtures("made_up_patches")
+def test_a_cpu_has_no_race() -> None:
+    assert exposures_of_run(run_of("unordered", "cpu"))["race"].exposed == "no"
+
+
+@pytest.mark.usefixtures("made_up_patches")
+def test_a_run_that_was_ended_for_its_time_long_after_its_last_step_hung(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.create(run_of("fixed"))
+    rows = [ours(step, loss, f"2026-01-01T00:00:{step:02}.000Z") for step, loss in enumerate(FALLING)]
+    directory.steps_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for minute, verdict in ((1, "hang"), (0, "nothing")):
+        directory.update_status(state="timed-out", ended_utc=f"2026-01-01T00:0{minute}:30.000Z")
+        assert triage(open_case(tmp_path)).verdict == verdict
+
+
+@pytest.mark.usefixtures("made_up_patches")
+def test_a_run_without_a_first_step_hangs_after_five_minutes(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.create(run_of("fixed"))
+    directory.update_status(state="running", started_utc="2026-01-01T00:00:00.000Z")
+    started = datetime.fromisoformat("2026-01-01T00:00:00.000Z").timestamp()
+    assert triage(open_case(tmp_path, now=started + 200)).verdict == "nothing"
+    assert triage(open_case(tmp_path, now=started + 400)).verdict == "hang"
+
+
+def ours(step: int, loss: float, utc: str) -> dict[str, Any]:
+    return {"schema": 1, "step": step, "loss": loss, "grad_norm": 1.0, "nonfinite": None, "utc": utc}
 
 
 def export(folder: Path, losses: list[float]) -> Path:
