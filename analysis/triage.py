@@ -130,7 +130,7 @@ NEXT: dict[str, tuple[str, ...]] = {
     "race": (
         'set "overlap_comm": false for a few steps: with one stream the loss must be right',
         "upgrade to 0.13.5 or later, or put `hpz patch path event` first on PYTHONPATH",
-        "prove it: hpz race on your script shows both source lines",
+        "prove it: hpz race --script train.py --config ds_config.json --ranks 4 shows both source lines",
     ),
     "missing copy": (
         "hpz audit MODEL_FILE --ranks-per-node R --nodes N shows which parameters",
