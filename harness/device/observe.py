@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-SITE_DEPTH = 12  # frames kept of an observed op
+SITE_DEPTH = 10  # frames kept of an observed op
 # Frames of this package and of torch say nothing about the program.
 NOT_THE_PROGRAM = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
 

@@ -29,8 +29,7 @@ Kind = Literal["race", "freed-in-use", "unwritten-read"]
 Namer = Callable[[int, Footprint], str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """One thing that was issued, as the picture shows it."""
 
     index: int  # op index; of a wait or record, the index of the next op
@@ -213,6 +212,8 @@ class Analysis:
         if block is None:
             return
         self.memory.touches -= len(block.history)
+        if all(old.stream == block.stream for old in block.history):
+            return
         clock = dict(self._clock(block.stream))
         for stream in block.recorded:
             _join(clock, self._clock(stream))
@@ -284,9 +285,12 @@ class Analysis:
 
     def _follow_writes(self, block: Storage, storage: int, new: Touch) -> None:
         assert block.written is not None
+        view = new.view
         if new.write:
-            block.written.add(new.view)
-            if block.written.full:
+            whole = not view.dims and view.start == 0 and view.run >= block.nbytes
+            if not whole:
+                block.written.add(view)
+            if whole or block.written.full:
                 block.written = None
         elif gap := block.written.missing(new.view):
             hole = new._replace(view=Footprint(gap[0], gap[1] - gap[0]))
