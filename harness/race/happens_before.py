@@ -29,7 +29,8 @@ Kind = Literal["race", "freed-in-use", "unwritten-read"]
 Namer = Callable[[int, Footprint], str | None]
 
 
-class Mark(NamedTuple):
+@dataclass(slots=True)  # not frozen: one is made for every op, and a frozen one takes three times as long
+class Mark:
     """One thing that was issued, as the picture shows it."""
 
     index: int  # op index; of a wait or record, the index of the next op
