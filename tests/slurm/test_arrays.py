@@ -74,11 +74,12 @@ def test_a_group_across_nodes_may_be_asked_for(submitter: Submitter) -> None:
     assert line["groups_across_nodes"] is True
 
 
-def test_submitting_again_sends_only_what_is_missing(submitter: Submitter) -> None:
+def test_submitting_again_sends_only_what_is_missing(submitter: Submitter, clients: Clients) -> None:
     profile = submitter.profile()
     study, results, first = submitter(profile, matrix={**ONE_NODE, "seed": [1, 2]})
     assert submit(study, results, profile) == []  # all in the queue
     wait_for_states(study, results, "done")
+    wait_for(lambda: not any(job.active for job in clients.squeue()))
     assert submit(study, results, profile) == []  # all done
     directory = RunDirectory(results / "runs" / study.runs[0].run_id)
     directory.update_status(state="failed", final=None)
