@@ -5,8 +5,10 @@ Finished runs are never done again, so a study that was killed at any moment goe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import selectors
 import signal
 import socket
@@ -298,10 +300,15 @@ def available_memory() -> int:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback interface that is free now, and that the system will not give to someone else.
+
+    Ports of the ephemeral range could be taken by any connection, gloo's among them, before rank 0 listens.
+    """
+    while True:
+        port = random.randrange(15000, 32000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def terminate_on_sigterm() -> None:
