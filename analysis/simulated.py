@@ -51,7 +51,11 @@ def _grid(count: int, height: float = 2.2) -> tuple[Canvas, list[Axes]]:
     columns = min(3, max(1, count))
     rows = -(-count // columns)
     canvas, axes = plt.subplots(
-        rows, columns, figsize=(3.3 * columns, height * rows + 0.5), squeeze=False, layout="constrained"
+        rows,
+        columns,
+        figsize=(max(5.5, 3.3 * columns), height * rows + 0.5),
+        squeeze=False,
+        layout="constrained",
     )
     for empty in axes.flat[count:]:
         empty.set_axis_off()
@@ -180,7 +184,7 @@ def _window_case(row: Any) -> str:
 def draw_windows(table: pd.DataFrame) -> Canvas:
     cases, networks = list(dict.fromkeys(table["case"])), list(dict.fromkeys(table["network"]))
     canvas, panel = plt.subplots(
-        figsize=(1.5 + 1.35 * len(networks), 0.9 + 0.3 * len(cases)), layout="constrained"
+        figsize=(max(6.5, 3.0 + 1.25 * len(networks)), 1.1 + 0.3 * len(cases)), layout="constrained"
     )
     colours = {"strikes": "#f3c0a8", "close": "#fbe3ae", "hidden": "#bfe3d0"}
     for _, row in table.iterrows():

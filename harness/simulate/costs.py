@@ -75,9 +75,8 @@ def _kernels(trace: Trace, on: Cluster, solo: Floats, use: Floats) -> None:
     half = trace.about["training"]["dtype"] == "bf16"
     peak = (gpu.half_flops if half else gpu.single_flops) * gpu.matmul_efficiency
     ops = columns["kind"] == Kind.OP
-    traffic = (columns["read"][ops] + columns["written"][ops]) / (
-        gpu.memory_bandwidth * gpu.memory_efficiency
-    )
+    moved = (_bytes_read(trace) + columns["written"])[ops]
+    traffic = moved / (gpu.memory_bandwidth * gpu.memory_efficiency)
     work = np.maximum(traffic, columns["flops"][ops] / peak)
     solo[ops] = work + gpu.kernel_seconds
     use[ops, 0] = np.divide(traffic, solo[ops], out=np.ones_like(work), where=solo[ops] > 0)

@@ -101,7 +101,7 @@ def find(kind: str, name: str) -> Any:
     """The profile called `name`. Raises HarnessError with the valid names."""
     known = profiles(kind)
     if name not in known:
-        raise HarnessError(f"simulate: {name!r} is not among {kind}; {nearest(name, known)}")
+        raise HarnessError(f"{name!r} is not among {kind}; {nearest(name, known)}")
     return known[name]
 
 

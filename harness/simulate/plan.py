@@ -98,13 +98,22 @@ def _expand(study: Study, settings: Settings, table: str, block: Block, where: s
             raise HarnessError(f"{where}.{key} is not an axis; {nearest(str(key), valid)}")
     networks = _listed(block.get("network", settings.networks))
     gpus = _listed(block.get("gpu", settings.gpu))
+    _check_known(gpus, networks, where)
     zero = {key: _listed(block[key]) for key in ZERO_AXES if key in block}
     matrix = {key: value for key, value in block.items() if key not in CELL_AXES}
     for values in product(*zero.values()):
         for run in _runs(study, matrix, dict(zip(zero, values, strict=True)), where):
             for gpu, network in product(gpus, networks):
-                find("gpus", gpu), find("networks", network)
                 yield Cell(table, run, gpu, network, settings.host)
+
+
+def _check_known(gpus: list[str], networks: list[str], where: str) -> None:
+    try:
+        for kind, names in (("gpus", gpus), ("networks", networks)):
+            for name in names:
+                find(kind, name)
+    except HarnessError as error:
+        raise HarnessError(f"{where}: {error}") from error
 
 
 def _listed(value: Any) -> list[Any]:

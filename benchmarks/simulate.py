@@ -1,0 +1,96 @@
+"""What simulated time costs: `python benchmarks/simulate.py`, trace and timeline of each real model on this machine.
+
+Traces are really taken, in a cache of their own. The goal for a 70B step at world size 64 is 60 s and 8 GB on 2 cores.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from harness.simulate.hardware import cluster
+from harness.simulate.timeline import simulate
+from harness.simulate.trace import load
+from harness.simulate.traces import traces
+from harness.study import REPOSITORY, Run, Study, load_study
+
+MODELS = ("llama2-7b", "llama2-13b", "llama2-70b", "falcon-7b", "falcon-40b")
+
+
+def run_of(model: str, variant: str, shape: str) -> Run:
+    """The model in the paper's training settings."""
+    paper = load_study(REPOSITORY / "experiments/paper.yaml")
+    spec = yaml.safe_load((REPOSITORY / "experiments/models" / f"{model}.yaml").read_text())
+    block = {"model": model, "variant": variant, "shape": shape}
+    study = Study(
+        **{**dict(paper), "simulate": {}, "matrix": (block,), "models": {model: spec}},
+    )
+    return next(run for run in study.runs if run.variant == variant)
+
+
+def main(
+    models: Annotated[list[str] | None, typer.Option(help="files of experiments/models")] = None,
+    variant: Annotated[str, typer.Option()] = "fixed",
+    shape: Annotated[str, typer.Option()] = "8x8-hpz8",
+) -> None:
+    """Print seconds and memory for each model."""
+    table = Table(
+        title=f"{variant}, {shape}, {len(os.sched_getaffinity(0))} cores, other load {os.getloadavg()[0]:.1f}"
+    )
+    headings = (
+        "model",
+        "records",
+        "trace s",
+        "of it the step s",
+        "peak MB",
+        "file kB",
+        "timeline s",
+        "… without contention s",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for model in models or MODELS:
+        table.add_row(model, *measure(run_of(model, variant, shape)))
+    Console(width=140).print(table)
+
+
+def measure(run: Run) -> list[str]:
+    """Take the trace from nothing, then run its timeline twice."""
+    with tempfile.TemporaryDirectory() as folder:
+        overlays = os.environ.get("HPZ_CACHE")
+        os.environ["HPZ_CACHE"] = folder
+        started = time.perf_counter()
+        file = traces([run])[run.run_id]
+        seconds = time.perf_counter() - started
+        size = file.stat().st_size / 1e3
+        trace = load(file)
+        if overlays is None:
+            del os.environ["HPZ_CACHE"]
+        else:
+            os.environ["HPZ_CACHE"] = overlays
+    about = trace.about
+    timelines = []
+    for contention in (True, False):
+        on = cluster("a100-sxm-80gb", "infiniband-400gbps", "server", contention=contention)
+        started = time.perf_counter()
+        simulate(trace, on)
+        timelines.append(time.perf_counter() - started)
+    return [
+        str(len(trace)),
+        f"{seconds:.1f}",
+        f"{about['trace_seconds']['step']:.1f}",
+        f"{about['trace_peak_rss_bytes'] / 1e6:.0f}",
+        f"{size:.0f}",
+        *(f"{each:.2f}" for each in timelines),
+    ]
+
+
+if __name__ == "__main__":
+    typer.run(main)

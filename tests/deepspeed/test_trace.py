@@ -1,0 +1,150 @@
+"""Traces of real DeepSpeed on a device without memory: what they hold, and how variants differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from analysis.audit import formula_inter_bytes
+from harness.errors import RunFailed
+from harness.models import ModelFile, parameter_count
+from harness.simulate import traces as cache
+from harness.simulate.costs import total_bytes
+from harness.simulate.timeline import simulate
+from harness.simulate.trace import Kind, Trace, load
+from harness.simulate.traces import trace_file, trace_of, traces
+from harness.study import REPOSITORY, Run, Study, load_study
+from tests.conftest import StudyFile
+from tests.simulated_help import A100, CONTENDED, longest_path
+
+pytestmark = pytest.mark.slow
+COPY = "_partition_param_sec"
+VARIANTS = ("zero3", "unordered", "fixed", "event")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A Llama of toy size on 64 ranks; its own cache, so that traces are really taken."""
+    text = (REPOSITORY / "experiments/laptop.yaml").read_text()
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "models").symlink_to(REPOSITORY / "experiments/models")
+    (folder / "data").symlink_to(REPOSITORY / "experiments/data")
+    matrix = f"\nmatrix: {{model: llama2-toy, variant: {list(VARIANTS)}, shape: 8x8-hpz8}}\n"
+    file = folder / "wide.yaml"
+    file.write_text(text[: text.index("baseline:")].replace("device: virtual", "device: cuda") + matrix)
+    return load_study(file)
+
+
+@pytest.fixture(scope="module")
+def taken(study: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trace]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HPZ_CACHE", str(tmp_path_factory.mktemp("cache")))
+        files = traces(study.runs, lanes=2)
+        return {run.variant: load(files[run.run_id]) for run in study.runs}
+
+
+def run_of(study: Study, variant: str) -> Run:
+    return next(run for run in study.runs if run.variant == variant)
+
+
+def waits(trace: Trace) -> Counter[str]:
+    """Function that makes the host wait → times."""
+    sites = [trace.sites[row.site] for row in trace.rows() if row.site >= 0]
+    return Counter(site.split()[1] for site in sites)
+
+
+def work(trace: Trace) -> Counter[tuple[str, int, int]]:
+    """(name, bytes written, payload) of everything that runs on the device."""
+    return Counter(
+        (trace.names[row.name], row.written, row.payload)
+        for row in trace.rows()
+        if row.kind <= Kind.COLLECTIVE
+    )
+
+
+def test_variants_do_the_same_work_on_the_device(taken: dict[str, Trace]) -> None:
+    assert work(taken["unordered"]) == work(taken["fixed"]) == work(taken["event"])
+
+
+def test_the_fix_makes_the_host_wait_once_for_each_copy_and_the_event_never(taken: dict[str, Trace]) -> None:
+    parameters = 21  # of the toy model
+    assert waits(taken["fixed"])[COPY] == parameters
+    assert waits(taken["unordered"])[COPY] == waits(taken["event"])[COPY] == 0
+    assert waits(taken["event"]) == waits(taken["unordered"])
+
+
+def test_secondary_shards_are_gathered_inside_the_node(taken: dict[str, Trace]) -> None:
+    def gathers(trace: Trace) -> Counter[int]:
+        calls = (
+            row
+            for row in trace.rows()
+            if row.kind == Kind.COLLECTIVE and trace.names[row.name] == "all_gather"
+        )
+        return Counter(len(trace.groups[row.group]) for row in calls)
+
+    assert gathers(taken["zero3"])[8] == 0
+    assert gathers(taken["fixed"])[8] > 10
+    assert len(taken["unordered"].secondaries) > 10
+
+
+def test_bytes_between_nodes_agree_with_the_formula(study: Study, taken: dict[str, Trace]) -> None:
+    for variant in ("zero3", "fixed"):
+        sent, _ = total_bytes(taken[variant], A100)
+        # Beside the parameters a step sends a few scalars and DeepSpeed's own bookkeeping.
+        assert sent == pytest.approx(formula_inter_bytes(run_of(study, variant)), rel=0.1)
+
+
+def test_arithmetic_is_six_operations_a_parameter_and_token(study: Study, taken: dict[str, Trace]) -> None:
+    run, trace = run_of(study, "zero3"), taken["zero3"]
+    spec = ModelFile.model_validate(run.model_spec)
+    embedding = spec.config.vocab_size * spec.config.hidden_size  # looked up, not multiplied
+    tokens = trace.tokens / run.shape.world_size
+    dense = 6 * (parameter_count(spec) - embedding) * tokens
+    attention = trace.columns["flops"].sum() / dense
+    assert 1.0 < attention < 1.25
+
+
+def test_the_timeline_of_a_real_trace_is_its_longest_path(taken: dict[str, Trace]) -> None:
+    timeline, times = simulate(taken["fixed"], A100, repeat=1), longest_path(taken["fixed"], A100)
+    for row, end in enumerate(timeline.end):
+        if ("end", row) in times:
+            assert end == pytest.approx(times["end", row], abs=1e-9)
+    assert timeline.host_end[-1] == pytest.approx(times["host", len(taken["fixed"]) - 1], abs=1e-9)
+
+
+def test_no_order_means_no_margin_and_the_event_gives_one(taken: dict[str, Trace]) -> None:
+    assert min(simulate(taken["event"], CONTENDED).margins().values()) >= 0.0
+    assert min(simulate(taken["fixed"], CONTENDED).margins().values()) >= 0.0
+
+
+def test_memory_comes_back_at_the_end_of_a_step(taken: dict[str, Trace]) -> None:
+    for trace in taken.values():
+        balance = sum(
+            row.payload if row.kind == Kind.ALLOC else -row.payload
+            for row in trace.rows()
+            if row.kind in (Kind.ALLOC, Kind.FREE)
+        )
+        assert abs(balance) <= 0.01 * trace.about["live_bytes"]
+
+
+def test_a_trace_is_taken_once(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPZ_CACHE", str(tmp_path))
+    run = run_of(study, "event")
+    first = trace_of(run)
+    monkeypatch.setattr(cache.subprocess, "Popen", None)
+    assert list(trace_of(run).rows()) == list(first.rows())
+    assert trace_file(run).is_relative_to(tmp_path)
+
+
+def test_a_trace_that_cannot_be_taken_says_why(
+    study_file: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "overlay"
+    (broken / "deepspeed").mkdir(parents=True)
+    (broken / "deepspeed/__init__.py").write_text("raise ImportError('broken on purpose')\n")
+    monkeypatch.setenv("HPZ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "overlay_path", lambda variant, release: broken)
+    with pytest.raises(RunFailed, match=r"a trace could not be taken with overlay: .*broken on purpose"):
+        trace_of(load_study(study_file()).runs[0])

@@ -1,0 +1,185 @@
+"""Tables, figures and exports of simulated time, from made-up cells."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis.simulated import simulated_figures
+from harness.simulate.export import chrome_trace, write_chrome_trace
+from harness.simulate.tables import (
+    Simulated,
+    hpz_sizes,
+    ninety_eight,
+    read,
+    scaling,
+    sync_cost,
+    windows,
+    write,
+)
+from harness.simulate.timeline import LIMITED_BY, simulate
+from harness.simulate.trace import Secondary
+from tests.simulated_help import CONTENDED, gather, op, program, record, sync, wait
+
+STEP = {"zero3": 3.0, "unordered": 2.0, "event": 2.0, "fixed": 2.1, "device-sync": 2.5}
+
+
+def cell(table: str, variant: str, **changes: Any) -> dict[str, Any]:
+    hpz = 1 if variant == "zero3" else 8
+    made: dict[str, Any] = {
+        "table": table,
+        "run_id": f"{variant}_{changes.get('gpus', 64)}",
+        "model": "llama2-7b",
+        "variant": variant,
+        "nodes": 8,
+        "ranks_per_node": 8,
+        "hpz": hpz,
+        "gpus": 64,
+        "micro_batch": 1,
+        "sequence_length": 2048,
+        "gradient_accumulation": 1,
+        "activation_checkpointing": True,
+        "prefetch_bucket": 50_000_000,
+        "max_live_parameters": 10**9,
+        "gpu": "a100-sxm-80gb",
+        "network": "ethernet-12.5gbps",
+        "host": "server",
+        "evidence": "simulated-time",
+        "step_seconds": STEP[variant],
+        "tokens_per_second": 64 * 2048 / STEP[variant],
+        "host_blocked_seconds": 0.5,
+        "blocked_at_copy_seconds": 0.1 if variant == "fixed" else 0.0,
+        "exposed_seconds": STEP[variant] - 1,
+        "node_nic_bytes": 4e10 if variant == "zero3" else 2e10,
+        "peak_bytes": 10**10,
+        "margin_min_us": 50.0,
+        "margin_median_us": 900.0,
+        "parameters_gathered": 0 if variant == "zero3" else 10,
+        "overtaken": 0,
+    }
+    made |= {f"limit_{name}": 0.0 for name in LIMITED_BY} | {"limit_nic": STEP[variant]}
+    return made | changes
+
+
+@pytest.fixture
+def simulated() -> Simulated:
+    cells = [cell("sync_cost", variant) for variant in STEP]
+    cells += [
+        cell("windows", "unordered"),
+        cell("windows", "unordered", micro_batch=16, margin_min_us=-5.0, overtaken=3),
+        cell("windows", "unordered", model="llama2-13b", margin_min_us=1e6),
+        cell("windows", "unordered", model="llama2-toy", parameters_gathered=0, margin_min_us=None),
+    ]
+    cells += [
+        cell("scaling", "fixed", gpus=gpus, tokens_per_second=gpus * rate)
+        for gpus, rate in ((16, 100.0), (64, 90.0), (1024, 50.0))
+    ]
+    cells += [
+        cell("hpz_sizes", "zero3"),
+        cell("hpz_sizes", "fixed", hpz=4),
+        cell("hpz_sizes", "fixed", hpz=16),
+    ]
+    margins = [
+        {**{k: c[k] for k in ("run_id", "network", "model", "micro_batch", "nodes", "evidence")}, **rest}
+        for c in cells
+        if c["table"] == "windows"
+        for rest in ({"parameter": "a", "margin_us": -3.0}, {"parameter": "b", "margin_us": 10.0})
+    ]
+    return Simulated("paper", pd.DataFrame(cells), pd.DataFrame(margins))
+
+
+def test_orderings_are_held_against_the_unordered_one_and_zero3(simulated: Simulated) -> None:
+    table = sync_cost(simulated).set_index("variant")
+    assert table.loc["fixed", "cost_of_order"] == pytest.approx(0.05)
+    assert table.loc["fixed", "speed_kept"] == pytest.approx(2.0 / 2.1)
+    assert table.loc["fixed", "lost_overlap_seconds"] == pytest.approx(0.1)
+    assert table.loc["event", "speedup_over_zero3"] == pytest.approx(1.5)
+    assert table.loc["event", "bytes_bound"] == pytest.approx(2.0)
+
+
+def test_both_readings_of_98_percent_are_judged_with_their_bound(simulated: Simulated) -> None:
+    first, second = ninety_eight(sync_cost(simulated))
+    assert (first["reading"], first["judgement"], first["bytes_bound"]) == ("R1", "not reached", 2.0)
+    assert (second["reading"], second["judgement"]) == ("R2", "not reached")
+    simulated.cells.loc[simulated.cells["variant"] == "zero3", "node_nic_bytes"] = 3e10
+    assert ninety_eight(sync_cost(simulated))[0]["judgement"] == "impossible by bytes"
+
+
+def test_efficiency_is_against_the_smallest_world(simulated: Simulated) -> None:
+    table = scaling(simulated).set_index("gpus")
+    assert table["efficiency"].to_dict() == {16: 1.0, 64: 0.9, 1024: 0.5}
+    assert set(table["limited_by"]) == {"nic"}
+
+
+def test_windows_say_where_the_race_strikes(simulated: Simulated) -> None:
+    assert list(windows(simulated)["verdict"]) == ["close", "strikes", "hidden", "nothing gathered"]
+
+
+def test_hpz_sizes_are_held_against_zero3(simulated: Simulated) -> None:
+    assert list(hpz_sizes(simulated)["speedup_over_zero3"]) == pytest.approx([1.0, 3 / 2.1, 3 / 2.1])
+
+
+def test_everything_is_written_labelled_and_read_again(simulated: Simulated, tmp_path: Path) -> None:
+    files = write(simulated, tmp_path)
+    content = json.loads(files["json"].read_text())
+    assert content["evidence"] == "simulated-time"
+    assert {row["evidence"] for row in content["sync_cost"]} == {"simulated-time"}
+    assert {claim["reading"] for claim in content["claims"]} == {"R1", "R2"}
+    again = read(tmp_path, "paper")
+    assert len(again.cells) == len(simulated.cells)
+    assert sync_cost(again)["cost_of_order"].tolist() == pytest.approx(
+        sync_cost(simulated)["cost_of_order"].tolist()
+    )
+
+
+def test_every_figure_is_drawn_from_its_table_and_labelled(simulated: Simulated) -> None:
+    figures = simulated_figures(simulated)
+    assert [figure.name for figure in figures] == [
+        "simulated_throughput",
+        "simulated_order_cost",
+        "simulated_windows",
+        "simulated_window_parameters",
+        "simulated_scaling",
+        "simulated_limits",
+    ]
+    for figure in figures:
+        assert figure.evidence == ("simulated-time",)
+        assert "simulated time" in figure.title
+        assert figure.svg().startswith("<?xml")
+
+
+def test_a_study_with_one_table_has_its_figures_only(simulated: Simulated) -> None:
+    only = Simulated("s", simulated.table("scaling"), simulated.margins)
+    assert [figure.name for figure in simulated_figures(only)] == ["simulated_scaling", "simulated_limits"]
+
+
+def test_chrome_trace_holds_streams_host_and_late_gathers(tmp_path: Path) -> None:
+    rows = [op(0, milliseconds=5), gather(2), record(1), wait(1), op(0, milliseconds=1), sync()]
+    timeline = simulate(program(rows, (Secondary("weight", 0, 1),)), CONTENDED, repeat=1)
+    events = chrome_trace(timeline)["traceEvents"]
+    names = {event["args"]["name"] for event in events if event["ph"] == "M" and "name" in event["args"]}
+    assert {"host", "compute", "side", "comm"} <= names
+    work = [event for event in events if event["ph"] == "X"]
+    assert all(event["dur"] >= 0 for event in work)
+    assert sum(event["cat"] == "kernel" for event in work) == 2
+    assert [event["name"] for event in work if event["cat"] == "collective"] == ["all_gather of 16"]
+    assert [event["name"] for event in work if event["cat"] == "wait"] == ["waits: a.py:1 f (stream)"]
+    assert [e["ph"] for e in events if e.get("cat") == "race"] == ["s", "f"]
+    write_chrome_trace(timeline, tmp_path / "step.json.gz")
+    assert json.loads(gzip.decompress((tmp_path / "step.json.gz").read_bytes()))["otherData"]["evidence"] == (
+        "simulated-time"
+    )
+
+
+def test_work_of_one_stream_never_overlaps_in_the_export() -> None:
+    rows = [op(0), op(0), gather(2), gather(2), sync(2)]
+    events = chrome_trace(simulate(program(rows), CONTENDED))["traceEvents"]
+    for thread in (1, 3):
+        mine = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["ph"] == "X" and e["tid"] == thread)
+        assert all(later[0] >= earlier[1] - 0.01 for earlier, later in pairwise(mine))
