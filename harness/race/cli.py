@@ -111,7 +111,7 @@ def _one(program: Program, folder: Path, settings: Settings, verbose: bool, as_j
 
     def say(line: str) -> None:
         if not as_json:
-            console.print(line, highlight=False, markup=False)
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     with Ranks(program.overlay, transformers=program.transformers) as ranks:
         report = investigate(Job(program), ranks, folder, settings, say)

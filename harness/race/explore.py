@@ -44,6 +44,7 @@ class Search:
     run: Run
     budget: Budget
     tried: int = 0
+    searched: set[str] = field(default_factory=set)  # ids of the races whose pairs were flipped
     policies: dict[str, bool] = field(default_factory=dict)  # named policy → whether values changed
     found: dict[str, Found] = field(default_factory=dict)  # race id → its schedule
 
@@ -79,6 +80,7 @@ class Search:
             )
 
     def _flip(self, ids: tuple[str, ...], flips: Sequence[Flip]) -> None:
+        self.searched.update(ids)
         outcome = self.changes(self.job.under("scripted", flips)) if flips else None
         if outcome is None:
             return
@@ -101,10 +103,10 @@ def flips_of(race: Race) -> list[Flip]:
     return sorted({Flip(case.first, case.second) for cases in race.cases.values() for case in cases})
 
 
-def explore(report: Report, reference: Outcome, job: Job, run: Run, budget: Budget) -> Search:
-    """Search the schedules of a program whose analysis is `report` and whose eager execution is `reference`."""
+def explore(races: Sequence[Race], reference: Outcome, job: Job, run: Run, budget: Budget) -> Search:
+    """Search the schedules of a program for effects of these races; `reference` is its eager execution."""
     search = Search(reference, job, run, budget)
-    races = [race for race in report.races if race.kind == "race" and flips_of(race)]
+    races = [race for race in races if race.kind == "race" and flips_of(race)]
     if races:
         search.named_policies()
         search.each_race(races)
@@ -114,10 +116,10 @@ def explore(report: Report, reference: Outcome, job: Job, run: Run, budget: Budg
 
 
 def effects(report: Report, search: Search) -> Iterator[tuple[Race, Effect, Found | None]]:
-    """For each race what was found; only races are searched, see `Effect.schedules` for how far."""
+    """For each race that was searched, what was found; see `Effect.schedules` for how far."""
     changing = [policy for policy, changed in search.policies.items() if changed]
     for race in report.races:
-        if race.kind != "race":
+        if race.id not in search.searched:
             continue
         found = search.found.get(race.id)
         if found is None:

@@ -43,7 +43,7 @@ def investigate(
         say(
             f"{len(report.of_kind('race'))} unordered pairs of lines; searching for schedules that change values"
         )
-        search = explore(report, outcome, job, run, settings.budget)
+        search = explore(report.races, outcome, job, run, settings.budget)
         report = conclude(report, search, folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "races.json", report.model_dump(mode="json"))

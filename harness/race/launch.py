@@ -26,7 +26,7 @@ from harness.record import RunDirectory
 from harness.study import REPOSITORY, Run
 from harness.variants import Variant, overlay_path
 
-STALL_SECONDS = 10.0  # no rank has used the processor for so long: they wait for each other
+STALL_SECONDS = 30.0  # no rank has used the processor for so long: they wait for each other
 TIMEOUT_SECONDS = 600.0
 
 
@@ -247,13 +247,15 @@ def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:
     return f"{why}: {'; '.join(where) or 'no rank says where'}"
 
 
-def mismatch_in(folder: Path, ranks: int) -> str | None:
+def mismatch_in(folder: Path, ranks: int, ended: bool = True) -> str | None:
     """The first mismatch among the collectives that the ranks of a job have issued so far."""
-    return first_mismatch([_lines(folder / f"collectives-{rank}.txt") for rank in range(ranks)])
+    return first_mismatch([_lines(folder / f"collectives-{rank}.txt") for rank in range(ranks)], ended)
 
 
-def first_mismatch(issued: Sequence[Sequence[str]]) -> str | None:
+def first_mismatch(issued: Sequence[Sequence[str]], ended: bool = True) -> str | None:
     """The first collective that two ranks of a group issued differently; None where all agree.
+
+    While they have not `ended`, a rank that has issued fewer may only be slower.
 
     `issued` holds for each rank its lines `GROUP RANKS OP BYTES PLACE`, in order of issue. Groups of the same ranks
     count as one, since ranks number their groups each for itself.
@@ -264,7 +266,9 @@ def first_mismatch(issued: Sequence[Sequence[str]]) -> str | None:
         mine = {rank: [call for call in calls[rank] if call[0] == group] for rank in members}
         one = members[0]
         for other in members[1:]:
-            if sentence := _difference(group, (one, mine[one]), (other, mine[other])):
+            shorter = min(len(mine[one]), len(mine[other]))
+            pair = [(rank, mine[rank] if ended else mine[rank][:shorter]) for rank in (one, other)]
+            if sentence := _difference(group, *pair):
                 return sentence
     return None
 

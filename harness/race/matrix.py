@@ -20,7 +20,7 @@ from rich.table import Table
 from harness.race.explore import explore
 from harness.race.investigate import Settings, analysed, conclude
 from harness.race.launch import Job, Outcome, Program, Ranks
-from harness.race.report import Cost, Effect, Frozen, Report
+from harness.race.report import Cost, Effect, Frozen, Race, Report
 from harness.record import RunDirectory, write_json
 from harness.study import Run, Study, save_study
 
@@ -84,7 +84,9 @@ def race_study(study: Study, folder: Path, settings: Settings, steps: int, quiet
     save_study(study, folder)
     console = Console(stderr=True)
     say: Say = (
-        (lambda line: None) if quiet else lambda line: console.print(line, highlight=False, markup=False)
+        (lambda line: None)
+        if quiet
+        else lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
     )
     Analyses(study, folder, settings, steps, say).run()
     reports = {run.run_id: load_report(folder, run) for run in study.runs}
@@ -206,14 +208,24 @@ def search_faults(
         if not fresh or settings.budget is None:
             continue
         say(f"searching schedules for {', '.join(sorted(fresh))} of DeepSpeed {run.release}")
-        report = reports[run.run_id] = searched(run, report, folder, settings, steps)
+        chosen = [one_of(name, report) for name in sorted(fresh)]
+        report = reports[run.run_id] = searched(run, chosen, report, folder, settings, steps)
         for name in sorted(fresh):
             seen[run.release, name] = run.run_id, name
             yield fault_of(name, run, report, report_file(folder, run))
 
 
-def searched(run: Run, report: Report, folder: Path, settings: Settings, steps: int) -> Report:
-    """The report with effects; done once, then kept in the run's races.json."""
+def one_of(name: str, report: Report) -> Race:
+    """The most frequent race of that label or id: one is enough to show the fault's effect."""
+    return max(
+        (race for race in report.races if (race.label or race.id) == name), key=lambda race: race.count
+    )
+
+
+def searched(
+    run: Run, races: Sequence[Race], report: Report, folder: Path, settings: Settings, steps: int
+) -> Report:
+    """The report with the effects of these races; searched once, then kept in the run's races.json."""
     if report.schedules_tried:
         return report
     assert settings.budget is not None
@@ -223,7 +235,7 @@ def searched(run: Run, report: Report, folder: Path, settings: Settings, steps: 
         def execute(job: Job) -> Outcome:
             return ranks.run(job, settings.timeout)
 
-        search = explore(report, execute(job.under("eager")), job, execute, budget)
+        search = explore(races, execute(job.under("eager")), job, execute, budget)
         report = conclude(report, search, report_file(folder, run).parent)
     write_json(report_file(folder, run), report.model_dump(mode="json"))
     return report

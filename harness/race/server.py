@@ -62,7 +62,7 @@ def watch(folder: Path, pids: dict[int, int], deadline: float) -> dict[str, Any]
         if total > used + 0.05 or total < used:
             moved, used = now, total
         idle = now - moved
-        if idle > STALL_SECONDS or (idle > MISMATCH_SECONDS and mismatch_in(folder, ranks)):
+        if idle > STALL_SECONDS or (idle > MISMATCH_SECONDS and mismatch_in(folder, ranks, ended=False)):
             return end(pids, {"how": "stalled"})
         if now > deadline:
             return end(pids, {"how": "timed-out"})

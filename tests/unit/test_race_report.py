@@ -136,7 +136,7 @@ def search(effect_of: set[Flip], policies: set[str] = frozenset()) -> Search:
 
     from harness.race.explore import Budget
 
-    return explore(merge([racy(0)], "train.py"), outcome("right"), JOB, run, Budget())
+    return explore(merge([racy(0)], "train.py").races, outcome("right"), JOB, run, Budget())
 
 
 def test_the_pairs_of_a_race_are_flipped_and_shrunk_to_the_one_that_matters() -> None:
