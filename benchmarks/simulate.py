@@ -1,4 +1,4 @@
-"""What simulated time costs: `python benchmarks/simulate.py`, trace and timeline of each real model on this machine.
+"""What simulated time costs: `python -m benchmarks.simulate`, trace and timeline of each real model on this machine.
 
 Traces are really taken, in a cache of their own. The goal for a 70B step at world size 64 is 60 s and 8 GB on 2 cores.
 """

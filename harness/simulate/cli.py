@@ -77,6 +77,12 @@ def simulate(
     trace_cell: Annotated[
         str, typer.Option(help="Which cell to write: words of its run id or network, as `event 12.5gbps`.")
     ] = "",
+    virtual_step: Annotated[
+        bool,
+        typer.Option(
+            "--virtual-step", help="Take the step of --trace from the virtual device, real values and all."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Step times at real sizes in simulated time. Example: hpz simulate experiments/paper.yaml --trace step.json"""
@@ -85,7 +91,7 @@ def simulate(
     study = load_study(study_file)
     folder = (results or (study_file if study_file.is_dir() else Path("results") / study.name)) / "simulated"
     if trace is not None:
-        _export(study_file, trace, trace_cell)
+        _export(study_file, trace, trace_cell, virtual_step)
     with _progress(quiet=as_json) as progress:
         simulated = simulate_study(study, progress)
     files = write(simulated, folder)
@@ -99,16 +105,17 @@ def simulate(
     console.print(f"All numbers are simulated-time. Tables: {folder}/*.csv", highlight=False)
 
 
-def _export(study_file: Path, file: Path, words: str) -> None:
+def _export(study_file: Path, file: Path, words: str, virtual: bool) -> None:
     from harness.simulate.export import write_chrome_trace
     from harness.simulate.plan import cells
     from harness.simulate.timeline import simulate as run_timeline
-    from harness.simulate.traces import trace_of
+    from harness.simulate.traces import trace_of, trace_virtual
 
     for cell in cells(load_study(study_file)):
         name = f"{cell.run.run_id} {cell.network} {cell.gpu}"
         if all(word in name for word in words.split()):
-            write_chrome_trace(run_timeline(trace_of(cell.run), cell.cluster), file, title=name)
+            step = trace_virtual(cell.run) if virtual else trace_of(cell.run)
+            write_chrome_trace(run_timeline(step, cell.cluster), file, title=name)
             return
     raise HarnessError(f"--trace-cell: no cell of {study_file} has all of {words!r} in its run id or network")
 

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -42,10 +42,17 @@ WARM_UP_STEPS = (
 )
 
 
+class Issued(Protocol):
+    """What a recorder asks beside the records: operators without device work so far, operations of the one told."""
+
+    views: int
+    flops: float
+
+
 class Recorder(Observer):
     """Turns what the device says into rows; silent until `start`."""
 
-    def __init__(self, dispatcher: MetaDispatcher) -> None:
+    def __init__(self, dispatcher: Issued) -> None:
         self.dispatcher = dispatcher
         self.recording = False
         self.rows: list[Row] = []
@@ -59,6 +66,7 @@ class Recorder(Observer):
         self.writers: set[int] = set()
 
     def start(self) -> None:
+        """Record from here on."""
         self.recording, self.live_at_start = True, self.live
         self.dispatcher.views = 0
 
@@ -176,8 +184,19 @@ def trace_run(run: Run) -> Trace:
             warm = time.perf_counter()
             recorder.start()
             shards: list[tuple[str, int]] = []
-            _step(engine, run, lambda: shards.extend(_secondary_storages(model)))
+            _step(engine, run, lambda: shards.extend(secondary_storages(model)))
     seconds = {"build": built - started, "warm_up": warm - built, "step": time.perf_counter() - warm}
+    return trace_from(recorder, run, machine, shards, seconds)
+
+
+def trace_from(
+    recorder: Recorder,
+    run: Run,
+    machine: Machine,
+    shards: list[tuple[str, int]],
+    seconds: dict[str, float],
+) -> Trace:
+    """What the recorder saw; `shards` are the storages of the secondary shards by parameter."""
     return from_rows(
         recorder.rows,
         names=list(recorder.names),
@@ -262,7 +281,8 @@ def _step(engine: Any, run: Run, before_update: Callable[[], None]) -> None:
     torch.zeros(2)[0].copy_(sum(losses[1:], losses[0]) / len(losses), non_blocking=True)
 
 
-def _secondary_storages(model: torch.nn.Module) -> list[tuple[str, int]]:
+def secondary_storages(model: torch.nn.Module) -> list[tuple[str, int]]:
+    """(parameter, storage of its secondary shard) for those that have one now."""
     shards = ((name, getattr(p, "ds_secondary_tensor", None)) for name, p in model.named_parameters())
     return [(name, shard.untyped_storage().allocation.id) for name, shard in shards if shard is not None]
 

@@ -85,6 +85,34 @@ def trace_of(run: Run) -> Trace:
     return load(traces([run])[run.run_id])
 
 
+def trace_virtual(run: Run) -> Trace:
+    """One step of the run on the virtual device, all ranks of it forked here and real values moved; never cached.
+
+    Raises RunFailed.
+    """
+    overlay = overlay_path(Variant.parse(run.variant), run.release)
+    with tempfile.TemporaryDirectory(prefix="hpz-trace-") as folder:
+        run_file, file = Path(folder) / "run.json", Path(folder) / "trace.npz"
+        run_file.write_text(run.model_dump_json())
+        command = [sys.executable, "-m", "harness.simulate.virtual", str(run_file), str(file)]
+        done = subprocess.run(
+            command, env=_environment(overlay), cwd=REPOSITORY, capture_output=True, text=True
+        )
+        if done.returncode != 0 or not file.exists():
+            tail = " | ".join(done.stderr.strip().splitlines()[-3:])
+            raise RunFailed(f"no step could be recorded on the virtual device with {overlay.name}: {tail}")
+        return load(file)
+
+
+def _environment(overlay: Path) -> dict[str, str]:
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(overlay), str(REPOSITORY)]),
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
 def _is_whole(file: Path) -> bool:
     if not file.exists():
         return False
@@ -118,16 +146,15 @@ def _batches(missing: Mapping[Path, Run], folder: Path, lanes: int) -> list[tupl
 
 def _take(batch: tuple[Path, Path, Path], progress: Progress) -> None:
     overlay, jobs, log = batch
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(overlay), str(REPOSITORY)]),
-        "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
     command = [sys.executable, "-m", "harness.simulate.record", str(jobs)]
     with log.open("w") as errors:
         process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=REPOSITORY
+            command,
+            env=_environment(overlay),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=REPOSITORY,
         )
         assert process.stdout is not None
         failed = []

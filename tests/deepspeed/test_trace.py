@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from analysis.audit import formula_inter_bytes
-from harness.errors import RunFailed
+from harness.errors import HarnessError, RunFailed
 from harness.models import ModelFile, parameter_count
 from harness.simulate import traces as cache
+from harness.simulate.cli import simulate as simulate_command
 from harness.simulate.costs import total_bytes
 from harness.simulate.timeline import simulate
 from harness.simulate.trace import Kind, Trace, load
-from harness.simulate.traces import trace_file, trace_of, traces
+from harness.simulate.traces import trace_file, trace_of, trace_virtual, traces
 from harness.study import REPOSITORY, Run, Study, load_study
 from tests.conftest import StudyFile
 from tests.simulated_help import A100, CONTENDED, longest_path
@@ -38,9 +42,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 @pytest.fixture(scope="module")
-def taken(study: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trace]:
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def taken(study: Study, own_cache: Path) -> dict[str, Trace]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HPZ_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HPZ_CACHE", str(own_cache))
         files = traces(study.runs, lanes=2)
         return {run.variant: load(files[run.run_id]) for run in study.runs}
 
@@ -136,6 +145,49 @@ def test_a_trace_is_taken_once(study: Study, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(cache.subprocess, "Popen", None)
     assert list(trace_of(run).rows()) == list(first.rows())
     assert trace_file(run).is_relative_to(tmp_path)
+
+
+def test_a_device_without_memory_sees_what_the_virtual_device_sees(study_file: StudyFile) -> None:
+    """The same run, once with real values on four ranks, once with none on one rank."""
+    (run,) = load_study(study_file(matrix={"model": "llama2-toy", "variant": "zero3", "shape": "2x2"})).runs
+    real, empty = trace_virtual(run), trace_of(run)
+    for kind in (Kind.COLLECTIVE, Kind.RECORD, Kind.WAIT, Kind.KEEP):
+        assert real.count(kind) == empty.count(kind)
+
+    def collectives(trace: Trace) -> Counter[tuple[str, int, int]]:
+        return Counter(
+            (trace.names[row.name], row.payload, len(trace.groups[row.group]))
+            for row in trace.rows()
+            if row.kind == Kind.COLLECTIVE
+        )
+
+    assert collectives(real) == collectives(empty)
+
+
+def test_the_command_writes_tables_and_a_step_for_perfetto(
+    study_file: StudyFile, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPZ_CACHE", str(own_cache))
+    block = {"model": "llama2-toy", "variant": ["zero3", "unordered", "fixed"], "shape": "8x8-hpz8"}
+    file = study_file(
+        device="cuda", simulate={"networks": ["ethernet-25gbps"], "lanes": 1, "sync_cost": [block]}
+    )
+    app = typer.Typer()
+    app.command()(simulate_command)
+    step = tmp_path / "step.json"
+    done = CliRunner().invoke(
+        app, [str(file), "--results", str(tmp_path), "--trace", str(step), "--trace-cell", "fixed 25gbps"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "sync cost (simulated-time)" in done.output
+    assert json.loads(step.read_text())["traceEvents"]
+    content = json.loads((tmp_path / "simulated/simulated.json").read_text())
+    assert [row["variant"] for row in content["sync_cost"]] == ["zero3", "unordered", "fixed"]
+
+
+def test_an_unknown_trace_cell_is_refused(study_file: StudyFile, tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"--trace-cell: no cell of .* has all of 'nowhere'"):
+        simulate_command(study_file(), tmp_path, tmp_path / "x.json", "nowhere", False, True)
 
 
 def test_a_trace_that_cannot_be_taken_says_why(
