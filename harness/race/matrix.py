@@ -83,11 +83,11 @@ def race_study(study: Study, folder: Path, settings: Settings, steps: int, quiet
     started = time.monotonic()
     save_study(study, folder)
     console = Console(stderr=True)
-    say: Say = (
-        (lambda line: None)
-        if quiet
-        else lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
-    )
+
+    def say(line: str) -> None:
+        if not quiet:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     Analyses(study, folder, settings, steps, say).run()
     reports = {run.run_id: load_report(folder, run) for run in study.runs}
     faults = tuple(search_faults(study, folder, reports, settings, steps, say))
@@ -106,6 +106,11 @@ def load_report(folder: Path, run: Run) -> Report:
     return Report.model_validate_json(report_file(folder, run).read_text())
 
 
+def analysed_before(folder: Path, run: Run) -> bool:
+    """Whether a report is there that tells of no failure."""
+    return report_file(folder, run).exists() and not load_report(folder, run).problems
+
+
 class Analyses:
     """Runs what has no report yet, several lanes side by side, one warm process for each lane and overlay."""
 
@@ -114,7 +119,7 @@ class Analyses:
         self.lock, self.ended, self.started = threading.Lock(), 0, time.monotonic()
 
     def run(self) -> None:
-        todo = [run for run in self.study.runs if not report_file(self.folder, run).exists()]
+        todo = [run for run in self.study.runs if not analysed_before(self.folder, run)]
         self.ended = len(self.study.runs) - len(todo)
         if self.ended:
             self.say(f"{self.ended} of {len(self.study.runs)} runs were analysed before")
