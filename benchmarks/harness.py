@@ -48,7 +48,6 @@ def study_file(runs: int, folder: Path) -> Path:
     content = yaml.safe_load((REPOSITORY / "experiments" / "laptop.yaml").read_text())
     matrix = {"model": "llama2-toy", "variant": "fixed", "shape": "2x2-hpz2", "seed": list(range(runs // 2))}
     content |= {"name": "benchmark", "device": "cpu", "baseline": {"variant": "zero3"}, "matrix": matrix}
-    content["data"] = {"source": "corpus", "path": str(REPOSITORY / "experiments" / "data" / "corpus.txt")}
     model = yaml.safe_load((REPOSITORY / "experiments" / "models" / "llama2-toy.yaml").read_text())
     file = folder / "benchmark.yaml"
     file.write_text(yaml.safe_dump(content | {"models": {"llama2-toy": model}}))

@@ -1,4 +1,4 @@
-"""Token batches, the same for every variant: the standard library's source, a text, Hugging Face data, questions.
+"""Token batches, the same for every variant: the standard library's source, a text file, Hugging Face data, questions.
 
 A batch is a pure function of (data, seed, world size, rank, step, micro-step), so a run resumes from its step
 number alone, and two runs that differ in their variant see the same tokens.
@@ -107,7 +107,7 @@ def open_batches(
     if data.source == "mmlu":
         questions = training_questions(load_questions(data))
         return IndexedBatches(plan, QuestionExamples(questions, encoder, length), seed, vocab_size)
-    return IndexedBatches(plan, read_corpus(data, encoder, length), seed, vocab_size)
+    return IndexedBatches(plan, read_text(data, encoder, length), seed, vocab_size)
 
 
 def batch_hash(batches: Iterable[Mapping[str, torch.Tensor]]) -> int:
@@ -237,7 +237,7 @@ def check_example(example: Example, vocab_size: int) -> None:
 
 
 @dataclass(frozen=True)
-class CorpusExamples(Sequence[Example]):
+class TextExamples(Sequence[Example]):
     """A text's tokens cut into sequences that do not overlap; a tail shorter than `length` is left out."""
 
     tokens: Tokens
@@ -253,25 +253,23 @@ class CorpusExamples(Sequence[Example]):
         return Example(cut, cut, f"{self.name}: tokens {start} to {start + self.length - 1}")
 
 
-def read_stdlib(data: Data, vocab_size: int, length: int) -> CorpusExamples:
+def read_stdlib(data: Data, vocab_size: int, length: int) -> TextExamples:
     """The standard library's source as examples. Raises HarnessError where it is another text than the run's."""
     if data.sha256 not in (None, stdlib_sha256()):
         raise HarnessError(
             "data.sha256: this Python's standard library is another text than the one that the run was planned with; "
             "plan and run with the same Python release"
         )
-    return CorpusExamples(stdlib_tokens(vocab_size), length, "standard library")
+    return TextExamples(stdlib_tokens(vocab_size), length, "standard library")
 
 
-def read_corpus(data: Data, encoder: Encoder, length: int) -> CorpusExamples:
-    """The corpus as examples. Raises HarnessError when it is too short, unreadable or not text."""
-    file = data_file(data)
-    examples = CorpusExamples(
-        np.array(encoder.encode(_read_text(file)), dtype=np.int64), length, _shown(file)
-    )
+def read_text(data: Data, encoder: Encoder, length: int) -> TextExamples:
+    """A text file as examples. Raises HarnessError when it is too short, unreadable, not text or not the run's."""
+    tokens = np.array(encoder.encode(_file_text(data)), dtype=np.int64)
+    examples = TextExamples(tokens, length, _shown(data_file(data)))
     if len(examples) == 0:
         raise HarnessError(
-            f"{_shown(file)}: {examples.tokens.size} tokens are fewer than "
+            f"{examples.name}: {examples.tokens.size} tokens are fewer than "
             f"training.sequence_length={length}; give a longer text or a shorter sequence"
         )
     return examples
@@ -339,7 +337,7 @@ class HubDocuments:
 def load_questions(data: Data) -> tuple[Question, ...]:
     """The data's questions (CSV or JSON lines). Raises HarnessError naming file and line."""
     file = data_file(data)
-    return parse_questions(_read_text(file), name=_shown(file), json_lines=file.suffix != ".csv")
+    return parse_questions(_file_text(data), name=_shown(file), json_lines=file.suffix != ".csv")
 
 
 @dataclass(frozen=True)
@@ -449,15 +447,24 @@ def _guess(
     return LETTERS[int(logits[ids].argmax().item())]
 
 
-def _read_text(file: Path) -> str:
+def _file_text(data: Data) -> str:
+    """The text of the data's file, which must be the one that the run was planned with."""
+    file = data_file(data)
     try:
-        return file.read_text(encoding="utf-8")
+        content = file.read_bytes()
+        text = content.decode("utf-8")
     except OSError as error:
         raise HarnessError(f"data.path: {_shown(file)} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise HarnessError(
             f"{_shown(file)}: byte {error.start} is not UTF-8 text; convert the file"
         ) from error
+    if data.sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        raise HarnessError(
+            f"data.sha256: {_shown(file)} is another text than the one that the run was planned with; "
+            "put the old one back or run the study file anew"
+        )
+    return text
 
 
 def _shown(file: Path) -> str:

@@ -13,6 +13,7 @@ import os
 import sysconfig
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from harness.errors import HarnessError
 from harness.variants.sources import cache_folder
 
 TEXT_BYTES = 2_000_000  # more than a toy can learn, and tokenised in about a second
-SMALLEST_VOCABULARY = 257  # every byte, and one merge
+SMALLEST_VOCABULARY = 256  # every byte; with no more than that a token is a byte
 
 
 @lru_cache(maxsize=1)
@@ -39,13 +40,18 @@ def stdlib_sha256() -> str:
 
 
 def stdlib_tokens(vocab_size: int) -> npt.NDArray[np.int64]:
-    """The whole text as token ids below `vocab_size`, memory-mapped. Raises HarnessError if the vocabulary is tiny."""
+    """The whole text as token ids below `vocab_size`, memory-mapped.
+
+    Raises HarnessError where the vocabulary is too small for every byte, or the cache folder cannot be written.
+    """
     if vocab_size < SMALLEST_VOCABULARY:
         raise HarnessError(
             f"data.source: stdlib needs a model with vocab_size of at least {SMALLEST_VOCABULARY}, not {vocab_size}; "
-            "use a larger one, or source 'corpus', which is read a token a byte"
+            "use a larger one, or another data.source"
         )
-    file = cache_folder() / "tokens" / f"{stdlib_sha256()[:16]}-{vocab_size}.npy"
+    # Another release of the library may break ties another way.
+    name = f"{stdlib_sha256()[:16]}-{vocab_size}-{metadata.version('tokenizers')}.npy"
+    file = cache_folder() / "tokens" / name
     if not file.exists():
         _once(file, lambda: _tokenise(vocab_size, file))
     tokens: npt.NDArray[np.int64] = np.load(file, mmap_mode="r")
@@ -54,11 +60,16 @@ def stdlib_tokens(vocab_size: int) -> npt.NDArray[np.int64]:
 
 def _once(file: Path, build: Callable[[], None]) -> None:
     """Let one of several processes build the file; the others wait for it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not file.exists():
-            build()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not file.exists():
+                build()
+    except OSError as error:
+        raise HarnessError(
+            f"{file.parent}: the tokens cannot be cached there ({error.strerror}); free space or set HPZ_CACHE"
+        ) from error
 
 
 def _tokenise(vocab_size: int, file: Path) -> None:

@@ -29,7 +29,7 @@ DeviceKind = Literal["cpu", "virtual", "cuda"]
 EVIDENCE: dict[str, str] = {"cpu": "cpu", "virtual": "virtual-device", "cuda": "one-gpu"}
 POLICIES = ("eager", "side-first", "main-first", "timed")
 RANDOM_POLICY = re.compile(r"(?:random|timed)\((\d+)\)")
-SHIPPED = {"corpus": "experiments/data/corpus.txt", "mmlu": "experiments/data/mmlu-mini.csv"}
+SHIPPED = {"mmlu": "experiments/data/mmlu-mini.csv"}
 POISONS = ("nan", "pattern", "stale")
 LINK = re.compile(r"[1-9]\d*(?:\.\d+)?(?:kbit|mbit|gbit)")
 
@@ -94,13 +94,19 @@ class Training(Frozen):
 class Data(Frozen):
     """Where token batches come from; `path` is relative to the study file, or absolute."""
 
-    source: Literal["stdlib", "corpus", "hub", "mmlu"] = "stdlib"
-    path: str | None = None
+    source: Literal["stdlib", "file", "hub", "mmlu"] = "stdlib"
+    path: str | None = None  # mmlu: the shipped questions where there is none
     name: str | None = None  # configuration of a Hub dataset
     split: str = "train"
     text_column: str = "text"
     tokenizer: str | None = None  # None: bytes; stdlib has its own, with as many tokens as the model
     sha256: str | None = None  # of the text, filled in when the study is loaded
+
+    @model_validator(mode="before")
+    @classmethod
+    def _identify_stdlib(cls, given: Any) -> Any:
+        stdlib = isinstance(given, dict) and given.get("source", "stdlib") == "stdlib"
+        return {**given, "sha256": given.get("sha256") or stdlib_sha256()} if stdlib else given
 
 
 class Rule(Frozen):
@@ -458,19 +464,24 @@ def _located(data: Data, file: Path) -> Data:
     if data.source == "stdlib":
         if data.path or data.tokenizer:
             raise HarnessError(
-                "data.path: source 'stdlib' has its own text and tokens; set data.source: corpus to use yours"
+                "data.path: source 'stdlib' has its own text and tokens; set data.source: file to use yours"
             )
-        return data if data.sha256 else data.model_copy(update={"sha256": stdlib_sha256()})
+        return data
     if data.source == "hub":
         return data
-    path = data.path or SHIPPED[data.source]
+    path = data.path or SHIPPED.get(data.source)
+    if path is None:
+        raise HarnessError(f"data.path: needed for source {data.source!r}; give a text file")
     candidates = [file.parent / path, REPOSITORY / path]
     found = next((candidate.resolve() for candidate in candidates if candidate.is_file()), None)
+    if found is None and data.sha256:
+        return data  # results are read on machines that need not have the text
     if found is None:
         raise HarnessError(f"data.path: no file {path!r} beside {file.name}; give a path that exists")
     inside = found.is_relative_to(REPOSITORY)
     shown = str(found.relative_to(REPOSITORY)) if inside else str(found)
-    return data.model_copy(update={"path": shown, "sha256": hashlib.sha256(found.read_bytes()).hexdigest()})
+    digest = data.sha256 or hashlib.sha256(found.read_bytes()).hexdigest()
+    return data.model_copy(update={"path": shown, "sha256": digest})
 
 
 def data_file(data: Data) -> Path:

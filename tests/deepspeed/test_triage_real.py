@@ -71,7 +71,7 @@ def study_of(name: str, folder: Path) -> Study:
     text.write_text(SENTENCE * 2000)
     file = write_study(
         folder,
-        data={"source": "corpus", "path": str(text)},
+        data={"source": "file", "path": str(text)},
         training={**TRAINING_OF_ALL, **TRAINING.get(name, {})},
         deepspeed={"zero_optimization": zero},
         baseline={"variant": block["variant"]},  # a run that is its own baseline needs no other

@@ -34,19 +34,19 @@ from harness.models import build_model, load_model_file
 from harness.stdlib_text import TEXT_BYTES, stdlib_text, stdlib_tokens
 from harness.study import REPOSITORY, Data, Training
 
-CORPUS = Data(source="corpus")
+TEXT = Data(source="file", path=str(REPOSITORY / "LICENSE"))
 MMLU = Data(source="mmlu")
 SHORT = Training(micro_batch=2, sequence_length=16)
 LONG = Training(task="finetune", micro_batch=2, sequence_length=256)
 
 
-def batches(data: Data = CORPUS, training: Training = SHORT, **own: Any) -> Batches:
+def batches(data: Data = TEXT, training: Training = SHORT, **own: Any) -> Batches:
     return open_batches(data, training, **{"vocab_size": 256, "world_size": 2, "rank": 0, "seed": 1, **own})
 
 
 def write(folder: Path, name: str, text: str) -> Data:
     (folder / name).write_text(text)
-    return Data(source="mmlu" if name != "corpus.txt" else "corpus", path=str(folder / name))
+    return Data(source="file", path=str(folder / name))
 
 
 # Which examples make a batch.
@@ -91,7 +91,7 @@ def test_the_global_batch_is_the_same_however_ranks_share_it(step: int, micro: i
     assert torch.equal(whole(ranks), whole(4))
 
 
-@pytest.mark.parametrize(("data", "training"), [(CORPUS, SHORT), (MMLU, LONG)])
+@pytest.mark.parametrize(("data", "training"), [(TEXT, SHORT), (MMLU, LONG)])
 def test_a_resumed_run_sees_the_same_batches(data: Data, training: Training) -> None:
     whole = batches(data, training)
     first = [batch_hash([whole.at(step, 0)]) for step in range(40)]
@@ -133,8 +133,21 @@ def test_a_vocabulary_is_trained_alike_wherever_it_is_trained(
 
 
 def test_a_vocabulary_smaller_than_the_bytes_is_refused() -> None:
-    with pytest.raises(HarnessError, match="stdlib needs a model with vocab_size of at least 257, not 256"):
-        batches(Data())
+    with pytest.raises(HarnessError, match="stdlib needs a model with vocab_size of at least 256, not 255"):
+        batches(Data(), vocab_size=255)
+
+
+def test_with_256_tokens_a_token_is_a_byte() -> None:
+    assert stdlib_tokens(256).size == len(stdlib_text().decode(errors="replace").encode())
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setenv("HPZ_CACHE", str(tmp_path / "taken"))
+    with pytest.raises(
+        HarnessError, match=r"taken/tokens: the tokens cannot be cached there \(.*set HPZ_CACHE"
+    ):
+        stdlib_tokens(300)
 
 
 def test_another_release_of_the_library_is_refused() -> None:
@@ -142,47 +155,44 @@ def test_another_release_of_the_library_is_refused() -> None:
         batches(Data(sha256="0" * 64), vocab_size=512)
 
 
-# Local corpus.
+# A text file.
 
 
-def test_the_shipped_corpus_is_plain_text_of_a_useful_size() -> None:
-    text = (REPOSITORY / "experiments/data/corpus.txt").read_bytes()
-    assert 30_000 < len(text) < 60_000 and max(text) < 128
-
-
-def test_a_corpus_batch_is_text_of_the_file(tmp_path: Path) -> None:
-    data = write(tmp_path, "corpus.txt", "abcdefgh" * 20)
+def test_a_batch_is_text_of_the_file(tmp_path: Path) -> None:
+    data = write(tmp_path, "mine.txt", "abcdefgh" * 20)
     assert bytes(batches(data).at(0, 0)["input_ids"][1].tolist()).decode() == "abcdefgh" * 2
 
 
-def test_a_corpus_shorter_than_a_sequence_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        HarnessError, match=r"corpus.txt: 3 tokens are fewer than training.sequence_length=16"
-    ):
-        batches(write(tmp_path, "corpus.txt", "abc"))
+def test_a_text_shorter_than_a_sequence_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"mine.txt: 3 tokens are fewer than training.sequence_length=16"):
+        batches(write(tmp_path, "mine.txt", "abc"))
 
 
-def test_a_corpus_that_is_not_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "corpus.bin").write_bytes(b"abc\xff")
-    with pytest.raises(HarnessError, match=r"corpus.bin: byte 3 is not UTF-8"):
-        batches(Data(source="corpus", path=str(tmp_path / "corpus.bin")))
+def test_a_text_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.bin").write_bytes(b"abc\xff")
+    with pytest.raises(HarnessError, match=r"mine.bin: byte 3 is not UTF-8"):
+        batches(Data(source="file", path=str(tmp_path / "mine.bin")))
 
 
-def test_a_corpus_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_text_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
+    data = write(tmp_path, "mine.txt", "abcdefgh" * 20)
+    with pytest.raises(HarnessError, match=r"data.sha256: .*mine.txt is another text than the one"):
+        batches(data.model_copy(update={"sha256": "0" * 64}))
+
+
+def test_a_text_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match=r"data.path: .*gone.txt cannot be read"):
-        batches(Data(source="corpus", path=str(tmp_path / "gone.txt")))
+        batches(Data(source="file", path=str(tmp_path / "gone.txt")))
 
 
 def test_a_token_outside_the_vocabulary_is_refused_with_its_place() -> None:
-    with pytest.raises(
-        HarnessError, match=r"corpus.txt: tokens \d+ to \d+: token id \d+ is outside .* of 64"
-    ):
+    with pytest.raises(HarnessError, match=r"LICENSE: tokens \d+ to \d+: token id \d+ is outside .* of 64"):
         batches(vocab_size=64).at(0, 0)
 
 
 def test_a_tokenizer_that_cannot_be_had_is_named() -> None:
     with pytest.raises(HarnessError, match=r"data.tokenizer: '/no/such' .* give its folder"):
-        batches(Data(source="corpus", tokenizer="/no/such"))
+        batches(TEXT.model_copy(update={"tokenizer": "/no/such"}))
 
 
 # A batch that would give NaN.

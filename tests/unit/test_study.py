@@ -55,6 +55,27 @@ def test_a_pair_differs_in_the_variant_alone(tmp_path: Path) -> None:
         assert run.deepspeed["zero_optimization"]["zero_hpz_partition_size"] == 2
 
 
+def ids(tmp_path: Path, **data: Any) -> list[str]:
+    return [run.run_id for run in load_study(write(tmp_path, data=data)).runs]
+
+
+def test_a_run_id_changes_with_the_text_and_not_with_its_place(tmp_path: Path) -> None:
+    for name, text in (("one.txt", "a"), ("same.txt", "a"), ("other.txt", "b")):
+        (tmp_path / name).write_text(text)
+    one = ids(tmp_path, source="file", path="one.txt")
+    assert one == ids(tmp_path, source="file", path="same.txt")
+    assert not set(one) & set(ids(tmp_path, source="file", path="other.txt"))
+    assert not set(ids(tmp_path)) & set(ids(tmp_path, sha256="0" * 64)), "the default text is identified, too"
+
+
+def test_results_are_read_where_their_text_is_not(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("a")
+    study = load_study(write(tmp_path, data={"source": "file", "path": "mine.txt"}))
+    save_study(study, tmp_path / "results")
+    (tmp_path / "mine.txt").unlink()
+    assert load_study(tmp_path / "results").runs == study.runs
+
+
 def test_the_baseline_may_name_another_policy_and_device(tmp_path: Path) -> None:
     study = load_study(write(tmp_path, baseline={"variant": "zero3", "device": "cpu"}))
     assert {baseline.device for _, baseline in study.pairs} == {"cpu"}
@@ -117,10 +138,11 @@ def test_every_shipped_study_expands(file: Path) -> None:
             {"deepspeed": {"zero_optimization": {"stage": 2}}},
             r"deepspeed\.zero_optimization\.stage is the study's",
         ),
-        ({"data": {"source": "corpus", "path": "nowhere.txt"}}, r"data\.path: no file 'nowhere\.txt'"),
+        ({"data": {"source": "file", "path": "nowhere.txt"}}, r"data\.path: no file 'nowhere\.txt'"),
+        ({"data": {"source": "file"}}, r"data\.path: needed for source 'file'; give a text file"),
         (
             {"data": {"path": "mine.txt"}},
-            r"data\.path: source 'stdlib' has its own text .* data\.source: corpus",
+            r"data\.path: source 'stdlib' has its own text .* data\.source: file",
         ),
         (
             {"models": {"toy": {**MODEL, "sauce": 1}}},
