@@ -117,6 +117,7 @@ class Analyses:
     def __init__(self, study: Study, folder: Path, settings: Settings, steps: int, say: Say) -> None:
         self.study, self.folder, self.settings, self.steps, self.say = study, folder, settings, steps, say
         self.lock, self.ended, self.started = threading.Lock(), 0, time.monotonic()
+        self.stopped = False
 
     def run(self) -> None:
         todo = [run for run in self.study.runs if not analysed_before(self.folder, run)]
@@ -125,14 +126,18 @@ class Analyses:
             self.say(f"{self.ended} of {len(self.study.runs)} runs were analysed before")
         lanes = self.study.launch.lanes or 2
         with ThreadPoolExecutor(lanes) as pool:
-            shares = [share for group in by_overlay(todo) for share in split(group, lanes)]
-            for _ in pool.map(self._share, shares):
-                pass
+            try:
+                for _ in pool.map(self._share, by_overlay(todo)):
+                    pass
+            except BaseException:  # Ctrl-C, too: the lanes end after the run that they are at
+                self.stopped = True
+                raise
 
     def _share(self, runs: Sequence[Run]) -> None:
         with Ranks(Program.of_run(runs[0]).overlay, transformers=True) as ranks:
             for run in runs:
-                self._one(run, ranks)
+                if not self.stopped:
+                    self._one(run, ranks)
 
     def _one(self, run: Run, ranks: Ranks) -> None:
         job = Job(Program.of_run(run, self.steps))
@@ -153,13 +158,6 @@ def by_overlay(runs: Sequence[Run]) -> Iterator[list[Run]]:
     ordered = sorted(runs, key=lambda run: (run.release, run.variant))
     for _, group in groupby(ordered, key=lambda run: (run.release, run.variant)):
         yield list(group)
-
-
-def split(runs: Sequence[Run], parts: int) -> Iterator[Sequence[Run]]:
-    """At most `parts` shares of nearly equal length; small groups stay whole, since a warm process costs seconds."""
-    size = max(-(-len(runs) // parts), 8)
-    for start in range(0, len(runs), size):
-        yield runs[start : start + size]
 
 
 def row_of(run: Run, report: Report) -> Row:

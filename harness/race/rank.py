@@ -25,6 +25,7 @@ from harness.race.names import Namer, roots, stream_names
 from harness.race.policy import Busy, Scripted
 from harness.race.report import rank_report, traced
 from harness.race.watch import CollectiveLog, Excerpt, Watcher
+from harness.record import RunDirectory
 
 
 def import_everything(with_transformers: bool) -> None:
@@ -94,11 +95,14 @@ class Watch:
 
 
 def train(job: Job, watch: Watch) -> str:
-    """The training of a run, as `hpz run` does it; returns the digest of this rank's shards."""
+    """The training of a run, as `hpz run` does it; returns the digest of all ranks' shards."""
     from harness.train import run_rank
 
-    run_rank(watch.folder / "run", opened=watch.attach)
-    return digest_of({})
+    directory = RunDirectory(watch.folder / "run")
+    run_rank(directory.path, opened=watch.attach)
+    final = directory.status().final
+    assert final is not None
+    return final.shards_sha256
 
 
 def run_script(job: Job, watch: Watch) -> str:
