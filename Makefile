@@ -38,7 +38,8 @@ ifeq ($(MAY_INSTALL),yes)
 endif
 
 test: lint types packages
-	$(BIN)/pytest
+	$(BIN)/pytest -q -n 2 tests/unit
+	$(BIN)/pytest --ignore=tests/unit tests
 
 # The paper's own window: DeepSpeed 0.13.4, stock and fixed, on today's torch.
 historical: setup

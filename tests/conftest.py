@@ -10,8 +10,15 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 from harness.study import REPOSITORY
+
+# A busy machine is no reason to fail, and every run tries the same cases.
+settings.register_profile(
+    "hpz", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("hpz")
 
 TINY: dict[str, Any] = {
     "name": "tiny",
