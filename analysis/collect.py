@@ -199,7 +199,10 @@ def _run_row(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
             "activation_checkpointing": training["activation_checkpointing"],
             "state": status.get("state", "pending"),
             **{key: status.get(key) for key in ("reason", "attempts", "started_utc", "ended_utc")},
-            **{key: final.get(key) for key in ("skipped_steps", "accuracy", "shards_sha256")},
+            **{
+                key: final.get(key)
+                for key in ("skipped_steps", "accuracy", "shards_sha256", "batches_sha256")
+            },
             "record": json.dumps(record, sort_keys=True),
             "status": json.dumps(status, sort_keys=True),
             "races": races.read_text() if (races := path / "races.json").is_file() else None,

@@ -198,7 +198,10 @@ def _why_not(run: Recorded | None, baseline: Recorded | None) -> str | None:
         return f"run and baseline have {len(run.curve)} and {len(baseline.curve)} steps"
     ours, theirs = (one.columns["batch_hash"].astype(float) for one in (run, baseline))
     other = first((ours != theirs) & np.isfinite(ours) & np.isfinite(theirs))
-    return None if other is None else f"run and baseline saw different batches, first at step {other}"
+    if other is not None:
+        return f"run and baseline saw different batches, first at step {other}"
+    digests = {one.row.get("batches_sha256") for one in (run, baseline)} - {None}
+    return "run and baseline saw different batches on a rank other than 0" if len(digests) > 1 else None
 
 
 def _differing_versions(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:

@@ -54,6 +54,10 @@ RUN_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "skipped_steps": (pa.int32(), "optimizer steps skipped, from the final record"),
     "accuracy": (pa.float64(), "finetune: share of questions answered rightly"),
     "shards_sha256": (pa.string(), "hash over every rank's final parameter shards"),
+    "batches_sha256": (
+        pa.string(),
+        "hash over every rank's batches of all steps: equal in every run of a pair",
+    ),
     "duplicate_steps": (pa.int32(), "recorded steps that a later line of the same step replaced"),
     "unread_lines": (pa.int32(), "lines of steps.jsonl that could not be read"),
     "record": (pa.string(), "run.json as recorded, JSON"),

@@ -87,6 +87,7 @@ class Final(Frozen):
     steps: int
     skipped_steps: int
     shards_sha256: str  # over every rank's parameter shards, in rank order
+    batches_sha256: str | None = None  # over every rank's micro-batches of all steps, in rank order
     accuracy: float | None = None  # finetune: share of multiple-choice questions answered rightly
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from harness.data import Batches, Score, batch_hash, held_out_score, open_batches
+from harness.data import Batches, Score, batch_hash, chained_hash, held_out_score, open_batches
 from harness.device import Device, open_device, open_process_device, step_traffic
 from harness.errors import HarnessError
 from harness.launch.interface import WireMeter
@@ -191,7 +191,7 @@ class Session:
         self.run, self.directory, self.place = run, directory, place
         self.device, self.engine, self.batches, self.stop = device, engine, batches, stop
         self.pending: deque[PendingStep] = deque()
-        self.first_step = self._resume()
+        self.first_step, self.seen = self._resume()
         self.writer = StepWriter(directory.steps_file, self.first_step) if place.rank == 0 else None
         self.heartbeat = ""
         self.wire = WireMeter(gloo=device.backend == "gloo")
@@ -226,11 +226,13 @@ class Session:
             sum(losses[1:], losses[0]) / len(losses), engine.get_global_grad_norm()
         )
         seconds = time.perf_counter() - started
+        hashed = batch_hash(micro_batches)
+        self.seen = chained_hash(self.seen, hashed)
         counted, shape = self.device.counters() - before, self.run.shape
         traffic = step_traffic(counted, shape)
         known = {
             "step": step,
-            "batch_hash": batch_hash(micro_batches),
+            "batch_hash": hashed,
             "lr": engine.get_lr()[0],
             "tokens": self.tokens_per_step,
             "step_seconds": seconds,
@@ -289,20 +291,20 @@ class Session:
         self.device.synchronize()
         self.write_arrived(wait=True)
         with self.device.paused():
-            state = {"step": step, "rng": torch.get_rng_state()}
+            state = {"step": step, "rng": torch.get_rng_state(), "batches": self.seen}
             self.engine.save_checkpoint(
                 str(self.directory.checkpoints), tag=f"step{step}", client_state=state
             )
 
-    def _resume(self) -> int:
-        """Load the newest checkpoint, if there is one; returns the first step still to do."""
+    def _resume(self) -> tuple[int, str]:
+        """Load the newest checkpoint, if there is one; the first step still to do, and the hash of batches so far."""
         if not (self.directory.checkpoints / "latest").exists():
-            return 0
+            return 0, ""
         self.device.synchronize()
         with self.device.paused():
             _, state = self.engine.load_checkpoint(str(self.directory.checkpoints))
             torch.set_rng_state(state["rng"])
-        return int(state["step"])
+        return int(state["step"]), str(state["batches"])
 
     def evaluate(self) -> Score | None:
         """This rank's answers to the held-out questions where the run trained on questions; None otherwise."""
@@ -318,16 +320,17 @@ class Session:
         )
 
     def finish(self, score: Score | None) -> None:
-        """Hash every rank's shards and write the final record, which alone makes the run done."""
+        """Hash every rank's shards and batches and write the final record, which alone makes the run done."""
         gathered: list[Any] = [None] * self.place.world_size
-        torch.distributed.all_gather_object(gathered, (shards_sha256(self.engine.module), score))
-        digests, scores = zip(*gathered, strict=True)
+        torch.distributed.all_gather_object(gathered, (shards_sha256(self.engine.module), self.seen, score))
+        digests, seen, scores = zip(*gathered, strict=True)
         if self.writer is not None:
             self.writer.close()
             final = Final(
                 steps=self.run.training.steps,
                 skipped_steps=self.engine.skipped_steps,
                 shards_sha256=hashlib.sha256("".join(digests).encode()).hexdigest(),
+                batches_sha256=hashlib.sha256("".join(seen).encode()).hexdigest(),
                 accuracy=sum(scores, Score(0, 0)).accuracy if score else None,
             )
             self.directory.update_status(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from analysis.collect import collect_study
 from analysis.summary import load_summary, summarise, verdict_table, weaker, write_summary
 from harness.errors import HarnessError
-from harness.record import write_json
+from harness.record import StepWriter, write_json
 from harness.study import REPOSITORY, Run, load_study
 from tests.synthetic import Curve, as_known, healthy, toy_model, write_run, write_study
 
@@ -142,6 +143,23 @@ def test_runs_of_different_versions_are_not_compared(tmp_path: Path) -> None:
         in pairs_by(summary)["fixed", run.policy]["reason"]
     )
     assert [len(entry["run_ids"]) for entry in summary["environments"]] == [len(study.runs) - 1, 1]
+
+
+def test_runs_that_saw_different_batches_are_not_compared(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    fixed, event = (next(run for run in study.runs if run.variant == name) for name in ("fixed", "event"))
+    writer = StepWriter(tmp_path / "runs" / fixed.run_id / "steps.jsonl")
+    for record in Curve(healthy(fixed)).records():
+        writer.write(replace(record, batch_hash=record.step + (record.step >= 4)))
+    writer.close()
+    for run, digest in ((event, "a"), (study.baseline_of(event), "b")):
+        file = tmp_path / "runs" / run.run_id / "status.json"
+        status = json.loads(file.read_text())
+        status["final"]["batches_sha256"] = digest * 64
+        write_json(file, status)
+    pairs = pairs_by(summary_of(tmp_path))
+    assert "saw different batches, first at step 4" in pairs["fixed", fixed.policy]["reason"]
+    assert "saw different batches on a rank other than 0" in pairs["event", event.policy]["reason"]
 
 
 def test_results_stay_readable_after_a_patch_file_changed(
