@@ -93,7 +93,7 @@ BUGS = {
         "",
         "",
         "_reassign_or_swap_out_partitioned_parameters",
-        "_all_gather_dtype",
+        "_dist_allgather_fn",
         variant="event",
     ),
 }

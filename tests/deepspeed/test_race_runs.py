@@ -19,7 +19,13 @@ STEPS = 3
 
 def run_of(study_file: StudyFile, variant: str, **changes: object) -> Run:
     matrix = {"model": "llama2-mini", "variant": variant, "shape": "1x2-hpz2", **changes}
-    study = load_study(study_file(device="virtual", matrix=matrix, baseline={"variant": variant}))
+    zero = {
+        "stage3_prefetch_bucket_size": 1000,
+        "stage3_max_live_parameters": 4000,
+        "reduce_bucket_size": 6000,
+    }
+    content = {"device": "virtual", "matrix": matrix, "deepspeed": {"zero_optimization": zero}}
+    study = load_study(study_file(**content, baseline={"variant": variant}))
     return study.runs[0]
 
 
@@ -55,7 +61,7 @@ def test_a_variant_shows_the_faults_that_it_has(
 def test_the_race_of_unordered_has_a_replay_of_one_swap(study_file: StudyFile, tmp_path: Path) -> None:
     program = Program.of_run(run_of(study_file, "unordered"), 2)
     with Ranks(program.overlay, transformers=True) as ranks:
-        settings = Settings(Budget(seeds=0, races=2, shrink=8))
+        settings = Settings(Budget(seeds=0, races=1, shrink=5))
         report = investigate(Job(program), ranks, tmp_path, settings)
         found = [race for race in report.races if race.effect and race.effect.found]
         assert found
