@@ -154,7 +154,9 @@ def _text(column: str, value: Any) -> str:
     if isinstance(value, float) and value != value:
         return "–"
     if column in ("cost_of_order", "efficiency"):
-        return f"{100 * value:.1f} %"
+        return f"{100 * value + 0.0:.1f} %".replace("-0.0 %", "0.0 %")
+    if column == "lost_overlap_seconds" and abs(value) < 5e-4:
+        return "0"
     if column == "margin_min_us":
         return f"{value:,.0f}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -17,7 +17,13 @@ from harness.errors import HarnessError, nearest
 from harness.simulate.hardware import Cluster, cluster, find
 from harness.study import RUN_AXES, TRAINING_AXES, Run, Study
 
-ZERO_AXES = ("stage3_prefetch_bucket_size", "stage3_max_live_parameters", "reduce_bucket_size")
+ZERO_AXES = (
+    "stage3_prefetch_bucket_size",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "stage3_param_persistence_threshold",
+    "reduce_bucket_size",
+)
 CELL_AXES = ("network", "gpu", *ZERO_AXES)
 TABLES = ("sync_cost", "windows", "scaling", "hpz_sizes")
 Block = dict[str, Any]

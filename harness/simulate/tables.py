@@ -205,6 +205,8 @@ def sync_cost(simulated: Simulated) -> pd.DataFrame:
     table["cost_of_order"] = table["step_seconds"] / table["unordered_step_seconds"] - 1
     table["lost_overlap_seconds"] = table["exposed_seconds"] - table["unordered_exposed_seconds"]
     table["bytes_bound"] = table["zero3_nic_bytes"] / table["node_nic_bytes"]
+    without = table["variant"].str.startswith("zero3")  # orders nothing, so that it has no cost of order
+    table.loc[without, ["cost_of_order", "speed_kept", "lost_overlap_seconds"]] = np.nan
     return table
 
 
