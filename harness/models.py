@@ -5,7 +5,8 @@ Reading a model file and listing its parameters needs neither torch nor transfor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -178,16 +179,20 @@ def build_model(
     activation_checkpointing: bool = False,
     device: str = "cpu",
     checkpoint: str | None = None,
+    partitioned_by: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """The transformers model, ready to train: eager attention, no cache, weights that depend on `seed` alone.
 
     `device="meta"` gives shapes without memory. `checkpoint` (folder or Hub name) replaces random weights.
+    `partitioned_by` (a DeepSpeed configuration) splits each parameter among the ranks as soon as it exists; rank 0
+    alone draws or reads its values, which are then everyone's. Random weights are other ones than without it.
     Raises HarnessError when the checkpoint cannot be had or is not this model.
     """
     import torch
 
     weights = torch.bfloat16 if dtype == "bf16" else torch.float32
-    with torch.random.fork_rng(devices=[]), torch.device(device):
+    gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(gpus), torch.device(device), _partitioned(partitioned_by):
         torch.manual_seed(seed)
         built = _pretrained(checkpoint, weights) if checkpoint else _from_dimensions(model, weights)
     if checkpoint:
@@ -197,6 +202,23 @@ def build_model(
     if activation_checkpointing:
         built.activation_checkpointing_enable({"use_reentrant": False})
     return built
+
+
+@contextmanager
+def _partitioned(deepspeed: Mapping[str, Any] | None) -> Iterator[None]:
+    """Inside, transformers builds models under deepspeed.zero.Init, so that no rank ever holds a whole one."""
+    if deepspeed is None:
+        yield
+        return
+    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    alive = HfDeepSpeedConfig(dict(deepspeed))  # transformers keeps no more than a weak reference to it
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del alive
 
 
 def _from_dimensions(model: ModelFile, weights: Any) -> PreTrainedModel:

@@ -30,6 +30,7 @@ from harness.record import Final, RunDirectory, StepRecord, StepWriter, seconds_
 from harness.study import Run, Training
 
 HEARTBEAT_SECONDS = 2.0
+WHOLE_PARAMETERS = 100_000_000  # a larger model on a GPU is never whole on one rank
 
 
 @dataclass(frozen=True)
@@ -105,16 +106,23 @@ def open_run_batches(run: Run, place: Rank) -> Batches:
 
 
 def build_engine(run: Run, device: Device) -> Any:
-    """The DeepSpeed engine of a run; the model starts on the host, as from a checkpoint."""
+    """The DeepSpeed engine of a run; a full-size model on a GPU is partitioned while it is built.
+
+    Every other model starts whole on the host, with the same weights on every device.
+    """
     import deepspeed
 
-    training = run.training
+    training, file = run.training, ModelFile.model_validate(run.model_spec)
+    partitioned = device.kind == "cuda" and file.parameters > WHOLE_PARAMETERS
     model = build_model(
-        ModelFile.model_validate(run.model_spec),
+        file,
         seed=run.seed,
         dtype="fp32",  # DeepSpeed itself casts, and keeps the masters in single precision
         activation_checkpointing=training.activation_checkpointing,
         checkpoint=training.checkpoint,
+        # Partitioned models are not moved by DeepSpeed: what is not a parameter must be made on the device.
+        device=str(device.torch_device) if partitioned else "cpu",
+        partitioned_by=run.deepspeed if partitioned else None,
     )
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -129,9 +137,20 @@ def build_engine(run: Run, device: Device) -> Any:
         model=model, optimizer=optimizer, lr_scheduler=warmup, config=dict(run.deepspeed)
     )
     engine.train()
+    if partitioned:
+        forget_secondary_partitions(engine)
     device.synchronize()
     device.use_policy()
     return engine
+
+
+def forget_secondary_partitions(engine: Any) -> None:
+    """Let the next forward pass make hpZ's secondary partitions anew, as every step does.
+
+    Before DeepSpeed 0.18.3 weights that were loaded after partitioning did not reach them (DeepSpeed #7606): a known
+    fault, and not one that a study of order or of missing elements may meet.
+    """
+    engine.optimizer.invalidate_secondary_tensor()
 
 
 def _warmup(step: int, training: Training) -> float:
@@ -303,6 +322,7 @@ class Session:
         self.device.synchronize()
         with self.device.paused():
             _, state = self.engine.load_checkpoint(str(self.directory.checkpoints))
+            forget_secondary_partitions(self.engine)
             torch.set_rng_state(state["rng"])
         return int(state["step"]), str(state["batches"])
 

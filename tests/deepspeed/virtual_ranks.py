@@ -9,6 +9,9 @@ import json
 import os
 import socket
 import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,31 +65,31 @@ def main() -> None:
     run = Run.model_validate(json.loads(Path(sys.argv[1]).read_text()))
     import_everything("virtual")
     for policy in sys.argv[2:]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        ranks = [fork_rank(run, policy, rank, place) for rank in range(run.shape.world_size)]
-        if any(os.waitpid(pid, 0)[1] for pid in ranks):
-            sys.exit(1)
+        fork_ranks(run.shape.world_size, partial(be_rank, run, policy))
 
 
-def fork_rank(run: Run, policy: str, rank: int, place: dict[str, str]) -> int:
+def fork_ranks(world: int, work: Callable[[], None]) -> None:
+    """Do `work` as each rank of a world of its own; exits where one of them fails."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    ranks = [fork_rank(rank, place, work) for rank in range(world)]
+    if any(os.waitpid(pid, 0)[1] for pid in ranks):
+        sys.exit(1)
+
+
+def fork_rank(rank: int, place: dict[str, str], work: Callable[[], None]) -> int:
     pid = os.fork()
     if pid:
         return pid
-    world = str(run.shape.world_size)
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": world,
-        "LOCAL_SIZE": world,
-        **place,
-    }
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_SIZE": place["WORLD_SIZE"], **place}
     code = 1
     try:
-        be_rank(run, policy)
+        work()
         code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 
