@@ -177,6 +177,7 @@ def _window_case(row: Any) -> str:
     parts = [str(row["model"]), f"{row['gpus']} GPUs", f"batch {row['micro_batch']}"]
     parts += [f"{row['gradient_accumulation']} micro-batches"] if row["gradient_accumulation"] > 1 else []
     parts += [] if row["activation_checkpointing"] else ["no recompute"]
+    parts += [f"DeepSpeed {row['release']} {row['variant']}"] if row["variant"] != "unordered" else []
     parts += [f"prefetch {row['prefetch_bucket']:.0e}"] if row["prefetch_bucket"] != 50_000_000 else []
     return ", ".join(parts)
 

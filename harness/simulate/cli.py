@@ -34,6 +34,7 @@ SHOWN: dict[str, dict[str, str]] = {
     },
     "windows": {
         "model": "model",
+        "release": "DeepSpeed",
         "nodes": "nodes",
         "micro_batch": "batch",
         "gradient_accumulation": "accum.",

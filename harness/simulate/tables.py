@@ -20,14 +20,14 @@ from harness.simulate.hardware import cluster
 from harness.simulate.plan import Cell, cells, settings_of
 from harness.simulate.timeline import LIMITED_BY, Timeline, simulate
 from harness.simulate.trace import Kind, Trace, load
-from harness.simulate.traces import traces
+from harness.simulate.traces import trace_file, traces
 from harness.study import Study
 
 EVIDENCE = "simulated-time"
 COPY = "_partition_param_sec"  # where the fix makes the host wait
 SAME_TRAINING = (
     *("model", "nodes", "ranks_per_node", "micro_batch", "sequence_length", "gradient_accumulation"),
-    *("activation_checkpointing", "prefetch_bucket", "max_live_parameters"),
+    *("activation_checkpointing", "prefetch_bucket", "max_live_parameters", "release"),
 )
 SAME_CLUSTER = ("gpu", "network", "host")
 Progress = Callable[[str, int, int], None]  # what, done, of
@@ -65,11 +65,12 @@ def simulate_study(study: Study, progress: Progress = lambda what, done, of: Non
 
 def _traced(planned: Sequence[Cell], lanes: int, progress: Progress) -> dict[str, Path]:
     runs = {cell.run.run_id: cell.run for cell in planned}
+    missing = {trace_file(run) for run in runs.values() if not trace_file(run).exists()}
     done = [0]
 
     def count(_: str) -> None:
         done[0] += 1
-        progress("traces taken", done[0], len(runs))
+        progress("traces taken", done[0], len(missing))
 
     return traces(runs.values(), lanes=lanes, progress=count)
 
@@ -131,6 +132,7 @@ def _about(cell: Cell) -> dict[str, Any]:
         "run_id": run.run_id,
         "model": run.model,
         "variant": run.variant,
+        "release": run.release,
         "nodes": run.shape.nodes,
         "ranks_per_node": run.shape.ranks_per_node,
         "hpz": run.shape.hpz,
