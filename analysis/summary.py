@@ -402,7 +402,7 @@ def _styled(verdict: str | None) -> str:
 
 
 def _text(value: float | None) -> str:
-    return "–" if value is None else f"{value:g}"
+    return "–" if value is None else f"{round(value, 1):g}"
 
 
 def summarise_folder(folder: str | Path) -> Record:

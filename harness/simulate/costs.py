@@ -66,7 +66,11 @@ def costs(trace: Trace, on: Cluster) -> Costs:
         sent[row] = wire.nvlink_bytes, wire.nic_bytes
         use[row] = _shares(wire, moved[row] / hbm, on)
         limit[row] = _limit(use[row], wire)
-    return Costs(_host(trace, on), solo, use, latency, limit, sent[:, 1], sent[:, 0])
+    host = _host(trace, on)
+    if not on.streams:
+        kernels = columns["kind"] <= Kind.TRANSFER
+        host, solo = host + np.where(kernels, solo, 0.0), np.where(kernels, 0.0, solo)
+    return Costs(host, solo, use, latency, limit, sent[:, 1], sent[:, 0])
 
 
 def _kernels(trace: Trace, on: Cluster, solo: Floats, use: Floats) -> None:
@@ -153,7 +157,7 @@ def _rates(where: Layout, on: Cluster) -> tuple[float, float]:
 
 def _ring(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
     """Every edge carries (p - 1) / p of the payload, twice that for all_reduce; the slowest edge sets the pace."""
-    rounds = 2 if op in TWICE else 1
+    rounds = 2 if op in TWICE or (on.algorithm == "gloo" and op == "reduce_scatter") else 1
     edge = rounds * payload * (where.size - 1) / where.size
     inside, between = _rates(where, on)
     crossings = where.nodes if where.nodes > 1 else 0

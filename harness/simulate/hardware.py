@@ -72,8 +72,11 @@ class Cluster(BaseModel):
     network: Network
     host: Host
     contention: bool = True
-    algorithm: Literal["ring", "hierarchical"] = "ring"
-    """NCCL gathers and scatters along rings; `hierarchical` goes inside the node first, then between nodes."""
+    algorithm: Literal["ring", "hierarchical", "gloo"] = "ring"
+    """NCCL gathers and scatters along rings; `hierarchical` goes inside the node first, then between nodes; over `gloo`
+    a reduce-scatter travels as an all-reduce (harness.launch.gloo_bytes)."""
+    streams: bool = True
+    """False for CPUs: the host runs every kernel itself and waits wherever a stream would."""
 
 
 KINDS: dict[str, type[_Profile]] = {"gpus": Gpu, "networks": Network, "hosts": Host}

@@ -195,7 +195,7 @@ class _Simulation:
             self._put(stream, index, host)
         elif kind == Kind.RECORD:
             self.events[event] = (stream, self.streams[stream].issued)
-        elif kind == Kind.WAIT:
+        elif kind == Kind.WAIT and self.on.streams:
             self._put_wait(stream, event, host)
         elif kind <= Kind.SYNC_ALL:
             host = self._block(index, self._targets(kind, stream, event), host)
@@ -211,7 +211,7 @@ class _Simulation:
     def _targets(self, kind: int, stream: int, event: int) -> list[tuple[int, int]]:
         if kind == Kind.SYNC:
             return [(stream, self.streams[stream].issued)]
-        if kind == Kind.SYNC_EVENT:
+        if kind in (Kind.WAIT, Kind.SYNC_EVENT):
             return [self.events[event]] if event in self.events else []
         return [(number, each.issued) for number, each in enumerate(self.streams)]
 

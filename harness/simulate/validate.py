@@ -7,16 +7,17 @@ slow link. What no measurement covers is listed, too.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from harness.record import write_json
+from harness.results import load_results
 from harness.simulate.hardware import Cluster, Gpu, Host, Network, cluster
 from harness.simulate.timeline import simulate
 from harness.simulate.trace import load
@@ -24,6 +25,10 @@ from harness.simulate.traces import traces
 from harness.study import REPOSITORY, Run, Study
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
+MEASURED = (Path("results/slow-link"), REPOSITORY / "results" / "reference" / "slow-link")
+Progress = Callable[[str], None]
+
+
 NOT_VALIDATED = (
     "Absolute step times on A100 and H100: no published hpZ measurement with all settings known was found.",
     "The cost of each ordering: nobody has published step times with and without the synchronise.",
@@ -34,6 +39,10 @@ NOT_VALIDATED = (
     "Python and hook overhead on a server's host thread: the `server` profile is assumed.",
     "Stragglers, congestion, and ranks that differ: all ranks are taken to be alike.",
 )
+
+
+def _quiet(_: str) -> None:
+    pass
 
 
 class Published(BaseModel):
@@ -78,9 +87,7 @@ def published() -> list[Published]:
     return [Published.model_validate(entry) for entry in yaml.safe_load(PUBLISHED.read_text())]
 
 
-def validate_published(
-    host: str = "server", lanes: int = 1, progress: Callable[[str], None] = lambda text: None
-) -> pd.DataFrame:
+def validate_published(host: str = "server", lanes: int = 1, progress: Progress = _quiet) -> pd.DataFrame:
     """One row for each entry, shape and network: simulated and measured samples/s and speed-up, with errors."""
     entries = published()
     runs = [run for entry in entries for shape in entry.shapes for run in entry.runs(shape)]
@@ -157,23 +164,27 @@ class Measured:
 UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
 
-def measured_runs(results: Path, dropped: int = 3) -> Iterator[Measured]:
-    """The runs of a results folder (see harness.record for its files) that were made over links of a known rate."""
-    for folder in sorted((results / "runs").glob("*/")):
-        steps = folder / "steps.jsonl"
-        if not (folder / "run.json").exists() or not steps.exists():
-            continue
-        content = json.loads((folder / "run.json").read_text())
-        run = Run.model_validate(content.get("run", content))
-        seconds = [json.loads(line)["step_seconds"] for line in steps.read_text().splitlines()][dropped:]
-        if seconds and run.link:
-            yield Measured(run, median(seconds))
+def measured_runs(results: Path, dropped: int = 3) -> list[Measured]:
+    """The finished runs of a results folder that were made over links of a known rate.
+
+    Raises HarnessError where the folder holds no results.
+    """
+    found = load_results(results)
+    steps = found.steps[found.steps["step"] >= dropped]
+    medians = steps.groupby("run_id", observed=True)["step_seconds"].median()
+    seconds = {str(run_id): float(value) for run_id, value in medians.items()}
+    records = found.runs[found.runs["state"] == "done"].set_index("run_id")["record"]
+    runs = {run_id: Run.model_validate(json.loads(record)["run"]) for run_id, record in records.items()}
+    return [
+        Measured(run, float(seconds[run_id]))
+        for run_id, run in runs.items()
+        if run.link and run_id in seconds
+    ]
 
 
-def cpu_cluster(
-    host: Host, flops: float, bandwidth: float, bits_per_second: float, local: float = 1e9
-) -> Cluster:
-    """CPU ranks behind a limited link, from what `hpz calibrate` measured; ranks of a node speak at `local` bytes/s."""
+def cpu_cluster(calibration: Mapping[str, Any], bits_per_second: float, local: float = 1e9) -> Cluster:
+    """CPU ranks behind a limited link, from what `hpz calibrate` fitted; ranks of a node speak at `local` bytes/s."""
+    flops, bandwidth = calibration["flops"], calibration["memory_bandwidth"]
     gpu = Gpu(
         source="hpz calibrate",
         half_flops=flops,
@@ -191,25 +202,34 @@ def cpu_cluster(
     network = Network(
         source="the link as limited", bits_per_second=bits_per_second, efficiency=0.95, latency=200e-6
     )
-    return Cluster(gpu=gpu, network=network, host=host)
+    host = Host(source="hpz calibrate", **calibration["host"])
+    return Cluster(gpu=gpu, network=network, host=host, algorithm="gloo", streams=False)
 
 
-def validate_measured(runs: list[Measured], host: Host, flops: float, bandwidth: float) -> pd.DataFrame:
-    """One row a run: measured and simulated step seconds, and the error. The link's bandwidth is the only thing known
+def validate_measured(
+    runs: Sequence[Measured],
+    calibration: Mapping[str, Any],
+    lanes: int = 1,
+    progress: Progress = _quiet,
+) -> pd.DataFrame:
+    """One row a run: measured and simulated step seconds, and the error.
 
-    of the network; nothing is fitted to these runs.
+    Of the network only the rate of the link is known; nothing is fitted to these runs.
     """
-    files = traces([one.run for one in runs])
+    files = traces([one.run for one in runs], lanes=lanes, progress=progress)
     rows = []
     for one in runs:
-        on = cpu_cluster(host, flops, bandwidth, one.bits_per_second)
+        on = cpu_cluster(calibration, one.bits_per_second)
         seconds = simulate(load(files[one.run.run_id]), on).seconds
         rows.append(
             {
                 "run_id": one.run.run_id,
+                "model": one.run.model,
                 "variant": one.run.variant,
-                "shape": str(one.run.shape),
+                "nodes": one.run.shape.nodes,
+                "ranks_per_node": one.run.shape.ranks_per_node,
                 "gradient_accumulation": one.run.training.gradient_accumulation,
+                "link": one.run.link,
                 "link_bits_per_second": one.bits_per_second,
                 "measured_seconds": one.seconds,
                 "simulated_seconds": seconds,
@@ -218,4 +238,83 @@ def validate_measured(runs: list[Measured], host: Host, flops: float, bandwidth:
                 "evidence": "simulated-time",
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).pipe(_with_speedups)
+
+
+def _with_speedups(table: pd.DataFrame) -> pd.DataFrame:
+    """Adds the speed-up over ZeRO-3 of the same link and accumulation, measured and simulated, and its error."""
+    keys = ["model", "nodes", "ranks_per_node", "gradient_accumulation", "link"]
+    base = table[table["variant"] == "zero3"].drop_duplicates(keys).set_index(keys)
+    found = base.reindex(pd.MultiIndex.from_frame(table[keys]))
+    for kind in ("measured", "simulated"):
+        table[f"{kind}_speedup"] = found[f"{kind}_seconds"].to_numpy() / table[f"{kind}_seconds"]
+    table["speedup_error"] = table["simulated_speedup"] / table["measured_speedup"] - 1
+    return table
+
+
+# ---- all of it, and its files
+
+
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """Simulated beside measured. `about` says what the measured runs are, or why there are none."""
+
+    published: pd.DataFrame
+    measured: pd.DataFrame
+    about: Mapping[str, Any]
+
+
+def validate(measured: Path | None = None, lanes: int = 1, progress: Progress = _quiet) -> Validation:
+    """Published throughputs, and the runs of `measured` (default: the first of `MEASURED` that is there).
+
+    The calibration of the machine that made those runs is read from their folder; a folder of this machine's own
+    results that has none yet is calibrated now. Raises HarnessError and RunFailed.
+    """
+    table = validate_published(lanes=lanes, progress=progress)
+    about: dict[str, Any] = {"schema": 1, "evidence": "simulated-time", "not_validated": list(NOT_VALIDATED)}
+    folder = measured or next((place for place in MEASURED if (place / "study.yaml").exists()), None)
+    if folder is None:
+        lacking = (
+            "no results of experiments/slow-link.yaml on this machine; run that study, then simulate again"
+        )
+        return Validation(table, pd.DataFrame(), about | {"measured": lacking})
+    calibration = _calibration(folder)
+    if calibration is None:
+        lacking = f"{folder.name} was run on another machine, and its calibration is not known"
+        return Validation(table, pd.DataFrame(), about | {"measured": lacking})
+    runs = validate_measured(measured_runs(folder), calibration, lanes, progress)
+    return Validation(table, runs, about | {"measured": folder.name, "calibration": calibration})
+
+
+def _calibration(folder: Path) -> dict[str, Any] | None:
+    """The fit of the machine that made a folder's runs; fitted now where they were made here (no reference results)."""
+    file = folder / "calibration.json"
+    if not file.exists():
+        if folder.resolve().is_relative_to(REPOSITORY / "results" / "reference"):
+            return None
+        from harness.simulate.calibrate import calibrate_machine
+
+        write_json(file, calibrate_machine().record())
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
+
+
+def write_validation(validation: Validation, folder: Path) -> None:
+    """validation.json and, where they have rows, validation_published.csv and validation_measured.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("published", "measured"):
+        table, file = getattr(validation, name), folder / f"validation_{name}.csv"
+        if len(table):
+            table.to_csv(file, index=False)
+        else:
+            file.unlink(missing_ok=True)
+    write_json(folder / "validation.json", dict(validation.about))
+
+
+def read_validation(folder: Path) -> Validation | None:
+    """What `write_validation` wrote; None where nothing was validated."""
+    if not (folder / "validation.json").exists():
+        return None
+    files = {name: folder / f"validation_{name}.csv" for name in ("published", "measured")}
+    tables = {name: pd.read_csv(file) if file.exists() else pd.DataFrame() for name, file in files.items()}
+    return Validation(**tables, about=json.loads((folder / "validation.json").read_text()))
