@@ -11,10 +11,10 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import HarnessError, nearest
+from harness.yaml_file import read_keys
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -145,15 +145,7 @@ def parse_model(content: Any, where: str) -> ModelFile:
 def load_model_file(path: str | Path) -> ModelFile:
     """Read a model file. Raises HarnessError naming file and key."""
     file = Path(path)
-    try:
-        content = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise HarnessError(
-            f"{file}: cannot be read ({error.strerror}); model files lie in experiments/models"
-        ) from error
-    except yaml.YAMLError as error:
-        raise HarnessError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
-    return parse_model(content, str(file))
+    return parse_model(read_keys(file, "model files lie in experiments/models"), str(file))
 
 
 def parameter_shapes(model: ModelFile) -> Shapes:

@@ -22,6 +22,7 @@ from harness.errors import HarnessError, nearest
 from harness.models import parse_model
 from harness.stdlib_text import stdlib_sha256
 from harness.variants import Variant, installed_release, patch_hashes, supported_releases
+from harness.yaml_file import read_keys
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -404,16 +405,7 @@ def load_study(path: str | Path) -> Study:
     """Read a study file, or the study.yaml of a results folder. Raises HarnessError naming file and key."""
     file = Path(path)
     file = file / "study.yaml" if file.is_dir() else file
-    try:
-        content = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise HarnessError(
-            f"{file}: cannot be read ({error.strerror}); give a study file or a results folder"
-        ) from error
-    except yaml.YAMLError as error:
-        raise HarnessError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise HarnessError(f"{file}: holds no keys; see experiments/laptop.yaml for an example")
+    content = read_keys(file, "give a study file, as experiments/laptop.yaml, or a results folder")
     try:
         study = Study.model_validate(_with_models(content, file))
         for name, spec in study.models.items():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from harness.errors import HarnessError, nearest
 from harness.study import Frozen
+from harness.yaml_file import read_keys
 
 TIME = re.compile(r"(?:\d+-)?\d{1,2}:\d{2}:\d{2}|\d+")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -84,17 +84,7 @@ class Profile(Frozen):
 def load_profile(path: str | Path) -> Profile:
     """Read a profile. Raises HarnessError naming file and key, with the nearest valid key."""
     file = Path(path)
-    try:
-        content = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise HarnessError(
-            f"{file}: cannot be read ({error.strerror}); --cluster takes a profile such as "
-            "slurm/clusters/generic-8gpu.yaml"
-        ) from error
-    except yaml.YAMLError as error:
-        raise HarnessError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise HarnessError(f"{file}: holds no keys; see slurm/clusters/generic-8gpu.yaml")
+    content = read_keys(file, "--cluster takes a profile, as slurm/clusters/generic-8gpu.yaml")
     try:
         return Profile.model_validate({"name": file.stem, **content})
     except ValidationError as error:

@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import HarnessError, nearest
+from harness.yaml_file import read_keys
 
 FOLDER = Path(__file__).parent / "hardware"
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -90,11 +90,9 @@ def profiles(kind: str) -> dict[str, Any]:
 
 def read_profiles(file: Path, kind: str) -> dict[str, Any]:
     """The profiles of a file. Raises HarnessError naming file, profile and key."""
+    hint = "see harness/simulate/hardware for the shipped ones"
     try:
-        content = yaml.safe_load(file.read_text())
-        return {name: KINDS[kind].model_validate(entry) for name, entry in content.items()}
-    except OSError as error:
-        raise HarnessError(f"{file}: cannot be read ({error.strerror})") from error
+        return {name: KINDS[kind].model_validate(entry) for name, entry in read_keys(file, hint).items()}
     except ValidationError as error:
         first = error.errors()[0]
         raise HarnessError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
