@@ -137,12 +137,16 @@ def collect_study(study_dir: str | Path) -> Collected:
     """Bring runs.parquet and steps.parquet of a results folder up to date.
 
     A folder without run directories but with both tables (as committed reference results are) is read as it is.
-    Raises HarnessError where there is neither.
+    One that was only simulated has two empty tables. Raises HarnessError where there is nothing of all that.
     """
     folder = Path(study_dir)
-    if not (folder / "runs").is_dir():
+    runs = folder / "runs"
+    only_simulated = (folder / "simulated" / "cells.csv").is_file() and not (
+        folder / "steps.parquet"
+    ).exists()
+    if not runs.is_dir() and not only_simulated:
         return _tables_alone(folder)
-    directories = sorted(path for path in (folder / "runs").iterdir() if path.is_dir())
+    directories = sorted(path for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
     known = _read_sources(folder) if _current(folder / "steps.parquet") else []
     problems: list[Problem] = []
     rows = {path.name: row for path in directories if (row := _run_row(path, problems))}

@@ -16,6 +16,7 @@ import numpy as np
 from rich.table import Table
 
 from analysis.audit import audit_records
+from analysis.clock import clock_record, load_clock
 from analysis.collect import Collected, collect_study
 from analysis.convergence import (
     VERDICTS,
@@ -103,6 +104,7 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
         "groups": group_records(matched, study),
         "audit": audit_records(pairs, runs, {pair.run_id: pair.baseline for pair in matched.pairs}),
         "wire": wire_records(matched),
+        "simulated": clock_record(load_clock(collected.folder, study.name)),
         "not_run": [{"run_id": run.run_id, "reason": reason} for run, reason in matched.not_run],
         "not_asked_for": matched.strays,
         "problems": [str(problem) for problem in collected.problems],

@@ -202,6 +202,7 @@ def sync_cost(simulated: Simulated) -> pd.DataFrame:
         table[f"{column}_step_seconds"] = found["step_seconds"].to_numpy()
         table[f"{column}_exposed_seconds"] = found["exposed_seconds"].to_numpy()
         table[f"{column}_nic_bytes"] = found["node_nic_bytes"].to_numpy()
+        table[f"{column}_run_id"] = found["run_id"].to_numpy()
     table["speedup_over_zero3"] = table["zero3_step_seconds"] / table["step_seconds"]
     table["speed_kept"] = table["unordered_step_seconds"] / table["step_seconds"]
     table["cost_of_order"] = table["step_seconds"] / table["unordered_step_seconds"] - 1
@@ -255,6 +256,7 @@ READINGS = {
     "R1": "hpZ with the fix trains 98 % faster than ZeRO-3 (1.98 times its speed)",
     "R2": "hpZ with the fix keeps 98 % of the speed of hpZ without any order",
 }
+CLAIMED = {"R1": 1.98, "R2": 0.98}
 
 
 def ninety_eight(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -270,20 +272,22 @@ def ninety_eight(table: pd.DataFrame) -> list[dict[str, Any]]:
             {
                 **about,
                 "reading": "R1",
-                "claimed": 1.98,
+                "run_ids": [row["run_id"], row["zero3_run_id"]],
+                "claimed": CLAIMED["R1"],
                 "simulated": row["speedup_over_zero3"],
                 "bytes_bound": row["bytes_bound"],
-                "judgement": _reached(row["speedup_over_zero3"], 1.98, row["bytes_bound"]),
+                "judgement": _reached(row["speedup_over_zero3"], CLAIMED["R1"], row["bytes_bound"]),
             }
         )
         found.append(
             {
                 **about,
                 "reading": "R2",
-                "claimed": 0.98,
+                "run_ids": [row["run_id"], row["unordered_run_id"]],
+                "claimed": CLAIMED["R2"],
                 "simulated": row["speed_kept"],
                 "bytes_bound": None,
-                "judgement": "reached" if row["speed_kept"] >= 0.98 else "not reached",
+                "judgement": "reached" if row["speed_kept"] >= CLAIMED["R2"] else "not reached",
             }
         )
     return found

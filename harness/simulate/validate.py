@@ -150,6 +150,7 @@ def _judgement(entry: Published, speedup: float) -> str:
 class Measured:
     """One run that was really made, and its link."""
 
+    run_id: str  # as recorded
     run: Run
     seconds: float  # median of its steps after warm-up
 
@@ -176,7 +177,7 @@ def measured_runs(results: Path, dropped: int = 3) -> list[Measured]:
     records = found.runs[found.runs["state"] == "done"].set_index("run_id")["record"]
     runs = {run_id: Run.model_validate(json.loads(record)["run"]) for run_id, record in records.items()}
     return [
-        Measured(run, float(seconds[run_id]))
+        Measured(str(run_id), run, seconds[run_id])
         for run_id, run in runs.items()
         if run.link and run_id in seconds
     ]
@@ -223,7 +224,7 @@ def validate_measured(
         seconds = simulate(load(files[one.run.run_id]), on).seconds
         rows.append(
             {
-                "run_id": one.run.run_id,
+                "run_id": one.run_id,
                 "model": one.run.model,
                 "variant": one.run.variant,
                 "nodes": one.run.shape.nodes,

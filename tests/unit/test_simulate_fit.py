@@ -70,7 +70,7 @@ def test_published_entries_are_whole_and_their_unknowns_named() -> None:
 @pytest.mark.parametrize(("link", "bits"), [("50mbit", 5e7), ("1gbit", 1e9), ("2.5mbit", 2.5e6)])
 def test_a_link_rate_is_read_as_bits(link: str, bits: float) -> None:
     base, _ = published()[0].runs("2x16-hpz16")
-    assert Measured(Run(**{**base.model_dump(), "link": link}), 1.0).bits_per_second == bits
+    assert Measured("r", Run(**{**base.model_dump(), "link": link}), 1.0).bits_per_second == bits
 
 
 # ---- the timed policy
