@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import typer
@@ -15,7 +16,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from harness.errors import HarnessError
-from harness.study import load_study
+from harness.study import Study, load_study, save_study
+
+if TYPE_CHECKING:
+    from harness.simulate.tables import Simulated
 
 SHOWN: dict[str, dict[str, str]] = {
     # Column of a table → heading. Seconds are those of one step.
@@ -84,18 +88,33 @@ def simulate(
             "--virtual-step", help="Take the step of --trace from the virtual device, real values and all."
         ),
     ] = False,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RESULTS",
+            help="Results over links of known rate to validate against; default results/slow-link, where it exists.",
+        ),
+    ] = None,
+    validation: Annotated[
+        bool, typer.Option(help="Simulate what was measured, too, and write the errors beside the tables.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Step times at real sizes in simulated time. Example: hpz simulate experiments/paper.yaml --trace step.json"""
     from harness.simulate.tables import simulate_study, write
 
     study = load_study(study_file)
-    folder = (results or (study_file if study_file.is_dir() else Path("results") / study.name)) / "simulated"
+    place = results or (study_file if study_file.is_dir() else Path("results") / study.name)
+    folder = place / "simulated"
     if trace is not None:
         _export(study_file, trace, trace_cell, virtual_step)
     with _progress(quiet=as_json) as progress:
         simulated = simulate_study(study, progress)
-    files = write(simulated, folder)
+        save_study(study, place)
+        files = write(simulated, folder)
+        if validation:
+            _validate(folder, measured, progress)
+    _keep_a_step(study, simulated, folder)
     if as_json:
         print(files["json"].read_text(), end="")
         return
@@ -104,6 +123,33 @@ def simulate(
         if name in files:
             console.print(_table(name, files[name]))
     console.print(f"All numbers are simulated-time. Tables: {folder}/*.csv", highlight=False)
+    console.print(f"Figures, and how far to trust them: hpz report {place}", highlight=False, soft_wrap=True)
+
+
+def _validate(folder: Path, measured: Path | None, progress: Callable[[str, int, int], None]) -> None:
+    from harness.simulate.validate import validate, write_validation
+
+    done = itertools.count(1)
+
+    def count(_: str) -> None:
+        progress("traces taken for validation", next(done), 0)  # how many there will be is not known
+
+    write_validation(validate(measured, lanes=2, progress=count), folder)
+
+
+def _keep_a_step(study: Study, simulated: Simulated, folder: Path) -> None:
+    """One step for Perfetto beside the tables: the first window in which a gather overtakes its copy, else any cell."""
+    from harness.simulate.export import write_chrome_trace
+    from harness.simulate.plan import cells
+    from harness.simulate.timeline import simulate as run_timeline
+    from harness.simulate.traces import trace_of
+
+    table = simulated.cells.sort_values("overtaken", ascending=False, kind="stable", key=lambda n: n > 0)
+    run_id, network = table[["run_id", "network"]].iloc[0]
+    cell = next(c for c in cells(study) if (c.run.run_id, c.network) == (run_id, network))
+    write_chrome_trace(
+        run_timeline(trace_of(cell.run), cell.cluster), folder / "step.json.gz", title=f"{run_id} {network}"
+    )
 
 
 def _export(study_file: Path, file: Path, words: str, virtual: bool) -> None:
@@ -126,14 +172,18 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """A bar on a terminal, plain lines elsewhere."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        yield lambda what, done, of: None if quiet else console.print(f"{what}: {done} of {of}")
+        yield (
+            lambda what, done, of: (
+                None if quiet else console.print(f"{what}: {done}" + (f" of {of}" if of else ""))
+            )
+        )
         return
     with Progress(console=console) as bar:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, of: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of)
+                tasks[what] = bar.add_task(what, total=of or None)
             bar.update(tasks[what], completed=done)
 
         yield show
