@@ -240,7 +240,7 @@ def _update_steps(folder: Path, run_ids: list[str], known: Mapping[str, Source])
     old = _Groups(file, known)
     sources: list[Source] = []
     lines_read = 0
-    if [*known] == run_ids and all(_unchanged(folder, known[run_id]) for run_id in run_ids):
+    if file.exists() and [*known] == run_ids and all(_unchanged(folder, known[run_id]) for run_id in run_ids):
         return [known[run_id] for run_id in run_ids], 0
 
     def write(target: Path) -> None:

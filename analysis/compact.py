@@ -5,8 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from analysis.clock import FOLDER, STEP
 from analysis.collect import collect_study
+from analysis.simulated import shown_margins
 from harness.errors import HarnessError
+from harness.simulate.tables import read
 from harness.study import REPOSITORY, load_study
 
 REFERENCE = REPOSITORY / "results" / "reference"
@@ -17,6 +20,7 @@ def keep(folder: str | Path, target: Path | None = None) -> Path:
     """Copy study, tables and race pictures of a finished study to `target` (default: results/reference/<study>).
 
     The tables hold run.json, status.json and every step, so the report and its figures can be built again from them.
+    Of simulated time it keeps what figures and tables are made of, the calibration of the machine beside it.
     Raises HarnessError while a run of the study is unfinished.
     """
     folder = Path(folder)
@@ -35,4 +39,18 @@ def keep(folder: str | Path, target: Path | None = None) -> Path:
         place = target / "races" / picture.parent.name
         place.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(picture, place / picture.name)
+    if (folder / "calibration.json").is_file():
+        shutil.copyfile(folder / "calibration.json", target / "calibration.json")
+    if (folder / FOLDER).is_dir():
+        _keep_simulated(folder / FOLDER, target / FOLDER, study.name)
     return target
+
+
+def _keep_simulated(source: Path, target: Path, study: str) -> None:
+    """Cells, the validation, one step, and the margins that are drawn; the other tables follow from the cells."""
+    target.mkdir(exist_ok=True)
+    kept = ("cells.csv", "validation.json", "validation_published.csv", "validation_measured.csv", STEP)
+    for name in kept:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    shown_margins(read(source, study)).drop(columns="case").to_csv(target / "margins.csv", index=False)

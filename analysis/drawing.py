@@ -10,10 +10,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from analysis.clock import Clock, load_clock
 from analysis.collect import collect_study
 from analysis.costs import cost_figures
 from analysis.figures import Figure, inline, loss_figures, matrix_figure
 from analysis.pairs import Matched, match
+from analysis.simulated import simulated_figures, validation_figure
 from analysis.summary import Bands, summarise_matched
 from harness.errors import HarnessError
 from harness.study import load_study
@@ -34,17 +36,35 @@ class AllDrawn:
     """The figures of one study."""
 
     losses: list[Drawn]
-    matrix: Drawn
+    matrix: Drawn | None
     costs: list[Drawn]
+    clock: dict[str, Drawn]  # of simulated time, by name
+
+    def every(self) -> list[Drawn]:
+        matrix = [self.matrix] if self.matrix else []
+        return [*self.losses, *matrix, *self.costs, *self.clock.values()]
 
 
-def draw_all(matched: Matched, summary: Mapping[str, Any], folder: Path) -> AllDrawn:
-    """Draw every figure of a study and write it to `folder`."""
+def draw_all(
+    matched: Matched, summary: Mapping[str, Any], folder: Path, clock: Clock | None = None
+) -> AllDrawn:
+    """Draw every figure of a study and write it to `folder`; of a study that was only simulated, those of its clock."""
+    ran = bool(matched.of) or clock is None
+    losses = loss_figures(matched, summary, Bands(matched)) if ran else []
     return AllDrawn(
-        losses=[_drawn(make, folder) for make in loss_figures(matched, summary, Bands(matched))],
-        matrix=_drawn(partial(matrix_figure, summary), folder),
+        losses=[_drawn(make, folder) for make in losses],
+        matrix=_drawn(partial(matrix_figure, summary), folder) if ran else None,
         costs=[_drawn(make, folder) for make in cost_figures(summary)],
+        clock={figure.name: _written(figure, folder) for figure in clock_figures(clock)},
     )
+
+
+def clock_figures(clock: Clock | None) -> list[Figure]:
+    """Validation first, then what the clock found."""
+    if clock is None:
+        return []
+    held = validation_figure(clock.validation) if clock.validation else None
+    return [*([held] if held else []), *simulated_figures(clock.simulated)]
 
 
 def build_figures(folder: str | Path) -> list[Drawn]:
@@ -52,8 +72,8 @@ def build_figures(folder: str | Path) -> list[Drawn]:
     folder = Path(folder)
     collected = collect_study(folder)
     matched = match(load_study(folder), collected)
-    drawn = draw_all(matched, summarise_matched(matched, collected), folder / "figures")
-    return [*drawn.losses, drawn.matrix, *drawn.costs]
+    clock = load_clock(folder, matched.study.name)
+    return draw_all(matched, summarise_matched(matched, collected), folder / "figures", clock).every()
 
 
 def _drawn(make: Callable[[], Figure], folder: Path) -> Drawn:
@@ -61,6 +81,10 @@ def _drawn(make: Callable[[], Figure], folder: Path) -> Drawn:
         figure = make()
     except HarnessError as error:
         return Drawn("Not drawn", None, str(error))
+    return _written(figure, folder)
+
+
+def _written(figure: Figure, folder: Path) -> Drawn:
     files = figure.write(folder)
     svg = next(file for file in files if file.suffix == ".svg").read_text()
     label = f"{figure.title}. The table {figure.name}.csv holds its values."

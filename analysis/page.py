@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.clock import clock_sentence
 from analysis.style import SIGNS
 from analysis.summary import LEVELS, SOUND, shape_text
 
@@ -92,8 +93,15 @@ def _signed(value: float) -> str:
     return "no extra" if abs(value) < 0.005 else f"{value:+.3g}".replace("-", "−")
 
 
+def ran(summary: Record) -> bool:
+    """Whether the study's runs are the matter; not so where it was simulated and nothing else."""
+    return bool(summary["environments"]) or not summary["simulated"]
+
+
 def headline(summary: Record) -> str:
     """One sentence that answers whether a configuration is safe."""
+    if not ran(summary):
+        return f"Nothing was run. {clock_sentence(summary['simulated'])}"
     found = answers(summary)
     parts = []
     for sign, words in (("unsafe", "Not safe"), ("safe", "Safe in this study"), ("untested", "Not settled")):

@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from analysis import page
+from analysis.clock import load_clock, order_rows, percent, section
 from analysis.collect import collect_study
 from analysis.compare import arrow, compare_summaries
 from analysis.drawing import draw_all
@@ -20,7 +21,7 @@ from analysis.explorer import as_script, explorer_data
 from analysis.pairs import match
 from analysis.races import race_rows, waits
 from analysis.summary import load_summary, shape_text, summarise_matched, write_summary
-from analysis.text import latex, markdown
+from analysis.text import latex, latex_orders, markdown
 from harness.errors import HarnessError
 from harness.study import load_study
 
@@ -40,8 +41,8 @@ class Comparison:
 def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
     """Collect, judge and write a results folder's report; returns report.html.
 
-    Beside it: summary.json, report.md, verdicts.tex and figures/. `against` is another results folder, with its own
-    summary.json, that the page is to compare with.
+    Beside it: summary.json, report.md, verdicts.tex, simulated.tex (of simulated time) and figures/. `against` is
+    another results folder, with its own summary.json, that the page is to compare with.
 
     Raises HarnessError where the folder holds no study or no run, or an hpZ run proves nothing.
     """
@@ -50,7 +51,8 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
     matched = match(load_study(folder), collected)
     summary = summarise_matched(matched, collected)
     comparison = _compare(summary, against) if against else None
-    drawn = draw_all(matched, summary, folder / "figures")
+    clock = load_clock(folder, matched.study.name)
+    drawn = draw_all(matched, summary, folder / "figures", clock)
     groups = explorer_data(matched, summary)
     html = render(
         summary,
@@ -58,6 +60,8 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
         matrix=drawn.matrix,
         costs=drawn.costs,
         comparison=comparison,
+        clock=section(clock),
+        clock_figures=drawn.clock,
         races=race_rows(matched, folder),
         waits=waits(matched),
         explorer=Markup(as_script(groups)) if groups else None,
@@ -65,6 +69,8 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
     write_summary(folder, summary)
     _replace(folder / "report.md", markdown(summary))
     _replace(folder / "verdicts.tex", latex(summary))
+    if clock:
+        _replace(folder / "simulated.tex", latex_orders(order_rows(clock), summary))
     return _replace(folder / "report.html", html)
 
 
@@ -82,10 +88,11 @@ def render(summary: Mapping[str, Any], **parts: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": page.size, "shape": shape_text, "arrow": arrow}
+    environment.filters |= {"percent": percent, "size": page.size, "shape": shape_text, "arrow": arrow}
     return environment.get_template("report.html.j2").render(
         summary=summary,
         headline=page.headline(summary),
+        ran=page.ran(summary),
         answers=page.answers(summary),
         named=page.WHO,
         more=[answer for answer in page.answers(summary) if answer.variant not in page.WHO],

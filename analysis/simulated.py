@@ -14,9 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
+from analysis.clock import case, records
 from analysis.figures import Figure
 from analysis.style import GRID, INK, MUTED, PALETTE, line_of
 from harness.simulate.tables import EVIDENCE, Simulated, scaling, sync_cost, windows
+from harness.simulate.validate import Validation
 
 ORDERINGS = ("unordered", "event", "fixed", "device-sync")
 LIMITS = ("compute", "nvlink", "nic", "latency", "host", "memory")
@@ -42,12 +44,8 @@ def _figure(name: str, title: str, table: pd.DataFrame, draw: Any) -> Figure:
     return Figure(name, f"{title} (simulated time)", table, run_ids, (EVIDENCE,), draw)
 
 
-def _case(row: Any) -> str:
-    """What a panel or bar shows, in few words."""
-    return f"{row['model']}, batch {row['micro_batch']} × {row['sequence_length']}"
-
-
-def _grid(count: int, height: float = 2.2) -> tuple[Canvas, list[Axes]]:
+def _grid(count: int, height: float = 2.2, share: bool = False) -> tuple[Canvas, list[Axes]]:
+    """Panels in rows of three; `share` gives all of them the same upright axis."""
     columns = min(3, max(1, count))
     rows = -(-count // columns)
     canvas, axes = plt.subplots(
@@ -55,6 +53,7 @@ def _grid(count: int, height: float = 2.2) -> tuple[Canvas, list[Axes]]:
         columns,
         figsize=(max(5.5, 3.3 * columns), height * rows + 0.5),
         squeeze=False,
+        sharey=share,
         layout="constrained",
     )
     for empty in axes.flat[count:]:
@@ -69,7 +68,7 @@ def throughput_figure(simulated: Simulated) -> Figure:
     """Speed over ZeRO-3 of each ordering, by network; the bound by bytes as a line."""
     table = sync_cost(simulated)
     table = table[table["variant"].isin(ORDERINGS)].assign(
-        case=[_case(row) for _, row in table[table["variant"].isin(ORDERINGS)].iterrows()]
+        case=[case(row) for row in records(table[table["variant"].isin(ORDERINGS)])]
     )
     keep = [
         "case",
@@ -86,9 +85,9 @@ def throughput_figure(simulated: Simulated) -> Figure:
 
 def draw_throughput(table: pd.DataFrame) -> Canvas:
     cases, networks = list(dict.fromkeys(table["case"])), list(dict.fromkeys(table["network"]))
-    canvas, panels = _grid(len(cases))
-    for panel, case in zip(panels, cases, strict=True):
-        mine = table[table["case"] == case]
+    canvas, panels = _grid(len(cases), share=True)
+    for panel, name in zip(panels, cases, strict=True):
+        mine = table[table["case"] == name]
         for variant, part in mine.groupby("variant", sort=False):
             line, places = line_of(str(variant)), [networks.index(n) for n in part["network"]]
             panel.plot(
@@ -104,12 +103,16 @@ def draw_throughput(table: pd.DataFrame) -> Canvas:
             )
         panel.axhline(1.0, color=MUTED, linewidth=0.8)
         panel.axhline(float(mine["bytes_bound"].max()), color=INK, linewidth=0.8, linestyle=":")
-        panel.set_title(case)
+        panel.set_title(name)
         panel.set_xticks(range(len(networks)), [_short(n) for n in networks], rotation=35, ha="right")
-        panel.set_ylim(bottom=0.9)
     panels[0].set_ylabel("speed / ZeRO-3\n(dotted: bytes allow)")
-    panels[0].legend(fontsize=7)
+    _legend_below(canvas, panels[0])
     return canvas
+
+
+def _legend_below(canvas: Canvas, panel: Axes) -> None:
+    handles, names = panel.get_legend_handles_labels()
+    canvas.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=7)
 
 
 def _short(network: str) -> str:
@@ -122,7 +125,7 @@ def order_cost_figure(simulated: Simulated) -> Figure:
     table = sync_cost(simulated)
     table = table[table["variant"].isin(ORDERINGS[1:])]
     table = table.assign(
-        case=[_case(row) for _, row in table.iterrows()], cost_percent=100 * table["cost_of_order"]
+        case=[case(row) for row in records(table)], cost_percent=100 * table["cost_of_order"]
     )
     keep = ["case", "network", "variant", "cost_percent", "blocked_at_copy_seconds", "lost_overlap_seconds"]
     return _figure(
@@ -136,19 +139,32 @@ def order_cost_figure(simulated: Simulated) -> Figure:
 def draw_order_cost(table: pd.DataFrame) -> Canvas:
     cases, networks = list(dict.fromkeys(table["case"])), list(dict.fromkeys(table["network"]))
     variants = [v for v in ORDERINGS if v in set(table["variant"])]
-    canvas, panels = _grid(len(cases))
-    for panel, case in zip(panels, cases, strict=True):
-        mine, width = table[table["case"] == case], 0.8 / len(variants)
+    canvas, panels = _grid(len(cases), share=True)
+    for panel, name in zip(panels, cases, strict=True):
+        mine, width = table[table["case"] == name], 0.84 / len(variants)
         for number, variant in enumerate(variants):
             part = mine[mine["variant"] == variant].set_index("network").reindex(networks)
             places = np.arange(len(networks)) + (number - (len(variants) - 1) / 2) * width
             panel.bar(places, part["cost_percent"], width * 0.9, color=line_of(variant).colour, label=variant)
+            for x, value in zip(places, part["cost_percent"], strict=True):
+                _number(panel, float(x), float(value))
         panel.axhline(0.0, color=MUTED, linewidth=0.8)
-        panel.set_title(case)
+        panel.set_title(name)
+        panel.grid(False, axis="x")
         panel.set_xticks(range(len(networks)), [_short(n) for n in networks], rotation=35, ha="right")
+    panels[0].set_ylim(
+        min(0.0, table["cost_percent"].min()) - 0.5, 1.25 * max(1.0, table["cost_percent"].max())
+    )
     panels[0].set_ylabel("step time over unordered, %")
-    panels[0].legend(fontsize=7)
+    _legend_below(canvas, panels[0])
     return canvas
+
+
+def _number(panel: Axes, x: float, value: float) -> None:
+    """A bar's value above it, so that what is too small to see can be read."""
+    if np.isfinite(value):
+        text = f"{value + 0.0:.1f}".replace("-0.0", "0.0")
+        panel.text(x, max(value, 0.0), f" {text}", rotation=90, ha="center", va="bottom", fontsize=5.5)
 
 
 # ---- the window
@@ -169,7 +185,10 @@ def window_figure(simulated: Simulated) -> Figure:
         "verdict",
     ]
     return _figure(
-        "simulated_windows", "Where the race strikes", table[[*keep, "run_id", "evidence"]], draw_windows
+        "simulated_windows",
+        "Where a gather overtakes its copy",
+        table[[*keep, "run_id", "evidence"]],
+        draw_windows,
     )
 
 
@@ -177,9 +196,14 @@ def _window_case(row: Any) -> str:
     parts = [str(row["model"]), f"{row['gpus']} GPUs", f"batch {row['micro_batch']}"]
     parts += [f"{row['gradient_accumulation']} micro-batches"] if row["gradient_accumulation"] > 1 else []
     parts += [] if row["activation_checkpointing"] else ["no recompute"]
-    parts += [f"DeepSpeed {row['release']} {row['variant']}"] if row["variant"] != "unordered" else []
-    parts += [f"prefetch {row['prefetch_bucket']:.0e}"] if row["prefetch_bucket"] != 50_000_000 else []
+    parts += [f"prefetch {_millions(row['prefetch_bucket'])}"] if row["prefetch_bucket"] != 50_000_000 else []
+    parts += [f"live {_millions(row['max_live_parameters'])}"] if row["max_live_parameters"] != 10**9 else []
+    parts += [f"{row['variant']} of {row['release']}"] if row["variant"] != "unordered" else []
     return ", ".join(parts)
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:g} M" if count >= 1e6 else f"{count / 1e3:g} k" if count else "0"
 
 
 def draw_windows(table: pd.DataFrame) -> Canvas:
@@ -199,58 +223,72 @@ def draw_windows(table: pd.DataFrame) -> Canvas:
             ha="center",
             va="center",
             fontsize=6.5,
-            color="#1f2328",
+            color="#111111",  # not the report's ink, which may be light
         )
     panel.set_xlim(-0.5, len(networks) - 0.5)
     panel.set_ylim(len(cases) - 0.5, -0.5)
     panel.set_xticks(range(len(networks)), [_short(n) for n in networks])
     panel.set_yticks(range(len(cases)), cases, fontsize=7)
-    panel.set_title("least margin from copy to gather; ✕: parameters gathered before their copy")
+    panel.set_title("least margin from copy to gather; ✕: parameters gathered before their copy has ended")
     panel.grid(False)
     return canvas
 
 
 def _milliseconds(microseconds: float) -> str:
-    size = abs(microseconds)
+    size, sign = abs(microseconds), "−" if microseconds < 0 else ""
     if size < 1e3:
-        return f"{microseconds:.0f} µs"
-    return f"{microseconds / 1e3:.3g} ms" if size < 1e6 else f"{microseconds / 1e6:.3g} s"
+        return f"{sign}{size:.0f} µs"
+    return f"{sign}{size / 1e3:.3g} ms" if size < 1e6 else f"{sign}{size / 1e6:.3g} s"
+
+
+def shown_margins(simulated: Simulated) -> pd.DataFrame:
+    """The margins of one setting for each model and code: the first network on which a parameter is overtaken.
+
+    Adds `case`. That is all that a figure shows of the margins, so reference results keep no more.
+    """
+    keys = ["run_id", "network"]
+    table = windows(simulated)
+    table = table[table["verdict"] == "strikes"].drop_duplicates(["model", "release", "variant"]).head(6)
+    if not len(table):
+        return simulated.margins.head(0).assign(case=[])
+    names = [f"{_window_case(row)}\n{_short(row['network'])}" for row in records(table)]
+    parts = table[keys].assign(case=names)
+    return parts.merge(simulated.margins, on=keys)
 
 
 def window_parameters_figure(simulated: Simulated) -> Figure:
-    """The margin of every parameter in the order of the model, for the settings in which some are overtaken."""
-    table = simulated.margins.copy()
-    keys = ["run_id", "network"]
-    struck = table[table["margin_us"] < 0].groupby(keys).size().sort_values(ascending=False).head(6).index
-    chosen = table.set_index(keys).loc[struck].reset_index() if len(struck) else table.head(0)
-    chosen = chosen.assign(
-        case=[
-            f"{r['model']}, batch {r['micro_batch']}, {r['nodes']} nodes, {_short(r['network'])}"
-            for _, r in chosen.iterrows()
-        ]
-    )
+    """The margin of every parameter in the order of the model, for settings in which some are overtaken."""
     keep = ["case", "parameter", "margin_us", "network", "run_id", "evidence"]
     return _figure(
-        "simulated_window_parameters", "Margin of each parameter", chosen[keep], draw_window_parameters
+        "simulated_window_parameters",
+        "Margin of each parameter from copy to gather",
+        shown_margins(simulated)[keep],
+        draw_window_parameters,
     )
 
 
 def draw_window_parameters(table: pd.DataFrame) -> Canvas:
     cases = list(dict.fromkeys(table["case"]))
-    canvas, panels = _grid(max(1, len(cases)))
+    canvas, panels = _grid(max(1, len(cases)), height=2.4, share=True)
     if not cases:
         panels[0].text(
             0.5, 0.5, "no parameter is gathered before its copy", ha="center", transform=panels[0].transAxes
         )
-    for panel, case in zip(panels, cases, strict=False):
-        margins = table[table["case"] == case]["margin_us"].to_numpy() / 1e3
-        colours = np.where(margins < 0, PALETTE[1], PALETTE[0])
-        panel.scatter(np.arange(len(margins)), margins, s=5, c=colours.tolist())
+        return canvas
+    for panel, name in zip(panels, cases, strict=True):
+        margins = table[table["case"] == name]["margin_us"].to_numpy() / 1e3
+        edges = np.repeat(np.arange(len(margins) + 1), 2)[1:-1]
+        for part, colour in ((margins.clip(min=0), PALETTE[0]), (margins.clip(max=0), PALETTE[1])):
+            panel.fill_between(edges, np.repeat(part, 2), color=colour, linewidth=0.4)
         panel.axhline(0.0, color=MUTED, linewidth=0.8)
-        panel.set_yscale("symlog", linthresh=0.1)
-        panel.set_title(case, fontsize=7.5)
-        panel.set_xlabel("parameter, in the order of the model")
-    panels[0].set_ylabel("copy → gather, ms")
+        panel.set_yscale("symlog", linthresh=1.0)
+        panel.set_yticks(
+            [-1e4, -1e2, -1, 0, 1, 1e2, 1e4], ["−10 s", "−0.1 s", "−1 ms", "0", "1 ms", "0.1 s", "10 s"]
+        )
+        panel.minorticks_off()
+        panel.set_title(name, fontsize=7.5)
+        panel.set_xlabel(f"{len(margins)} parameters, in the order of the model")
+    panels[0].set_ylabel("end of copy → start of gather")
     return canvas
 
 
@@ -262,14 +300,19 @@ def scaling_figure(simulated: Simulated) -> Figure:
     table = scaling(simulated)
     table = table.assign(case=[f"{r['model']}, {_short(r['network'])}" for _, r in table.iterrows()])
     keep = ["case", "variant", "gpus", "step_seconds", "tokens_per_second", "efficiency", "limited_by"]
-    return _figure("simulated_scaling", "Scaling", table[[*keep, "run_id", "evidence"]], draw_scaling)
+    return _figure(
+        "simulated_scaling",
+        "Step time over the number of GPUs, the same batch on each",
+        table[[*keep, "run_id", "evidence"]],
+        draw_scaling,
+    )
 
 
 def draw_scaling(table: pd.DataFrame) -> Canvas:
     cases = list(dict.fromkeys(table["case"]))
     canvas, panels = _grid(len(cases))
-    for panel, case in zip(panels, cases, strict=True):
-        for variant, part in table[table["case"] == case].groupby("variant", sort=False):
+    for panel, name in zip(panels, cases, strict=True):
+        for variant, part in table[table["case"] == name].groupby("variant", sort=False):
             line, part = line_of(str(variant)), part.sort_values("gpus")
             panel.plot(
                 part["gpus"],
@@ -282,13 +325,14 @@ def draw_scaling(table: pd.DataFrame) -> Canvas:
                 label=str(variant),
             )
         panel.set_xscale("log", base=2)
-        gpus = sorted(set(table[table["case"] == case]["gpus"]))
+        gpus = sorted(set(table[table["case"] == name]["gpus"]))
         panel.set_xticks(gpus, [str(n) for n in gpus], fontsize=7)
-        panel.set_ylim(bottom=0)
-        panel.set_title(case)
+        panel.minorticks_off()
+        panel.set_ylim(0, 1.06 * table[table["case"] == name]["step_seconds"].max())
+        panel.set_title(name)
         panel.set_xlabel("GPUs")
     panels[0].set_ylabel("seconds a step")
-    panels[0].legend(fontsize=7)
+    _legend_below(canvas, panels[0])
     return canvas
 
 
@@ -306,8 +350,8 @@ def limits_figure(simulated: Simulated) -> Figure:
 def draw_limits(table: pd.DataFrame) -> Canvas:
     cases = list(dict.fromkeys(table["case"]))
     canvas, panels = _grid(len(cases))
-    for panel, case in zip(panels, cases, strict=True):
-        mine = table[table["case"] == case].sort_values("gpus")
+    for panel, each in zip(panels, cases, strict=True):
+        mine = table[table["case"] == each].sort_values("gpus")
         bottom, places = np.zeros(len(mine)), np.arange(len(mine))
         for name in LIMITS:
             share = 100 * (mine[f"limit_{name}"] / mine["step_seconds"]).to_numpy()
@@ -324,10 +368,80 @@ def draw_limits(table: pd.DataFrame) -> Canvas:
             )
             bottom += share
         panel.set_xticks(places, [str(n) for n in mine["gpus"]], fontsize=7)
-        panel.set_title(case, fontsize=7.5)
+        panel.set_title(each, fontsize=7.5)
+        panel.set_xlabel("GPUs")
         panel.grid(False)
     panels[0].set_ylabel("share of the step, %")
-    canvas.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LIMITS), fontsize=7
+    _legend_below(canvas, panels[0])
+    return canvas
+
+
+# ---- validation
+
+
+def validation_figure(validation: Validation) -> Figure | None:
+    """Simulated against measured: step times over real slow links, and speed-ups of all that was measured."""
+    steps, found = validation.measured, validation.published
+    rows = [
+        {
+            "what": f"{row['variant']}, {row['link']}",
+            "link": row["link"],
+            "quantity": quantity,
+            "measured": row[f"measured_{name}"],
+            "simulated": row[f"simulated_{name}"],
+            "measured_evidence": row["measured_evidence"],
+            "run_id": row["run_id"],
+        }
+        for row in records(steps)
+        for quantity, name in (("step seconds", "seconds"), ("speed-up over ZeRO-3", "speedup"))
+        if name == "seconds" or row["variant"] != "zero3"
+    ]
+    rows += [
+        {
+            "what": f"{row['id']}, {row['shape']}, {row['network']}",
+            "link": row["id"],
+            "quantity": "speed-up over ZeRO-3",
+            "measured": row["measured_speedup"],
+            "simulated": row["simulated_speedup"],
+            "measured_evidence": "published",
+            "run_id": row["id"],
+        }
+        for row in records(found)
+        if row["comparable"]
+    ]
+    if not rows:
+        return None
+    table = pd.DataFrame(rows).assign(evidence=EVIDENCE)
+    run_ids = tuple(dict.fromkeys(table.loc[table["measured_evidence"] != "published", "run_id"]))
+    levels = tuple(dict.fromkeys([*table["measured_evidence"], EVIDENCE]))
+    return Figure(
+        "simulated_validation", "Simulated against measured", table, run_ids, levels, draw_validation
     )
+
+
+def draw_validation(table: pd.DataFrame) -> Canvas:
+    quantities = list(dict.fromkeys(table["quantity"]))
+    links = list(dict.fromkeys(table["link"]))
+    canvas, panels = plt.subplots(
+        1, len(quantities), figsize=(3.6 * len(quantities), 3.5), squeeze=False, layout="constrained"
+    )
+    for panel, quantity in zip(panels.flat, quantities, strict=True):
+        mine = table[table["quantity"] == quantity]
+        for number, link in enumerate(links):
+            part = mine[mine["link"] == link]
+            look = {"color": PALETTE[number % len(PALETTE)], "marker": "os^Dv"[number % 5]}
+            panel.plot(part["measured"], part["simulated"], linestyle="", markersize=4, label=link, **look)
+        ends = [
+            mine[["measured", "simulated"]].min().min() * 0.85,
+            mine[["measured", "simulated"]].max().max() * 1.15,
+        ]
+        panel.plot(ends, ends, color=MUTED, linewidth=0.8)
+        if quantity == "step seconds":
+            panel.set_xscale("log")
+            panel.set_yscale("log")
+        panel.set_title(quantity)
+        panel.set_xlabel("measured")
+        panel.set_aspect("equal")
+    panels.flat[0].set_ylabel("simulated (line: equal)")
+    _legend_below(canvas, panels.flat[-1])
     return canvas

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from analysis import page
+from analysis.clock import ORDERED, clock_sentence, percent
 
 Record = Mapping[str, Any]
 LATEX = {
@@ -36,17 +37,10 @@ def markdown(summary: Record) -> str:
     parts = [
         f"# {_md(summary['study'])}: is my configuration safe, and what does the fix cost?",
         f"**{_md(page.headline(summary))}**",
-        _md_table(
-            ("variant", "trains as its baseline?", "costs", "evidence"),
-            (
-                (f"`{a.variant}`", f"**{a.sign}**: {a.safety}", a.cost, a.evidence or "–")
-                for a in page.answers(summary)
-            ),
-        ),
-        "## Verdicts",
-        *(_md_grid(grid) for grid in page.grids(summary)),
-        page.band_note(summary),
     ]
+    parts += _md_runs(summary) if page.ran(summary) else []
+    parts += _md_clock(summary["simulated"]) if summary["simulated"] else []
+
     if summary["claims"]:
         rows = (
             (c["statement"], c["reading"], f"**{c['verdict']}**", c["why"], c["evidence"] or "–")
@@ -61,6 +55,91 @@ def markdown(summary: Record) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items() if version)
     parts.append(f"Made {summary['generated_utc']} with {versions}.")
     return "\n\n".join(parts) + "\n"
+
+
+def _md_runs(summary: Record) -> list[str]:
+    return [
+        _md_table(
+            ("variant", "trains as its baseline?", "costs", "evidence"),
+            (
+                (f"`{a.variant}`", f"**{a.sign}**: {a.safety}", a.cost, a.evidence or "–")
+                for a in page.answers(summary)
+            ),
+        ),
+        "## Verdicts",
+        *(_md_grid(grid) for grid in page.grids(summary)),
+        page.band_note(summary),
+    ]
+
+
+def _md_clock(record: Record) -> list[str]:
+    """Simulated time: how far to trust it first, then its results."""
+    held = record["validation"]
+    costs = (
+        (f"`{name}`", percent(low, 1), percent(high, 1))
+        for name, (low, high) in record["order_costs"].items()
+    )
+    parts = [
+        "## Simulated time",
+        f"{_md(clock_sentence(record))} Every number here is `simulated-time`.",
+        "### How far to trust it",
+        "\n".join(f"- {_md(one)}" for one in held["sentences"]),
+        "Not validated:\n\n" + "\n".join(f"- {_md(one)}" for one in held["not_validated"]),
+    ]
+    if record["order_costs"]:
+        parts += [
+            f"### What an ordering adds to a step of unordered hpZ ({_md(held['caveat'])})",
+            _md_table(("ordering", "least", "most"), costs),
+        ]
+    if counts := record["windows"]:
+        rows = (
+            (name, f"{strikes} of {of}")
+            for group in ("by_code", "by_network")
+            for name, (strikes, of) in counts[group].items()
+        )
+        parts += [
+            "### Settings at full size in which a gather overtakes its copy",
+            _md_table(("", "strikes"), rows),
+        ]
+    return parts
+
+
+def latex_orders(rows: Iterable[Record], summary: Record) -> str:
+    """simulated.tex: a booktabs table of what each ordering costs, one row a setting and network."""
+    record = summary["simulated"]
+    head = ("setting", "network", "ZeRO-3 (s)", "hpZ (s)", *ORDERED, "speed over ZeRO-3", "by bytes")
+    body = [
+        " & ".join(
+            _tex(cell)
+            for cell in (
+                row["case"],
+                row["network"],
+                *(_three(row[name]) for name in ("zero3", "unordered")),
+                *("--" if row[name] is None else percent(row[name], 1) for name in ORDERED),
+                *(_three(row[name]) for name in ("speedup", "bytes_bound")),
+            )
+        )
+        + r" \\"
+        for row in rows
+    ]
+    return "\n".join(
+        [
+            f"% {_comment(summary['study'])}, {summary['generated_utc']}; evidence: {record['evidence']}",
+            f"% validation: {_comment(record['validation']['caveat'])}",
+            r"\begin{tabular}{ll" + "r" * (len(head) - 2) + "}",
+            r"\toprule",
+            " & ".join(map(_tex, head)) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def _three(value: float | None) -> str:
+    return "--" if value is None else f"{value:.3g}"
 
 
 def _md_grid(grid: page.Grid) -> str:

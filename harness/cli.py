@@ -136,6 +136,7 @@ def report(
 
 
 def _report(folder: Path, as_json: bool, against: Path | None = None) -> None:
+    from analysis.page import headline, ran
     from analysis.report import build_report
     from analysis.summary import load_summary, verdict_table
 
@@ -145,7 +146,7 @@ def _report(folder: Path, as_json: bool, against: Path | None = None) -> None:
         print(json.dumps(summary, indent=1))
         return
     console = wide_console()
-    console.print(verdict_table(summary))
+    console.print(verdict_table(summary) if ran(summary) else headline(summary))
     if against is not None:
         from analysis.compare import compare_summaries, comparison_table
 

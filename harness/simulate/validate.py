@@ -36,7 +36,7 @@ NOT_VALIDATED = (
     "The 12.5 Gbps Ethernet cluster of the paper: its step times are not public.",
     "70B models, more than 384 GPUs, and hpZ groups that span nodes.",
     "Contention of NCCL's kernels with compute for multiprocessors: the model shares memory, NVLink and NIC only.",
-    "Python and hook overhead on a server's host thread: the `server` profile is assumed.",
+    "Python and hook overhead on a server's host thread: the profile server of hosts.yaml is assumed.",
     "Stragglers, congestion, and ranks that differ: all ranks are taken to be alike.",
 )
 
