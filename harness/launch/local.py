@@ -30,6 +30,7 @@ from harness.variants import Variant, overlay_path
 GIB = 2**30
 RANK_MEMORY = 0.7 * GIB  # a rank of a toy model, forked warm, with room to spare
 START_SECONDS = 120  # for a warm process to import everything
+SERVER = "harness.launch.forkserver"
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class Launcher:
         path = os.pathsep.join([str(overlay), str(REPOSITORY), *([inherited] if inherited else [])])
         with errors.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "harness.launch.forkserver", device],
+                [sys.executable, "-m", SERVER, device],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,

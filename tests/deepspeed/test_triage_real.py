@@ -155,7 +155,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]
     bench.launch("race", "missing copy", "plain instability", "healthy, offloaded", "stale after load")
     load = bench.directory("stale after load")
     load.update_status(state="interrupted", final=None)  # it goes on from the checkpoint after step 8
-    bench.launch("stale after load")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "SERVER", "tests.deepspeed.forgetful_server")
+        bench.launch("stale after load")
     with pytest.MonkeyPatch.context() as patch:
         overlay = planted(folder / "overlay")
         patch.setattr(local, "_overlay", lambda variant, release: overlay)

@@ -41,9 +41,9 @@ def main() -> int:
 
 
 def meet(directory: RunDirectory, place: Place) -> None:
-    """Start together, as ranks that train do: a rank has arrived once its log is there."""
+    """Start together, as ranks that train do: a rank has arrived once it has said where it is; a refused one never."""
     logs = [directory.logs / f"rank-{rank}.txt" for rank in range(place.world_size)]
-    while not all(log.exists() and log.stat().st_size for log in logs):
+    while not all(log.exists() and log.read_text().startswith("rank ") for log in logs):
         time.sleep(0.02)
 
 
