@@ -6,9 +6,7 @@ import gzip
 import json
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
 
 from analysis.simulated import simulated_figures
@@ -23,76 +21,14 @@ from harness.simulate.tables import (
     windows,
     write,
 )
-from harness.simulate.timeline import LIMITED_BY, simulate
+from harness.simulate.timeline import simulate
 from harness.simulate.trace import Secondary
-from tests.simulated_help import CONTENDED, gather, op, program, record, sync, wait
-
-STEP = {"zero3": 3.0, "unordered": 2.0, "event": 2.0, "fixed": 2.1, "device-sync": 2.5}
-
-
-def cell(table: str, variant: str, **changes: Any) -> dict[str, Any]:
-    hpz = 1 if variant == "zero3" else 8
-    made: dict[str, Any] = {
-        "table": table,
-        "run_id": f"{variant}_{changes.get('gpus', 64)}",
-        "model": "llama2-7b",
-        "variant": variant,
-        "release": "0.19.8",
-        "nodes": 8,
-        "ranks_per_node": 8,
-        "hpz": hpz,
-        "gpus": 64,
-        "micro_batch": 1,
-        "sequence_length": 2048,
-        "gradient_accumulation": 1,
-        "activation_checkpointing": True,
-        "prefetch_bucket": 50_000_000,
-        "max_live_parameters": 10**9,
-        "gpu": "a100-sxm-80gb",
-        "network": "ethernet-12.5gbps",
-        "host": "server",
-        "evidence": "simulated-time",
-        "step_seconds": STEP[variant],
-        "tokens_per_second": 64 * 2048 / STEP[variant],
-        "host_blocked_seconds": 0.5,
-        "blocked_at_copy_seconds": 0.1 if variant == "fixed" else 0.0,
-        "exposed_seconds": STEP[variant] - 1,
-        "node_nic_bytes": 4e10 if variant == "zero3" else 2e10,
-        "peak_bytes": 10**10,
-        "margin_min_us": 50.0,
-        "margin_median_us": 900.0,
-        "parameters_gathered": 0 if variant == "zero3" else 10,
-        "overtaken": 0,
-    }
-    made |= {f"limit_{name}": 0.0 for name in LIMITED_BY} | {"limit_nic": STEP[variant]}
-    return made | changes
+from tests.simulated_help import CONTENDED, gather, made_up, op, program, record, sync, wait
 
 
 @pytest.fixture
 def simulated() -> Simulated:
-    cells = [cell("sync_cost", variant) for variant in STEP]
-    cells += [
-        cell("windows", "unordered"),
-        cell("windows", "unordered", micro_batch=16, margin_min_us=-5.0, overtaken=3),
-        cell("windows", "unordered", model="llama2-13b", margin_min_us=1e6),
-        cell("windows", "unordered", model="llama2-toy", parameters_gathered=0, margin_min_us=None),
-    ]
-    cells += [
-        cell("scaling", "fixed", gpus=gpus, tokens_per_second=gpus * rate)
-        for gpus, rate in ((16, 100.0), (64, 90.0), (1024, 50.0))
-    ]
-    cells += [
-        cell("hpz_sizes", "zero3"),
-        cell("hpz_sizes", "fixed", hpz=4),
-        cell("hpz_sizes", "fixed", hpz=16),
-    ]
-    margins = [
-        {**{k: c[k] for k in ("run_id", "network", "model", "micro_batch", "nodes", "evidence")}, **rest}
-        for c in cells
-        if c["table"] == "windows"
-        for rest in ({"parameter": "a", "margin_us": -3.0}, {"parameter": "b", "margin_us": 10.0})
-    ]
-    return Simulated("paper", pd.DataFrame(cells), pd.DataFrame(margins))
+    return made_up()
 
 
 def test_orderings_are_held_against_the_unordered_one_and_zero3(simulated: Simulated) -> None:
