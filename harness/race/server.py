@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import json
 import os
 import signal
@@ -30,6 +31,8 @@ def main() -> None:
     from harness.race.rank import import_everything
 
     import_everything(with_transformers="transformers" in sys.argv)
+    gc.collect()
+    gc.freeze()  # what looks through all objects for names, in the ranks, then passes over what was imported
     for line in sys.stdin:
         answers.write(json.dumps(serve(json.loads(line))) + "\n")
         answers.flush()
