@@ -37,6 +37,7 @@ NOT_VALIDATED = (
     "70B models, more than 384 GPUs, and hpZ groups that span nodes.",
     "Contention of NCCL's kernels with compute for multiprocessors: the model shares memory, NVLink and NIC only.",
     "Python and hook overhead on a server's host thread: the profile server of hosts.yaml is assumed.",
+    "Processors that CPU ranks share with each other and with gloo's threads: each rank's own work and the link count.",
     "Stragglers, congestion, and ranks that differ: all ranks are taken to be alike.",
 )
 

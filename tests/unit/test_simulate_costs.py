@@ -66,6 +66,14 @@ def test_all_reduce_is_a_reduce_scatter_and_an_all_gather() -> None:
     assert collective("all_reduce", 10**9, world(2), A100).seconds == pytest.approx(both, rel=0.01)
 
 
+def test_over_gloo_a_reduce_scatter_travels_as_an_all_reduce() -> None:
+    gloo = A100.model_copy(update={"algorithm": "gloo"})
+    scatter, whole = (collective(op, 10**9, world(2), gloo) for op in ("reduce_scatter", "all_reduce"))
+    assert (
+        scatter.nic_bytes == whole.nic_bytes == 2 * collective("all_gather", 10**9, world(2), gloo).nic_bytes
+    )
+
+
 def test_small_all_reduces_take_the_tree() -> None:
     ring_latency = 2 * (world(128).size - 1) * A100.gpu.nvlink_latency
     assert collective("all_reduce", 4, world(128), A100).seconds < ring_latency

@@ -145,6 +145,18 @@ def test_a_host_wait_blocks_and_is_charged_to_its_line() -> None:
     assert timeline.host_blocked == seconds
 
 
+def test_without_streams_the_host_computes_and_waits_itself() -> None:
+    cpu = A100.model_copy(update={"streams": False})
+    rows = [op(milliseconds=5), gather(2), record(1, stream=2), wait(1, stream=0), op(milliseconds=5)]
+    trace = program(rows)
+    wire = costs(trace, cpu).solo[1]
+    timeline = simulate(trace, cpu, repeat=1)
+    assert timeline.host_blocked == pytest.approx(wire, rel=1e-2)
+    assert timeline.seconds == pytest.approx(10e-3 + wire, rel=0.05)
+    hidden = program([*rows[:2], op(milliseconds=2e3 * wire), *rows[2:]])
+    assert simulate(hidden, cpu, repeat=1).host_blocked == pytest.approx(0.0, abs=1e-9)
+
+
 def test_margin_is_negative_where_the_gather_overtakes_the_copy() -> None:
     copy, read = op(0, milliseconds=5), gather(2)
     late = simulate(program([copy, read], (Secondary("weight", 0, 1),)), A100, repeat=1)
