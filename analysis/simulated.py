@@ -251,7 +251,7 @@ def shown_margins(simulated: Simulated) -> pd.DataFrame:
     table = table[table["verdict"] == "strikes"].drop_duplicates(["model", "release", "variant"]).head(6)
     if not len(table):
         return simulated.margins.head(0).assign(case=[])
-    names = [f"{_window_case(row)}\n{_short(row['network'])}" for row in records(table)]
+    names = [f"{_window_case(row)}; {_short(row['network'])}" for row in records(table)]
     parts = table[keys].assign(case=names)
     return parts.merge(simulated.margins, on=keys)
 
@@ -277,16 +277,18 @@ def draw_window_parameters(table: pd.DataFrame) -> Canvas:
         return canvas
     for panel, name in zip(panels, cases, strict=True):
         margins = table[table["case"] == name]["margin_us"].to_numpy() / 1e3
-        edges = np.repeat(np.arange(len(margins) + 1), 2)[1:-1]
-        for part, colour in ((margins.clip(min=0), PALETTE[0]), (margins.clip(max=0), PALETTE[1])):
-            panel.fill_between(edges, np.repeat(part, 2), color=colour, linewidth=0.4)
+        late = np.flatnonzero(margins < 0)
+        edges = np.repeat(np.arange(late[0], late[-1] + 2), 2)[1:-1]
+        early = np.repeat(margins[late[0] : late[-1] + 1].clip(max=0), 2)
+        panel.stairs(margins, color=PALETTE[0], linewidth=1.0, baseline=None)
+        panel.fill_between(edges, early, color=PALETTE[1], linewidth=0.4)
         panel.axhline(0.0, color=MUTED, linewidth=0.8)
         panel.set_yscale("symlog", linthresh=1.0)
         panel.set_yticks(
             [-1e4, -1e2, -1, 0, 1, 1e2, 1e4], ["−10 s", "−0.1 s", "−1 ms", "0", "1 ms", "0.1 s", "10 s"]
         )
         panel.minorticks_off()
-        panel.set_title(name, fontsize=7.5)
+        panel.set_title(name.replace("; ", "\n"), fontsize=7.5)
         panel.set_xlabel(f"{len(margins)} parameters, in the order of the model")
     panels[0].set_ylabel("end of copy → start of gather")
     return canvas

@@ -29,9 +29,8 @@ def run_of(model: str, variant: str, shape: str) -> Run:
     paper = load_study(REPOSITORY / "experiments/paper.yaml")
     spec = yaml.safe_load((REPOSITORY / "experiments/models" / f"{model}.yaml").read_text())
     block = {"model": model, "variant": variant, "shape": shape}
-    study = Study(
-        **{**dict(paper), "simulate": {}, "matrix": (block,), "models": {model: spec}},
-    )
+    content = paper.model_dump(mode="json")
+    study = Study.model_validate({**content, "simulate": {}, "matrix": [block], "models": {model: spec}})
     return next(run for run in study.runs if run.variant == variant)
 
 
