@@ -30,6 +30,7 @@ SAME_TRAINING = (
     *("activation_checkpointing", "prefetch_bucket", "max_live_parameters", "release"),
 )
 SAME_CLUSTER = ("gpu", "network", "host")
+MARGIN_COLUMNS = ("run_id", *SAME_TRAINING, *SAME_CLUSTER, "evidence", "parameter", "margin_us")
 Progress = Callable[[str, int, int], None]  # what, done, of
 
 
@@ -60,7 +61,7 @@ def simulate_study(study: Study, progress: Progress = lambda what, done, of: Non
             progress("timelines", number, len(work))
     order = {(c.table, c.run.run_id, c.gpu, c.network): place for place, c in enumerate(planned)}
     records.sort(key=lambda r: order[r["table"], r["run_id"], r["gpu"], r["network"]])
-    return Simulated(study.name, pd.DataFrame(records), pd.DataFrame(margins))
+    return Simulated(study.name, pd.DataFrame(records), pd.DataFrame(margins, columns=MARGIN_COLUMNS))
 
 
 def _traced(planned: Sequence[Cell], lanes: int, progress: Progress) -> dict[str, Path]:

@@ -10,7 +10,9 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from analysis.report import build_report
+from harness.simulate.tables import write
 from harness.study import Run
+from tests.simulated_help import made_up
 from tests.synthetic import STUDY, Curve, as_known, fake_patches, toy_model, write_study
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -39,6 +41,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         fake_patches(patch)
         write_study(folder, curve, matrix=matrix, models={"toy": toy_model(), NASTY: toy_model()})
+        write(made_up(), folder / "simulated")
         return build_report(folder)
 
 

@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from analysis.audit import formula_inter_bytes
+from analysis.report import build_report
 from harness.errors import HarnessError, RunFailed
 from harness.models import ModelFile, parameter_count
 from harness.simulate import traces as cache
@@ -175,19 +176,22 @@ def test_the_command_writes_tables_and_a_step_for_perfetto(
     app = typer.Typer()
     app.command()(simulate_command)
     step = tmp_path / "step.json"
-    done = CliRunner().invoke(
-        app, [str(file), "--results", str(tmp_path), "--trace", str(step), "--trace-cell", "fixed 25gbps"]
-    )
+    words = [str(file), "--results", str(tmp_path / "results"), "--no-validation"]
+    done = CliRunner().invoke(app, [*words, "--trace", str(step), "--trace-cell", "fixed 25gbps"])
     assert done.exit_code == 0, done.output
     assert "sync cost (simulated-time)" in done.output
     assert json.loads(step.read_text())["traceEvents"]
-    content = json.loads((tmp_path / "simulated/simulated.json").read_text())
+    content = json.loads((tmp_path / "results/simulated/simulated.json").read_text())
     assert [row["variant"] for row in content["sync_cost"]] == ["zero3", "unordered", "fixed"]
+    assert f"hpz report {tmp_path / 'results'}" in done.output.replace("\n", "")
+    page = build_report(tmp_path / "results").read_text()
+    assert "Nothing here was held against a measurement" in page
+    assert 'download="step.json.gz"' in page
 
 
 def test_an_unknown_trace_cell_is_refused(study_file: StudyFile, tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match=r"--trace-cell: no cell of .* has all of 'nowhere'"):
-        simulate_command(study_file(), tmp_path, tmp_path / "x.json", "nowhere", False, True)
+        simulate_command(study_file(), tmp_path, tmp_path / "x.json", "nowhere", as_json=True)
 
 
 def test_a_trace_that_cannot_be_taken_says_why(

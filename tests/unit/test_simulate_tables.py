@@ -7,11 +7,13 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from analysis.simulated import simulated_figures
+from analysis.simulated import shown_margins, simulated_figures
 from harness.simulate.export import chrome_trace, write_chrome_trace
 from harness.simulate.tables import (
+    MARGIN_COLUMNS,
     Simulated,
     hpz_sizes,
     ninety_eight,
@@ -73,6 +75,13 @@ def test_everything_is_written_labelled_and_read_again(simulated: Simulated, tmp
     assert sync_cost(again)["cost_of_order"].tolist() == pytest.approx(
         sync_cost(simulated)["cost_of_order"].tolist(), nan_ok=True
     )
+
+
+def test_a_study_without_windows_is_read_again(simulated: Simulated, tmp_path: Path) -> None:
+    only = Simulated("s", simulated.table("scaling"), pd.DataFrame([], columns=MARGIN_COLUMNS))
+    write(only, tmp_path)
+    assert list(read(tmp_path, "s").margins.columns) == list(MARGIN_COLUMNS)
+    assert not len(shown_margins(read(tmp_path, "s")))
 
 
 def test_every_figure_is_drawn_from_its_table_and_labelled(simulated: Simulated) -> None:
