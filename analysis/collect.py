@@ -169,7 +169,7 @@ def _tables_alone(folder: Path) -> Collected:
     files = folder / "runs.parquet", folder / "steps.parquet"
     if not all(file.is_file() for file in files):
         raise HarnessError(
-            f"{folder}: holds neither runs/ nor collected tables; run the study first (hpz run) or simulate it (hpz simulate)"
+            f"{folder}: holds neither runs/ nor collected tables; run the study (hpz run) or simulate it (hpz simulate)"
         )
     runs = pq.read_table(files[0]).to_pandas()
     sources = _read_sources(folder) or _counted(files[1])
