@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from analysis import page
 from analysis.clock import Clock, load_clock
 from analysis.collect import collect_study
 from analysis.costs import cost_figures
@@ -48,8 +49,8 @@ class AllDrawn:
 def draw_all(
     matched: Matched, summary: Mapping[str, Any], folder: Path, clock: Clock | None = None
 ) -> AllDrawn:
-    """Draw every figure of a study and write it to `folder`; of a study that was only simulated, those of its clock."""
-    ran = bool(matched.of) or clock is None
+    """Draw every figure of a study and write it to `folder`; without losses, those of its clock."""
+    ran = page.ran(summary)
     losses = loss_figures(matched, summary, Bands(matched)) if ran else []
     return AllDrawn(
         losses=[_drawn(make, folder) for make in losses],

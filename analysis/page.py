@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.clock import clock_sentence
+from analysis.race_matrix import race_sentence
 from analysis.style import SIGNS
 from analysis.summary import LEVELS, SOUND, shape_text
 
@@ -94,14 +95,17 @@ def _signed(value: float) -> str:
 
 
 def ran(summary: Record) -> bool:
-    """Whether the study's runs are the matter; not so where it was simulated and nothing else."""
-    return bool(summary["environments"]) or not summary["simulated"]
+    """Whether losses are the matter; not so where the study was simulated or analysed and nothing else."""
+    other = summary["simulated"] or summary["races"]
+    return not other or any(pair["verdict"] for pair in summary["pairs"])
 
 
 def headline(summary: Record) -> str:
     """One sentence that answers whether a configuration is safe."""
     if not ran(summary):
-        return f"Nothing was run. {clock_sentence(summary['simulated'])}"
+        parts = [race_sentence(summary["races"])] if summary["races"] else []
+        parts += [clock_sentence(summary["simulated"])] if summary["simulated"] else []
+        return " ".join(["No losses were compared." if summary["races"] else "Nothing was run.", *parts])
     found = answers(summary)
     parts = []
     for sign, words in (("unsafe", "Not safe"), ("safe", "Safe in this study"), ("untested", "Not settled")):

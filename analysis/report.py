@@ -19,6 +19,7 @@ from analysis.drawing import draw_all
 from analysis.explained import explained, patches_of
 from analysis.explorer import as_script, explorer_data
 from analysis.pairs import match
+from analysis.race_matrix import fault_sentence
 from analysis.races import race_rows, waits
 from analysis.summary import load_summary, shape_text, summarise_matched, write_summary
 from analysis.text import latex, latex_orders, markdown
@@ -63,7 +64,7 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
         clock=section(clock),
         clock_figures=drawn.clock,
         races=race_rows(matched, folder),
-        waits=waits(matched),
+        waits=[] if summary["races"] else waits(matched),
         explorer=Markup(as_script(groups)) if groups else None,
     )
     write_summary(folder, summary)
@@ -88,7 +89,13 @@ def render(summary: Mapping[str, Any], **parts: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "size": page.size, "shape": shape_text, "arrow": arrow}
+    environment.filters |= {
+        "percent": percent,
+        "size": page.size,
+        "shape": shape_text,
+        "arrow": arrow,
+        "fault_sentence": fault_sentence,
+    }
     return environment.get_template("report.html.j2").render(
         summary=summary,
         headline=page.headline(summary),

@@ -29,6 +29,7 @@ from analysis.convergence import (
     tolerance_band,
 )
 from analysis.pairs import Matched, Pair, Recorded, match, mean_or_none
+from analysis.race_matrix import load_matrix, matrix_record
 from analysis.throughput import step_seconds_ratio
 from analysis.wire import wire_records
 from harness import __version__
@@ -104,6 +105,7 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
         "groups": group_records(matched, study),
         "audit": audit_records(pairs, runs, {pair.run_id: pair.baseline for pair in matched.pairs}),
         "wire": wire_records(matched),
+        "races": matrix_record(load_matrix(collected.folder)),
         "simulated": clock_record(load_clock(collected.folder, study.name)),
         "not_run": [{"run_id": run.run_id, "reason": reason} for run, reason in matched.not_run],
         "not_asked_for": matched.strays,
@@ -372,6 +374,8 @@ def verdict_table(summary: Mapping[str, Any]) -> Table:
             justify="right" if column in ("seed", "first bad step", "gathers", "host syncs") else "left",
         )
     for pair in summary["pairs"]:
+        if pair["verdict"] is None:
+            continue  # counted in the caption
         table.add_row(
             pair["model"],
             pair["variant"],

@@ -8,6 +8,7 @@ from typing import Any
 
 from analysis import page
 from analysis.clock import ORDERED, clock_sentence, percent
+from analysis.race_matrix import fault_sentence
 
 Record = Mapping[str, Any]
 LATEX = {
@@ -39,6 +40,7 @@ def markdown(summary: Record) -> str:
         f"**{_md(page.headline(summary))}**",
     ]
     parts += _md_runs(summary) if page.ran(summary) else []
+    parts += _md_races(summary["races"]) if summary["races"] else []
     parts += _md_clock(summary["simulated"]) if summary["simulated"] else []
 
     if summary["claims"]:
@@ -69,6 +71,17 @@ def _md_runs(summary: Record) -> list[str]:
         "## Verdicts",
         *(_md_grid(grid) for grid in page.grids(summary)),
         page.band_note(summary),
+    ]
+
+
+def _md_races(record: Record) -> list[str]:
+    """Missing order by release and variant, and what it can do."""
+    names = ("release", "variant", "overlap", "runs", "unordered accesses found in", "host waits", "events")
+    return [
+        "## Missing order",
+        _md_table(names, (tuple(row.values()) for row in record["rows"])),
+        "\n".join(f"- {_md(fault_sentence(fault))}" for fault in record["faults"])
+        or "Schedules were not searched.",
     ]
 
 

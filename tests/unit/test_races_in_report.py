@@ -11,7 +11,10 @@ from analysis.pairs import match
 from analysis.races import race_rows, waits
 from analysis.report import build_report
 from analysis.summary import load_summary
+from harness.errors import HarnessError
+from harness.race.matrix import Fault, Matrix, Row
 from harness.race.report import Access, Cost, Effect, Held, Place, Race, Report
+from harness.record import RunDirectory
 from harness.study import Run, load_study
 from tests.synthetic import write_study
 
@@ -95,3 +98,82 @@ def test_a_claim_is_judged_by_the_races(folder: Path) -> None:
 def test_without_an_analysis_the_page_has_no_races(tmp_path: Path) -> None:
     write_study(tmp_path)
     assert 'id="races"' not in build_report(tmp_path).read_text()
+
+
+# ---- a study that was analysed and not trained
+
+
+def row(run: Run, *labels: str) -> Row:
+    return Row(
+        run_id=run.run_id,
+        model=run.model,
+        release=run.release,
+        variant=run.variant,
+        shape=str(run.shape),
+        overlap_comm=True,
+        gradient_accumulation=1,
+        activation_checkpointing=False,
+        throughput_timer=True,
+        races=len(labels),
+        cases=len(labels),
+        labels=labels,
+        unnamed=(),
+        last_step={},
+        steps=4,
+        host_waits=20.0,
+        event_records=100.0,
+        stream_waits=90.0,
+    )
+
+
+@pytest.fixture
+def analysed(tmp_path: Path) -> Path:
+    """Every run was analysed, as `hpz race STUDY` leaves them, and none was trained to its end."""
+    study = write_study(tmp_path, curve=lambda run: None)
+    for run in study.runs:
+        RunDirectory(tmp_path / "runs" / run.run_id).create(run)
+    racing = {"stock", "unordered"}
+    rows = [row(run, *(["hpz-secondary-copy"] if run.variant in racing else [])) for run in study.runs]
+    run = next(run for run in study.runs if run.variant == "unordered")
+    (tmp_path / "runs" / run.run_id / "races.json").write_text(report(3).model_dump_json())
+    effect = Effect(
+        found=True, schedules=3, changed="the loss of step 2 is 5.4 instead of 5.3", replay="replay-abc.json"
+    )
+    fault = Fault(
+        name="hpz-secondary-copy", release=run.release, run_id=run.run_id, report="races.json", effect=effect
+    )
+    matrix = Matrix(study=study.name, question=study.question, rows=tuple(rows), faults=(fault,), seconds=1.0)
+    (tmp_path / "races.json").write_text(matrix.model_dump_json())
+    return tmp_path
+
+
+def test_an_analysed_study_answers_by_its_races(analysed: Path) -> None:
+    text = build_report(analysed).read_text()
+    assert "hpZ&#39;s race is open in stock, unordered; closed in fixed, event." in text
+    assert "the loss of step 2 is 5.4 instead of 5.3; hpz race --replay replay-abc.json" in text
+    assert 'id="verdicts"' not in text and "Not drawn" not in text
+
+
+def test_its_table_has_a_row_for_each_variant(analysed: Path) -> None:
+    build_report(analysed)
+    rows = (load_summary(analysed)["races"] or {})["rows"]
+    assert {(row["variant"], row["found"]) for row in rows} == {
+        ("stock", "hpz-secondary-copy 2/2"),
+        ("unordered", "hpz-secondary-copy 2/2"),
+        ("fixed", "none"),
+        ("event", "none"),
+        ("zero3", "none"),
+    }
+    assert "## Missing order" in (analysed / "report.md").read_text()
+
+
+def test_what_was_only_analysed_bears_on_the_claim(analysed: Path) -> None:
+    build_report(analysed)
+    claims = {(c["id"], c["reading_id"]): c["verdict"] for c in load_summary(analysed)["claims"]}
+    assert claims["race-exists", "unordered-access"] == "supported"
+
+
+def test_a_foreign_matrix_is_named(analysed: Path) -> None:
+    (analysed / "races.json").write_text('{"rows": []}')
+    with pytest.raises(HarnessError, match=r"races.json: study: .* run hpz race on the study again"):
+        build_report(analysed)
