@@ -78,7 +78,7 @@ def race(
         if as_json:
             print(matrix.model_dump_json(indent=1))
         else:
-            print_matrix(matrix, Console())
+            print_matrix(matrix, Console(width=max(Console().width, 120)))
 
 
 def script_program(
