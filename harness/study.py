@@ -33,6 +33,7 @@ RANDOM_POLICY = re.compile(r"(?:random|timed)\((\d+)\)")
 SHIPPED = {"mmlu": "experiments/data/mmlu-mini.csv"}
 POISONS = ("nan", "pattern", "stale")
 LINK = re.compile(r"[1-9]\d*(?:\.\d+)?(?:kbit|mbit|gbit)")
+LONGEST_STALL = 10_000  # µs; a step makes hundreds of copies, and a run must end
 
 
 class Frozen(BaseModel):
@@ -146,19 +147,25 @@ class Run(Frozen):
     data: Data
     deepspeed: dict[str, Any]  # the DeepSpeed JSON configuration, as rendered
     link: str | None = None  # rate that the links between nodes are given, as 50mbit; None: as they are
+    stall_us: int = (
+        0  # cuda: how long the compute stream is held before each copy on the device, microseconds
+    )
+    virtual_nodes: bool = False  # cuda: the nodes are groups of ranks on one machine, which share its GPUs
 
     @property
     def evidence(self) -> str:
         """Evidence level of every number that this run produces."""
-        return "multi-node" if self.device == "cuda" and self.shape.nodes > 1 else EVIDENCE[self.device]
+        across = self.device == "cuda" and self.shape.nodes > 1 and not self.virtual_nodes
+        return "multi-node" if across else EVIDENCE[self.device]
 
     @cached_property
     def run_id(self) -> str:
         """Readable name plus a hash of everything that can change the run's numbers."""
         content = self.model_dump(mode="json", exclude={"study"})
         content["data"].pop("path", None)
-        if self.link is None:
-            del content["link"]
+        for name in ("link", "stall_us", "virtual_nodes"):
+            if not content[name]:
+                del content[name]  # a field that says nothing changes no number, and no id
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         return "_".join([*self._name_parts(), digest])
 
@@ -171,6 +178,7 @@ class Run(Frozen):
         parts += [f"ga{training.gradient_accumulation}"] if training.gradient_accumulation > 1 else []
         parts += ["ckpt"] if training.activation_checkpointing else []
         parts += [self.link] if self.link else []
+        parts += [f"stall{self.stall_us}us"] if self.stall_us else []
         return [re.sub(r"[^\w.+-]", "-", part) for part in [*parts, f"s{self.seed}"]]
 
 
@@ -186,8 +194,8 @@ TRAINING_AXES = (
     "steps",
     "dtype",
 )
-RUN_AXES = ("model", "variant", "shape", "seed", "device", "policy", "poison", "release", "link")
-DEFAULT_AXES: dict[str, Any] = {"seed": 1, "policy": "eager", "poison": "nan", "link": None}
+RUN_AXES = ("model", "variant", "shape", "seed", "device", "policy", "poison", "release", "link", "stall_us")
+DEFAULT_AXES: dict[str, Any] = {"seed": 1, "policy": "eager", "poison": "nan", "link": None, "stall_us": 0}
 
 CONTROLLED = {
     # DeepSpeed keys that the study decides elsewhere, and where.
@@ -210,6 +218,7 @@ class Study(Frozen):
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
     question: str = ""
     device: DeviceKind = "virtual"
+    virtual_nodes: bool = False  # cuda: all ranks run on one machine, whatever the shape calls a node
     release: str | None = None
     training: Training = Training()
     data: Data = Data()
@@ -302,6 +311,8 @@ class Study(Frozen):
             data=self.data,
             deepspeed=deepspeed_config(training, shape, self.deepspeed),
             link=parse_link(cell.get("link"), device),
+            stall_us=parse_stall(cell.get("stall_us", 0), device),
+            virtual_nodes=self.virtual_nodes and device == "cuda",
         )
 
     def _model_spec(self, name: str) -> dict[str, Any]:
@@ -369,6 +380,20 @@ def parse_link(value: Any, device: str) -> str | None:
             "matrix.link: the virtual device has no network; use device: cpu or leave link out"
         )
     return str(value)
+
+
+def parse_stall(value: Any, device: str) -> int:
+    """A stall in microseconds, checked. Raises HarnessError; only a GPU has a stream that can be held up."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LONGEST_STALL:
+        raise HarnessError(
+            f"matrix.stall_us: {value!r} is not a whole number of microseconds from 0 to {LONGEST_STALL}"
+        )
+    if value and device != "cuda":
+        raise HarnessError(
+            f"matrix.stall_us: device {device} has no clock that a stall could hold up; use device: cuda, or on the "
+            "virtual device a policy such as main-first or side-first"
+        )
+    return value
 
 
 def deepspeed_config(training: Training, shape: Shape, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from harness.errors import HarnessError
-from harness.study import REPOSITORY, Study, load_study, parse_shape, save_study
+from harness.study import REPOSITORY, Run, Study, load_study, parse_shape, save_study
 
 MODEL = yaml.safe_load((REPOSITORY / "experiments" / "models" / "llama2-toy.yaml").read_text())
 MINIMAL: dict[str, Any] = {
@@ -175,3 +176,46 @@ def test_results_of_another_study_are_refused(tmp_path: Path) -> None:
 def test_shapes_read_as_text_or_mapping() -> None:
     assert parse_shape("8x8-hpz8") == parse_shape({"nodes": 8, "ranks_per_node": 8, "hpz": 8})
     assert str(parse_shape("2x2")) == "2x2"
+
+
+def cuda(**changes: Any) -> dict[str, Any]:
+    return {**{k: v for k, v in MINIMAL["matrix"].items() if k != "policy"}, "device": "cuda", **changes}
+
+
+def test_a_stall_is_an_axis_of_the_gpu_and_part_of_a_run_only_where_there_is_one(tmp_path: Path) -> None:
+    plain = load_study(write(tmp_path, matrix=cuda()))
+    stalled = load_study(write(tmp_path, matrix=cuda(stall_us=[0, 300])))
+    assert {run.run_id for run in plain.runs} < {run.run_id for run in stalled.runs}
+    assert {run.stall_us for run in stalled.runs} == {0, 300}
+    assert all("stall300us" in run.run_id for run in stalled.runs if run.stall_us)
+
+
+@pytest.mark.parametrize("stall", [-1, 1.5, True, "300us", 10_001])
+def test_a_stall_is_a_bounded_whole_number_of_microseconds(tmp_path: Path, stall: Any) -> None:
+    with pytest.raises(
+        HarnessError, match=r"matrix\.stall_us: .* is not a whole number of microseconds from 0 to 10000"
+    ):
+        _ = load_study(write(tmp_path, matrix=cuda(stall_us=stall))).runs
+
+
+@pytest.mark.parametrize("device", ["cpu", "virtual"])
+def test_only_a_gpu_can_be_stalled(tmp_path: Path, device: str) -> None:
+    with pytest.raises(HarnessError, match=rf"matrix\.stall_us: device {device} .* use device: cuda"):
+        _ = load_study(write(tmp_path, matrix=cuda(stall_us=300, device=device))).runs
+
+
+def test_virtual_nodes_on_one_machine_are_no_evidence_of_many(tmp_path: Path) -> None:
+    real = load_study(write(tmp_path, matrix=cuda())).runs
+    virtual = load_study(write(tmp_path, matrix=cuda(), virtual_nodes=True)).runs
+    assert {run.evidence for run in real} == {"multi-node"}
+    assert {run.evidence for run in virtual} == {"one-gpu"}
+    assert not {run.run_id for run in real} & {run.run_id for run in virtual}
+
+
+@pytest.mark.parametrize("name", ["laptop", "ablation"])
+def test_the_reference_results_keep_their_ids(name: str) -> None:
+    import pandas as pd
+
+    recorded = pd.read_parquet(REPOSITORY / "results" / "reference" / name / "runs.parquet")
+    for run_id, record in zip(recorded["run_id"], recorded["record"], strict=True):
+        assert Run.model_validate(json.loads(record)["run"]).run_id == run_id
