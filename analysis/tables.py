@@ -15,6 +15,11 @@ STEP_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "step_seconds": (pa.float64(), "seconds on the host's clock"),
     "secondary_gathers": (pa.int32(), "all-gathers that read secondary shards, per rank"),
     "host_syncs": (pa.int32(), "times the host waited for the device, per rank; missing where not counted"),
+    "device_seconds": (pa.float64(), "seconds on the compute stream, by CUDA events; missing without a GPU"),
+    "host_blocked_seconds": (
+        pa.float64(),
+        "seconds that the host waited in synchronises, per rank; missing where not measured",
+    ),
     "bytes_intra": (pa.int64(), "bytes that one node sends inside itself"),
     "bytes_inter": (pa.int64(), "bytes that one node sends to other nodes"),
     "skipped": (pa.bool_(), "whether the optimizer step was skipped"),

@@ -63,6 +63,8 @@ class StepRecord:
     bytes_inter: int
     skipped: bool
     batch_hash: int | None = None  # of rank 0's micro-batches: equal in every run of a pair
+    device_seconds: float | None = None  # of the step on the compute stream, by CUDA events
+    host_blocked_seconds: float | None = None  # that the host waited in synchronises; None: not measured here
     wire_bytes: int | None = None  # that rank 0's node put on its link, from the interface's counter
     wire_bytes_predicted: int | None = (
         None  # the same from the counted collectives (harness.launch.gloo_bytes)

@@ -74,12 +74,12 @@ def run_rank(
     directory = RunDirectory(path)
     run, place = directory.run(), Rank.from_environment()
     import_everything(run.device)
-    device = open_device(run.device, policy=run.policy, poison=run.poison, seed=run.seed)
+    device = open_device(
+        run.device, policy=run.policy, poison=run.poison, seed=run.seed, stall_us=run.stall_us
+    )
     opened(device)
     stop = StopRequest()
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend=device.backend, verbose=False)
+    device.rendezvous()
     device.connect()
     torch.manual_seed(run.seed)
     with device.activate():
@@ -184,6 +184,7 @@ class PendingStep:
 
     host: torch.Tensor  # (2,) float32, pinned: loss, grad norm
     event: Any  # None where the device has no streams
+    marks: tuple[Any, Any]  # before and after the step, where the device has a clock
     known: Mapping[str, Any]
 
     def arrived(self) -> bool:
@@ -191,7 +192,13 @@ class PendingStep:
 
     def record(self) -> StepRecord:
         loss, grad_norm = self.host.tolist()
-        return StepRecord(loss=loss, grad_norm=grad_norm, **self.known)
+        before, after = self.marks
+        return StepRecord(
+            loss=loss,
+            grad_norm=grad_norm,
+            device_seconds=after(before) if after else None,  # passed: the copy's event came later
+            **self.known,
+        )
 
 
 class Session:
@@ -234,13 +241,14 @@ class Session:
         engine, before, skipped = self.engine, self.device.counters(), self.engine.skipped_steps
         micro_batches = [self.batches.at(step, m) for m in range(self.run.training.gradient_accumulation)]
         self.wire.start()
-        started = time.perf_counter()
+        started, begun = time.perf_counter(), self.device.mark()
         losses = []
         for batch in micro_batches:
             loss = engine(**self.on_device(batch)).loss
             engine.backward(loss)
             engine.step()
             losses.append(loss.detach())
+        marks = begun, self.device.mark()
         host, event = self.send_to_host(
             sum(losses[1:], losses[0]) / len(losses), engine.get_global_grad_norm()
         )
@@ -257,12 +265,13 @@ class Session:
             "step_seconds": seconds,
             "secondary_gathers": traffic.secondary_gathers,
             "host_syncs": traffic.host_syncs,
+            "host_blocked_seconds": counted.host_blocked_seconds,
             "bytes_intra": traffic.bytes_intra,
             "bytes_inter": traffic.bytes_inter,
             "skipped": engine.skipped_steps > skipped,
             **self.wire.stop(counted.collectives, shape.nodes, shape.ranks_per_node),
         }
-        return PendingStep(host, event, known)
+        return PendingStep(host, event, marks, known)
 
     @property
     def tokens_per_step(self) -> int:

@@ -14,12 +14,16 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """Counts since the device was opened, or between two moments. Only the virtual device has the first four."""
+    """Counts since the device was opened, or between two moments. Only the virtual device has the first three.
+
+    On a GPU `host_syncs` and `host_blocked_seconds` are of the synchronises that DeepSpeed asks for, and of them alone.
+    """
 
     ops: int | None = None  # issued to streams
     events_recorded: int | None = None
     stream_waits: int | None = None
     host_syncs: Mapping[tuple[str, str], int] | None = None  # (reason, source line) → times
+    host_blocked_seconds: float | None = None
     collectives: Mapping[Collective, int] = field(default_factory=dict)
 
     def __sub__(self, earlier: Counters) -> Counters:
@@ -28,6 +32,9 @@ class Counters:
             events_recorded=_minus(self.events_recorded, earlier.events_recorded),
             stream_waits=_minus(self.stream_waits, earlier.stream_waits),
             host_syncs=None if self.host_syncs is None else _less(self.host_syncs, earlier.host_syncs or {}),
+            host_blocked_seconds=None
+            if self.host_blocked_seconds is None
+            else self.host_blocked_seconds - (earlier.host_blocked_seconds or 0.0),
             collectives=_less(self.collectives, earlier.collectives),
         )
 

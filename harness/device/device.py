@@ -32,10 +32,9 @@ def open_process_device(kind: str) -> None:
     if kind not in ("cpu", "virtual", "cuda"):
         raise HarnessError(f"device {kind!r} is not known; use cpu, virtual or cuda")
     if kind == "cuda":
-        # No CUDA call here: a context made before a fork cannot be used after it.
-        if torch.version.cuda is None:
-            raise HarnessError("device cuda: this torch was built without CUDA; use device: virtual or cpu")
-        os.environ["DS_ACCELERATOR"] = "cuda"
+        from harness.device.cuda import prepare_process
+
+        prepare_process()
         return
     os.environ["DS_ACCELERATOR"] = "cpu"
     if kind == "virtual":
@@ -48,15 +47,28 @@ def open_process_device(kind: str) -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def open_device(kind: str, *, policy: str = "eager", poison: str = "nan", seed: int = 0) -> Device:
+def forked_too_late() -> bool:
+    """Whether this process was forked from one that had started CUDA, and so can never use it itself."""
+    return bool(getattr(torch._C, "_cuda_isInBadFork", bool)())
+
+
+def open_device(
+    kind: str, *, policy: str = "eager", poison: str = "nan", seed: int = 0, stall_us: int = 0
+) -> Device:
     """The device of this rank. `policy`, `poison` and `seed` (of random policies) matter on `virtual` alone.
+
+    `stall_us`, on `cuda` alone, holds the compute stream for so many microseconds before each copy on the device.
 
     Raises HarnessError for names that are not known, and for `cuda` without a GPU.
     """
     open_process_device(kind)
     if kind == "virtual":
         return VirtualDevice(policy, poison, seed)
-    return CudaDevice() if kind == "cuda" else Device()
+    if kind == "cuda":
+        from harness.device.cuda import CudaDevice
+
+        return CudaDevice(stall_us)
+    return Device()
 
 
 class Device:
@@ -69,8 +81,14 @@ class Device:
     def __init__(self) -> None:
         self._backend: Backend | None = None
 
+    def rendezvous(self) -> None:
+        """Join the other ranks, as the environment names them."""
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend=self.backend, verbose=False)
+
     def connect(self) -> None:
-        """Wrap DeepSpeed's communication backend. Call it after deepspeed.init_distributed, before initialize."""
+        """Wrap DeepSpeed's communication backend. Call it after `rendezvous`, before initialize."""
         from deepspeed.comm import comm
 
         if not isinstance(comm.cdb, Backend):
@@ -99,6 +117,13 @@ class Device:
 
         get_accelerator().synchronize()
 
+    def mark(self) -> Any:
+        """A moment of the compute stream: `later(earlier)` is the seconds between two, once both have passed.
+
+        None where the device has no clock of its own.
+        """
+        return None
+
     def counters(self) -> Counters:
         """What was counted so far."""
         return Counters(collectives=self._collectives())
@@ -108,22 +133,6 @@ class Device:
 
     def observe(self, observer: Observer) -> None:
         raise HarnessError(f"device {self.kind} cannot be observed; use device: virtual")
-
-
-class CudaDevice(Device):
-    """A real GPU; ranks that share one speak through gloo, ranks with one each through NCCL."""
-
-    kind: DeviceKind = "cuda"
-
-    def __init__(self) -> None:
-        super().__init__()
-        if not torch.cuda.is_available():
-            raise HarnessError("device cuda: no GPU is visible here; use device: virtual or cpu")
-        local_rank, ranks = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_SIZE", "1"))
-        gpus = torch.cuda.device_count()
-        self.backend = "nccl" if ranks <= gpus else "gloo"
-        self.torch_device = torch.device("cuda", local_rank % gpus)
-        torch.cuda.set_device(self.torch_device)
 
 
 class VirtualDevice(Device):

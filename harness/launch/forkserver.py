@@ -76,8 +76,12 @@ def be_rank(command: dict[str, Any], rank: int) -> None:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(command["port"]),
         }
+        from harness.device import forked_too_late
         from harness.train import run_rank
 
+        if forked_too_late():
+            # An import had started CUDA before the fork; a fresh process imports all again and can use it.
+            os.execv(sys.executable, [sys.executable, "-m", "harness.train", str(directory)])
         run_rank(directory)
         code = 0
     except BaseException:
