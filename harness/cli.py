@@ -94,10 +94,11 @@ def _tokens_per_step(run: Run) -> int:
 @app.command()
 def run(study_file: StudyArgument, results: ResultsOption = None, as_json: JsonOption = False) -> None:
     """Run a study on this machine, go on where it was stopped, and report. Example: hpz run experiments/laptop.yaml"""
-    from harness.launch.local import run_study, terminate_on_sigterm
+    from harness.launch.local import check_machine, run_study, terminate_on_sigterm
     from harness.launch.progress import watch_runs
 
     study = load_study(study_file)
+    check_machine(study)
     folder = results_folder(study_file, study, results)
     save_study(study, folder)
     terminate_on_sigterm()

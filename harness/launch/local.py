@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import HarnessError
+from harness.launch.gpu import check_gpus
 from harness.record import Exit, RunDirectory, Status, utc_now
 from harness.study import REPOSITORY, Run, Study
 from harness.variants import Variant, overlay_path
@@ -88,16 +89,22 @@ class Active:
             self.server.send({"kill": str(self.directory.path)})
 
 
-def run_study(study: Study, results: Path, watch: Watcher = lambda progress: None) -> list[Status]:
-    """Launch every run of `study` that has no final record under `results`; returns all statuses in study order.
-
-    Raises KeyboardInterrupt after the ranks are down and the runs marked as interrupted.
-    """
+def check_machine(study: Study) -> None:
+    """Refuse a study that this machine cannot run, before anything is started or written. Raises HarnessError."""
     if any(run.link for run in study.runs):
         raise HarnessError(
             "matrix.link: links have a rate only between the nodes of a cluster; start one with `hpz cluster up` and "
             "use hpz submit --cluster slurm/clusters/one-machine.yaml"
         )
+    check_gpus(study.runs)
+
+
+def run_study(study: Study, results: Path, watch: Watcher = lambda progress: None) -> list[Status]:
+    """Launch every run of `study` that has no final record under `results`; returns all statuses in study order.
+
+    Raises KeyboardInterrupt after the ranks are down and the runs marked as interrupted.
+    """
+    check_machine(study)
     directories = {run.run_id: RunDirectory(results / "runs" / run.run_id) for run in study.runs}
     todo = []
     for run in study.runs:
@@ -145,10 +152,8 @@ class Launcher:
         self.selector.close()
 
     def launch(self, runs: Iterable[Run]) -> None:
-        queue = sorted(
-            runs, key=_server_key, reverse=True
-        )  # one overlay after the other; popped from the end
-        lanes = self.study.launch.lanes or default_lanes(max(run.shape.world_size for run in queue))
+        queue = in_order(runs)[::-1]  # popped from the end
+        lanes = self.study.launch.lanes or default_lanes(queue)
         while queue or self.active:
             while queue and len(self.active) < lanes:
                 self._start(queue.pop())
@@ -288,8 +293,24 @@ def _killed_for_memory(active: Active, rank: int) -> bool:
     return any("out of memory" in line.lower() for line in active.directory.last_lines(rank))
 
 
-def default_lanes(world_size: int) -> int:
-    """Runs side by side: one a core, as far as the free memory allows; ranks wait for each other half of their time."""
+def in_order(runs: Iterable[Run]) -> list[Run]:
+    """One overlay after the other, which needs one warm process at a time.
+
+    On a GPU in the order of the study, variants in turn within each seed: what slowly changes there (clocks, heat)
+    then falls on both runs of a pair alike.
+    """
+    runs = list(runs)
+    return runs if any(run.device == "cuda" for run in runs) else sorted(runs, key=_server_key)
+
+
+def default_lanes(runs: Iterable[Run]) -> int:
+    """Runs side by side: one a core, as far as the free memory allows; ranks wait for each other half of their time.
+
+    On a GPU one after the other, as a second run would change the order in which the first one's streams run.
+    """
+    if any(run.device == "cuda" for run in runs):
+        return 1
+    world_size = max(run.shape.world_size for run in runs)
     cores = len(os.sched_getaffinity(0))
     return max(1, min(cores, int(available_memory() / (RANK_MEMORY * world_size))))
 

@@ -78,6 +78,10 @@ def pair_groups(runs: Iterable[Run]) -> list[Task]:
 
 def _task(group: str, runs: list[Run]) -> Task:
     first = runs[0]
+    if first.virtual_nodes:
+        raise HarnessError(
+            "virtual_nodes: true says that all ranks are on one machine; use hpz run there, or leave it out"
+        )
     names = tuple(run.run_id for run in runs)
     return Task(group, names, first.shape.nodes, first.shape.ranks_per_node, first.device, first.link)
 

@@ -1,0 +1,64 @@
+"""Whether this machine can run what a study asks of GPUs, said before anything is started or written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from harness.errors import HarnessError
+from harness.study import Run
+
+PROBE = """
+import json, torch
+gpus = torch.cuda.device_count() if torch.version.cuda else 0
+print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "gpus": gpus}))
+"""
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """What torch sees: its own version, the CUDA release it was built with (None: without), and how many GPUs."""
+
+    torch: str
+    cuda: str | None
+    gpus: int
+
+
+@lru_cache(maxsize=1)
+def visible_gpus() -> Gpus:
+    """Asked in a process of its own: the launcher neither imports torch nor starts CUDA. Raises HarnessError."""
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise HarnessError(
+            f"device cuda: torch cannot be asked for GPUs ({last}); install a CUDA build of torch"
+        )
+    return Gpus(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def check_gpus(runs: Iterable[Run], seen: Callable[[], Gpus] = visible_gpus) -> None:
+    """Refuse GPU runs that this machine cannot make, or would make as what they are not. Raises HarnessError."""
+    wanted = [run for run in runs if run.device == "cuda"]
+    if not wanted:
+        return
+    across = next((run for run in wanted if run.evidence == "multi-node"), None)
+    if across is not None:
+        raise HarnessError(
+            f"matrix.shape: {across.shape} on device cuda means {across.shape.nodes} machines; send it to a cluster "
+            "(hpz submit), or set virtual_nodes: true to run all ranks here as evidence one-gpu"
+        )
+    found = seen()
+    if found.cuda is None:
+        raise HarnessError(
+            f"device cuda: no GPU can be used here, torch {found.torch} was built without CUDA; run the study on a "
+            "machine with a GPU, or use device: virtual"
+        )
+    if not found.gpus:
+        raise HarnessError(
+            f"device cuda: torch {found.torch} sees no GPU here; run the study on a machine with a GPU, or use "
+            "device: virtual"
+        )
