@@ -32,7 +32,11 @@ def compare_summaries(ours: Record, theirs: Record) -> list[dict[str, Any]]:
 
 
 def _key(pair: Record) -> tuple[Any, ...]:
-    return (*(pair[name] for name in KEY), shape_text(pair["shape"]))
+    later = (
+        pair.get("schedule", pair["policy"]),
+        pair.get("throughput_timer", True),
+    )  # not in older summaries
+    return (*(pair[name] for name in KEY), *later, shape_text(pair["shape"]))
 
 
 def _row(ours: Record, theirs: Record) -> dict[str, Any]:

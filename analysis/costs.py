@@ -38,7 +38,7 @@ def waits_figure(summary: Record) -> Figure:
         {
             "variant": pair["variant"],
             "model": pair["model"],
-            "policy": pair["policy"],
+            "policy": pair["schedule"],
             "extra_host_waits_per_step": extra,
             "evidence": pair["evidence"],
             "run_id": pair["run_id"],

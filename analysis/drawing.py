@@ -15,6 +15,7 @@ from analysis.clock import Clock, load_clock
 from analysis.collect import collect_study
 from analysis.costs import cost_figures
 from analysis.figures import Figure, inline, loss_figures, matrix_figure
+from analysis.gpu import gpu_figures
 from analysis.pairs import Matched, match
 from analysis.simulated import simulated_figures, validation_figure
 from analysis.summary import Bands, summarise_matched
@@ -39,11 +40,12 @@ class AllDrawn:
     losses: list[Drawn]
     matrix: Drawn | None
     costs: list[Drawn]
+    gpu: list[Drawn]
     clock: dict[str, Drawn]  # of simulated time, by name
 
     def every(self) -> list[Drawn]:
         matrix = [self.matrix] if self.matrix else []
-        return [*self.losses, *matrix, *self.costs, *self.clock.values()]
+        return [*self.losses, *matrix, *self.costs, *self.gpu, *self.clock.values()]
 
 
 def draw_all(
@@ -56,6 +58,7 @@ def draw_all(
         losses=[_drawn(make, folder) for make in losses],
         matrix=_drawn(partial(matrix_figure, summary), folder) if ran else None,
         costs=[_drawn(make, folder) for make in cost_figures(summary)],
+        gpu=[_drawn(make, folder) for make in gpu_figures(summary)],
         clock={figure.name: _written(figure, folder) for figure in clock_figures(clock)},
     )
 

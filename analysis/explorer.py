@@ -62,7 +62,7 @@ def _run(recorded: Recorded, pair: Any, keep: Any) -> dict[str, Any]:
     return {
         "id": recorded.run_id,
         "variant": run.variant,
-        "policy": run.policy,
+        "policy": run.schedule,
         "seed": run.seed,
         "verdict": (pair["verdict"] or "not judged") if pair else "baseline",
         "bad": pair["first_bad_step"] if pair else None,

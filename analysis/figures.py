@@ -172,8 +172,8 @@ def _loss_figure(name: str, pairs: list[Pair], verdicts: Mapping[str, Record], b
             _needed(pair.recorded_baseline, pair.baseline_run_id, name),
         )
         baselines[theirs.run_id] = theirs
-        parts.append(_curve_rows(ours, ours.run.policy, verdicts.get(ours.run_id)))
-        parts.append(_curve_rows(theirs, ours.run.policy, None))
+        parts.append(_curve_rows(ours, ours.run.schedule, verdicts.get(ours.run_id)))
+        parts.append(_curve_rows(theirs, ours.run.schedule, None))
     table = pd.concat(parts, ignore_index=True).drop_duplicates()
     first = next(iter(baselines.values()))
     table = _with_band(table, first, bands.of(first))
@@ -327,7 +327,7 @@ def matrix_figure(summary: Record) -> Figure:
     rows = [
         {
             "model": pair["model"],
-            "policy": pair["policy"],
+            "policy": pair["schedule"],
             "variant": pair["variant"],
             "verdict": pair["verdict"],
             "first_bad_step": pair["first_bad_step"],

@@ -159,7 +159,7 @@ def _ranks(pair: Record) -> str:
 
 def _grid(pairs: list[Record]) -> Grid:
     first = pairs[0]
-    columns = list(dict.fromkeys(pair["policy"] for pair in pairs))
+    columns = list(dict.fromkeys(pair["schedule"] for pair in pairs))
     sizes = sorted({pair["shape"]["hpz"] for pair in pairs} - {1})
     title = f"{first['model']}, {_ranks(first)}" + (f", hpZ {', '.join(map(str, sizes))}" if sizes else "")
     title += f", accumulation {first['gradient_accumulation']}" if first["gradient_accumulation"] > 1 else ""
@@ -170,7 +170,7 @@ def _grid(pairs: list[Record]) -> Grid:
         mine = [pair for pair in pairs if (pair["variant"], pair["shape"]["hpz"]) == (variant, hpz)]
         label = f"{variant} (hpZ {hpz})" if len(sizes) > 1 and hpz > 1 else variant
         rows.append(
-            (label, [_cell([pair for pair in mine if pair["policy"] == column]) for column in columns])
+            (label, [_cell([pair for pair in mine if pair["schedule"] == column]) for column in columns])
         )
     return Grid(title, _alignment(pairs), ", ".join(_levels(pairs)), columns, rows)
 
@@ -208,7 +208,7 @@ def pair_rows(summary: Record) -> list[dict[str, Any]]:
             "model": pair["model"],
             "variant": pair["variant"],
             "shape": shape_text(pair["shape"]),
-            "policy": pair["policy"],
+            "policy": pair["schedule"],
             "seed": pair["seed"],
             "verdict": pair["verdict"],
             "sign": SIGNS[pair["verdict"]],

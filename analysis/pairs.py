@@ -26,6 +26,8 @@ NEEDED = (
     "step_seconds",
     "secondary_gathers",
     "host_syncs",
+    "device_seconds",
+    "host_blocked_seconds",
     "bytes_intra",
     "bytes_inter",
     "batch_hash",
@@ -124,7 +126,15 @@ def few_seeds(pairs: Iterable[Pair], limit: int = 5) -> list[Pair]:
     few = []
     for pair in sorted(pairs, key=lambda pair: pair.run.seed):
         run = pair.run
-        cell = (run.model, run.variant, str(run.shape), run.device, run.policy, run.poison, str(run.training))
+        cell = (
+            run.model,
+            run.variant,
+            str(run.shape),
+            run.device,
+            run.schedule,
+            run.poison,
+            str(run.training),
+        )
         seeds[cell] = seeds.get(cell, 0) + 1
         if seeds[cell] <= limit:
             few.append(pair)

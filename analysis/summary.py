@@ -28,6 +28,7 @@ from analysis.convergence import (
     judge,
     tolerance_band,
 )
+from analysis.gpu import gpu_record
 from analysis.pairs import Matched, Pair, Recorded, match, mean_or_none
 from analysis.race_matrix import load_matrix, matrix_record
 from analysis.throughput import step_seconds_ratio
@@ -105,6 +106,7 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
         "groups": group_records(matched, study),
         "audit": audit_records(pairs, runs, {pair.run_id: pair.baseline for pair in matched.pairs}),
         "wire": wire_records(matched),
+        "gpu": gpu_record(matched, pairs),
         "races": matrix_record(load_matrix(collected.folder)),
         "simulated": clock_record(load_clock(collected.folder, study.name)),
         "not_run": [{"run_id": run.run_id, "reason": reason} for run, reason in matched.not_run],
@@ -177,6 +179,11 @@ def pair_record(pair: Pair, bands: Bands, study: Study) -> Record:
         "seed": run.seed,
         "device": run.device,
         "policy": run.policy,
+        "schedule": run.schedule,
+        "stall_us": run.stall_us,
+        "throughput_timer": run.training.throughput_timer,
+        "same_conditions": same_conditions(pair),
+        "steps": run.training.steps,
         "poison": run.poison,
         "shape": run.shape.model_dump(mode="json"),
         "gradient_accumulation": run.training.gradient_accumulation,
@@ -192,6 +199,11 @@ def pair_record(pair: Pair, bands: Bands, study: Study) -> Record:
         "evidence": weaker(run.evidence, pair.baseline.evidence),
         "patch_sha256": dict(ran.patches),
     }
+
+
+def same_conditions(pair: Pair) -> bool:
+    """Whether run and baseline were held up alike and trained alike, so that times and host waits compare."""
+    return pair.run.stall_us == pair.baseline.stall_us and pair.run.training == pair.baseline.training
 
 
 def _judgement(pair: Pair, bands: Bands, study: Study) -> tuple[Judgement | None, str]:
@@ -217,7 +229,7 @@ def _measures(pair: Pair, study: Study) -> Record:
     for prefix, recorded in (("", run), ("baseline_", baseline)):
         measures |= {prefix + key: _per_step(recorded, column, study) for key, column in names.items()}
     ratio = None
-    if run and baseline and not pair.reason:
+    if run and baseline and not pair.reason and same_conditions(pair):
         ratio = step_seconds_ratio(run.columns["step_seconds"], baseline.columns["step_seconds"], study.rule)
     measures["step_seconds_ratio"] = asdict(ratio) if ratio else None
     return measures
@@ -250,7 +262,7 @@ def variant_record(variant: str, pairs: list[Record]) -> Record:
     judged = [pair for pair in ours if pair["verdict"]]
     counts = Counter(pair["verdict"] for pair in judged)
     failed = [pair for pair in judged if pair["verdict"] not in SOUND]
-    reordered = [pair for pair in judged if _could_reorder(pair)]
+    reordered = [pair for pair in judged if _could_reorder(pair) and not _left_to_chance(pair)]
     return {
         "variant": variant,
         "pairs": len(ours),
@@ -269,6 +281,11 @@ def _could_reorder(pair: Record) -> bool:
     return pair["evidence"] in REORDERING and pair["policy"] != "eager"
 
 
+def _left_to_chance(pair: Record) -> bool:
+    """A GPU at its own rate: what does not strike there may strike elsewhere, so only a stall can acquit."""
+    return bool(pair["evidence"] == "one-gpu" and not pair["stall_us"])
+
+
 def fault_of(pair: Record) -> str:
     """Which fault a failed pair shows: in program order only the missing copy can; on aligned sizes only the race."""
     if not _could_reorder(pair):
@@ -282,7 +299,7 @@ def extra_host_syncs(pair: Record, pairs: Iterable[Record]) -> float | None:
     ZeRO-3 under that policy is the pair's baseline or, where that runs under another one, a pair of its own.
     """
     ours = pair["host_syncs_per_step"]
-    if ours is None or pair["verdict"] not in SOUND:
+    if ours is None or pair["verdict"] not in SOUND or not pair["same_conditions"]:
         return None
     if (pair["baseline_device"], pair["baseline_policy"]) == (pair["device"], pair["policy"]):
         theirs = pair["baseline_host_syncs_per_step"]
@@ -307,7 +324,7 @@ def group_records(matched: Matched, study: Study) -> list[Record]:
         key = (
             run.model,
             run.variant,
-            run.policy,
+            run.schedule,
             run.poison,
             run.device,
             str(run.shape),
@@ -333,7 +350,7 @@ def _group_record(group: list[Pair], study: Study) -> Record:
     return {
         "model": first.model,
         "variant": first.variant,
-        "policy": first.policy,
+        "policy": first.schedule,
         "poison": first.poison,
         "device": first.device,
         "shape": first.shape.model_dump(mode="json"),

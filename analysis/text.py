@@ -178,7 +178,7 @@ def latex(summary: Record) -> str:
     models = list(dict.fromkeys(pair["model"] for pair in pairs))
     rows: dict[tuple[str, str], dict[str, Record]] = {}
     for pair in pairs:
-        cells = rows.setdefault((pair["variant"], pair["policy"]), {})
+        cells = rows.setdefault((pair["variant"], pair["schedule"]), {})
         if (
             pair["model"] not in cells
             or page.RANK[pair["verdict"]] > page.RANK[cells[pair["model"]]["verdict"]]

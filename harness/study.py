@@ -158,6 +158,11 @@ class Run(Frozen):
         across = self.device == "cuda" and self.shape.nodes > 1 and not self.virtual_nodes
         return "multi-node" if across else EVIDENCE[self.device]
 
+    @property
+    def schedule(self) -> str:
+        """In which order work ran that nothing orders, in a word or two: the policy, or on a GPU the stall."""
+        return f"stall {self.stall_us} µs" if self.stall_us else self.policy
+
     @cached_property
     def run_id(self) -> str:
         """Readable name plus a hash of everything that can change the run's numbers."""
