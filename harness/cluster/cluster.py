@@ -158,9 +158,8 @@ class Cluster:
     def set_link(self, link: str | None) -> Cluster:
         """Change the rate of every node's data link while jobs run; None lifts the limit."""
         link_rate(link)
-        for index, node in enumerate(self.nodes):
-            for command in network.limit_commands(index, node.holder, link):
-                self.run(command, check=True)
+        for node in self.nodes:
+            self.run(network.limit_command(node.holder, link), check=True)
         return dataclasses.replace(self, spec=dataclasses.replace(self.spec, link=link))._saved()
 
     def kill_node(self, node: str) -> None:

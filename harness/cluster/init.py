@@ -101,8 +101,7 @@ def start_node(spec: Spec, folder: Path, index: int) -> int:
     if not holder.stdout.readline():
         raise StartFailed(f"node n{index}: its namespaces cannot be made (exit code {holder.wait()})")
     network.attach_node(index, holder.pid)
-    for command in network.limit_commands(index, holder.pid, spec.link):
-        subprocess.run(command, check=True)
+    subprocess.run(network.limit_command(holder.pid, spec.link), check=True)
     return holder.pid
 
 

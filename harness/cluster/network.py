@@ -52,10 +52,12 @@ def attach_node(index: int, holder: int) -> None:
     )
 
 
-def limit_commands(index: int, holder: int, link: str | None) -> list[list[str]]:
-    """Commands that set a node's link rate, towards the switch and from it."""
-    ends = ((enter_node(holder), DATA_INTERFACE), ((), f"data{index}"))
-    return [[*prefix, "tc", "qdisc", *shape_words(interface, link)] for prefix, interface in ends]
+def limit_command(holder: int, link: str | None) -> list[str]:
+    """Command that sets the rate at which a node sends; what it receives is limited where it is sent.
+
+    Nothing else limits the link, so that a job on the node may set it anew (`matrix.link` of a study).
+    """
+    return [*enter_node(holder), "tc", "qdisc", *shape_words(DATA_INTERFACE, link)]
 
 
 def shape_words(interface: str, link: str | None) -> list[str]:

@@ -15,6 +15,8 @@ import pytest
 from harness.cluster import Cluster, Spec
 from harness.cluster.cluster import _processes_of, clusters, temporary_cluster
 from harness.cluster.needs import check_machine
+from harness.cluster.network import shape_words
+from harness.cluster.spec import DATA_INTERFACE
 from harness.errors import HarnessError
 from harness.study import REPOSITORY
 from tests.slurm.conftest import wait_for
@@ -60,6 +62,16 @@ def test_the_link_is_as_slow_as_asked_and_may_be_changed(cluster: Cluster) -> No
         assert sent == pytest.approx(payload * (1 + 66 / 1448), rel=0.01)
     assert times["20mbit"] > 0.9 * (MEGABYTES << 20) * 8 / 20e6
     assert times["200mbit"] < times["20mbit"] / 2
+
+
+def test_a_job_may_give_its_nodes_a_faster_link_than_the_cluster_has(cluster: Cluster) -> None:
+    cluster.set_link("20mbit")
+    faster = ["tc", "qdisc", *shape_words(DATA_INTERFACE, "200mbit")]
+    for node in ("n0", "n1"):
+        cluster.run(faster, node=node, check=True)
+    seconds, _ = send_between_nodes(cluster)
+    assert seconds < (MEGABYTES << 20) * 8 / 20e6 / 2
+    cluster.set_link("200mbit")
 
 
 def test_an_idle_link_carries_nothing(cluster: Cluster) -> None:
