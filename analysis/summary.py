@@ -372,37 +372,33 @@ def environments_of(recorded: Iterable[Recorded]) -> list[Record]:
     return sorted(found.values(), key=lambda entry: -len(entry["run_ids"]))
 
 
+VARYING = {"release": "release", "device": "device", "link": "link", "gradient_accumulation": "accum."}
+NUMBERS = {
+    "seed": "seed",
+    "first_bad_step": "first bad step",
+    "secondary_gathers_per_step": "gathers",
+    "host_syncs_per_step": "host syncs",
+}
+
+
 def verdict_table(summary: Mapping[str, Any]) -> Table:
-    """The pairs of a summary as a table for the terminal."""
+    """The judged pairs of a summary as a table for the terminal; settings that all pairs share are left out."""
     table = Table(title=f"{summary['study']}: verdicts", title_justify="left")
-    for column in (
-        "model",
-        "variant",
-        "shape",
-        "policy",
-        "seed",
-        "verdict",
-        "first bad step",
-        "gathers",
-        "host syncs",
-    ):
-        table.add_column(
-            column,
-            justify="right" if column in ("seed", "first bad step", "gathers", "host syncs") else "left",
-        )
-    for pair in summary["pairs"]:
-        if pair["verdict"] is None:
-            continue  # counted in the caption
+    pairs = [pair for pair in summary["pairs"] if pair["verdict"]]
+    varying = {key: name for key, name in VARYING.items() if len({pair[key] for pair in pairs}) > 1}
+    for name in ("model", "variant", "shape", *varying.values(), "policy", "verdict"):
+        table.add_column(name)
+    for name in NUMBERS.values():
+        table.add_column(name, justify="right")
+    for pair in pairs:
         table.add_row(
             pair["model"],
             pair["variant"],
             shape_text(pair["shape"]),
+            *(str(pair[key]) for key in varying),
             pair["policy"],
-            str(pair["seed"]),
             _styled(pair["verdict"]),
-            _text(pair["first_bad_step"]),
-            _text(pair["secondary_gathers_per_step"]),
-            _text(pair["host_syncs_per_step"]),
+            *(_text(pair[key]) for key in NUMBERS),
         )
     if summary["not_run"]:
         table.caption = (
@@ -417,11 +413,9 @@ def shape_text(shape: Mapping[str, int]) -> str:
     return f"{shape['nodes']}x{shape['ranks_per_node']}{hpz}"
 
 
-def _styled(verdict: str | None) -> str:
-    style = {"exact": "green", "equivalent": "green", "drifted": "yellow", "diverged": "red"}.get(
-        verdict or "", "dim"
-    )
-    return f"[{style}]{verdict or 'not judged'}[/]"
+def _styled(verdict: str) -> str:
+    style = {"exact": "green", "equivalent": "green", "drifted": "yellow", "diverged": "red"}[verdict]
+    return f"[{style}]{verdict}[/]"
 
 
 def _text(value: float | None) -> str:

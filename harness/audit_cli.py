@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from harness.console import wide_console
 from harness.errors import HarnessError
 from harness.models import load_model_file
 
@@ -46,7 +46,7 @@ def audit(
         parameters = [{**vars(row), "share": row.share} for row in rows]
         print(json.dumps({"answer": said, "nodes": by_nodes(rows), "parameters": parameters}, indent=1))
         return
-    console, single = Console(width=max(Console().width, 110)), len({row.nodes for row in rows}) == 1
+    console, single = wide_console(110), len({row.nodes for row in rows}) == 1
     title = f"{model_file.stem}, DeepSpeed {release}: what the copy into the secondary tensor never writes"
     console.print((parameter_table if single else missing_table)(rows, title))
     console.print(said, highlight=False)

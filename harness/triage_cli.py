@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.console import wide_console
 from harness.doctor import load_config, model_sizes
 from harness.errors import HarnessError
 from harness.models import load_model_file
@@ -65,7 +65,7 @@ def triage(
 
 
 def _print(found: Triage) -> None:
-    console = Console(width=max(Console().width, 110))
+    console = wide_console(110)
     console.print(_sentence(found), highlight=False)
     table = Table("fault", "points", "for (+) and against (−)", box=None, pad_edge=False)
     for finding in found.findings:

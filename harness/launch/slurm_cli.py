@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from harness.console import wide_console
 from harness.errors import RunFailed
 from harness.launch.profile import load_profile
 from harness.launch.scheduler import Clients
@@ -101,7 +102,7 @@ def status(study_file: StudyArgument, results: ResultsOption = None, as_json: Js
             )
         )
         return
-    Console().print(status_table(rows, problem))
+    wide_console().print(status_table(rows, problem))
 
 
 def watch(study_file: StudyArgument, results: ResultsOption = None) -> None:

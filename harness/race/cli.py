@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from harness.console import wide_console
 from harness.errors import HarnessError
 from harness.race.explore import Budget
 from harness.race.investigate import Settings, investigate
@@ -78,7 +79,7 @@ def race(
         if as_json:
             print(matrix.model_dump_json(indent=1))
         else:
-            print_matrix(matrix, Console(width=max(Console().width, 120)))
+            print_matrix(matrix, wide_console())
 
 
 def script_program(

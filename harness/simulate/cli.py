@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from harness.console import wide_console
 from harness.errors import HarnessError
 from harness.study import Study, load_study, save_study
 
@@ -118,7 +119,7 @@ def simulate(
     if as_json:
         print(files["json"].read_text(), end="")
         return
-    console = Console(width=max(Console().width, 140))
+    console = wide_console(140)
     for name in SHOWN:
         if name in files:
             console.print(_table(name, files[name]))
@@ -229,6 +230,6 @@ def calibrate(
     if as_json:
         print(json.dumps(found.record(), indent=1))
         return
-    console = Console(width=max(Console().width, 120))
+    console = wide_console()
     for table in found.describe():
         console.print(table)

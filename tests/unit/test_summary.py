@@ -217,3 +217,14 @@ def test_the_terminal_shows_every_pair(tmp_path: Path) -> None:
 def test_a_number_of_two_levels_has_the_weaker_one() -> None:
     assert weaker("cpu", "virtual-device") == "virtual-device"
     assert weaker("multi-node", "one-gpu") == "one-gpu"
+
+
+def test_the_terminal_names_the_settings_in_which_pairs_differ(tmp_path: Path) -> None:
+    write_study(tmp_path, training={"steps": 12, "gradient_accumulation": 2})
+    console = Console(file=io.StringIO(), width=160)
+    summary = summary_of(tmp_path)
+    console.print(verdict_table(summary))
+    summary["pairs"][0]["gradient_accumulation"] = 4
+    console.print(verdict_table(summary))
+    alike, differing = console.file.getvalue().split("made-up: verdicts")[1:]  # type: ignore[attr-defined]
+    assert "accum." not in alike and "accum." in differing
