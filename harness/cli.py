@@ -14,6 +14,7 @@ from rich.table import Table
 
 from harness.audit_cli import audit
 from harness.cluster.cli import app as cluster_app
+from harness.console import wide_console
 from harness.doctor import doctor
 from harness.errors import HarnessError, RunFailed
 from harness.launch.slurm_cli import cancel, status, submit, watch
@@ -44,11 +45,6 @@ def results_folder(study_path: Path, study: Study, results: Path | None) -> Path
     if results is not None:
         return results
     return study_path if study_path.is_dir() else Path("results") / study.name
-
-
-def wide_console() -> Console:
-    """For tables of runs: names are for copying, so they are not folded, not even into a pipe."""
-    return Console(width=max(Console().width, 120))
 
 
 @app.command()
