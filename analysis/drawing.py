@@ -15,8 +15,8 @@ from analysis.clock import Clock, load_clock
 from analysis.collect import collect_study
 from analysis.costs import cost_figures
 from analysis.figures import Figure, inline, loss_figures, matrix_figure
-from analysis.gpu import gpu_figures
 from analysis.pairs import Matched, match
+from analysis.rates import gpu_figures
 from analysis.simulated import simulated_figures, validation_figure
 from analysis.summary import Bands, summarise_matched
 from harness.errors import HarnessError

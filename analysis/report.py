@@ -14,10 +14,11 @@ from markupsafe import Markup
 from analysis import page
 from analysis.clock import load_clock, order_rows, percent, section
 from analysis.collect import collect_study
-from analysis.compare import arrow, compare_summaries
+from analysis.compare import arrow
 from analysis.drawing import draw_all
 from analysis.explained import explained, patches_of
 from analysis.explorer import as_script, explorer_data
+from analysis.levels import compared
 from analysis.pairs import match
 from analysis.race_matrix import fault_sentence
 from analysis.races import race_rows, waits
@@ -32,11 +33,12 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Another study's summary and what differs from it."""
+    """Another study's summary, what differs from it, and what it says at another level of evidence."""
 
     folder: str
     summary: Mapping[str, Any]
     rows: list[dict[str, Any]]
+    levels: list[dict[str, Any]]
 
 
 def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
@@ -60,6 +62,7 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
         figures=drawn.losses,
         matrix=drawn.matrix,
         costs=drawn.costs,
+        rates=drawn.gpu,
         comparison=comparison,
         clock=section(clock),
         clock_figures=drawn.clock,
@@ -77,7 +80,7 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
 
 def _compare(summary: Mapping[str, Any], against: str | Path) -> Comparison:
     other = load_summary(against)
-    return Comparison(str(against), other, compare_summaries(summary, other))
+    return Comparison(str(against), other, *compared(summary, other))
 
 
 def render(summary: Mapping[str, Any], **parts: Any) -> str:
@@ -94,6 +97,8 @@ def render(summary: Mapping[str, Any], **parts: Any) -> str:
         "size": page.size,
         "shape": shape_text,
         "arrow": arrow,
+        "share": share,
+        "times": page.interval,
         "fault_sentence": fault_sentence,
     }
     return environment.get_template("report.html.j2").render(
@@ -116,6 +121,11 @@ def render(summary: Mapping[str, Any], **parts: Any) -> str:
         chart_script=_own(f"vendor/uPlot-{UPLOT}.iife.min.js"),
         **parts,
     )
+
+
+def share(one: Mapping[str, Any]) -> str:
+    """`2 of 3: 0.67 [0.09, 0.99]`, a proportion with its interval."""
+    return f"{one['hits']} of {one['trials']}: {one['share']:.2g} [{one['low']:.2g}, {one['high']:.2g}]"
 
 
 def _own(name: str) -> Markup:
