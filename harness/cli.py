@@ -145,10 +145,14 @@ def _report(folder: Path, as_json: bool, against: Path | None = None) -> None:
     console = wide_console()
     console.print(verdict_table(summary) if ran(summary) else headline(summary))
     if against is not None:
-        from analysis.compare import compare_summaries, comparison_table
+        from analysis.compare import comparison_table
+        from analysis.levels import compared, levels_table
 
-        rows = compare_summaries(summary, load_summary(against))
-        console.print(comparison_table(rows, str(folder), str(against)))
+        rows, levels = compared(summary, load_summary(against))
+        if rows:
+            console.print(comparison_table(rows, str(folder), str(against)))
+        if levels:
+            console.print(levels_table(levels, str(folder), str(against)))
     console.print(f"Report: {page}", soft_wrap=True, highlight=False)
 
 
