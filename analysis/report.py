@@ -24,6 +24,7 @@ from analysis.race_matrix import fault_sentence
 from analysis.races import race_rows, waits
 from analysis.summary import load_summary, shape_text, summarise_matched, write_summary
 from analysis.text import latex, latex_orders, markdown
+from analysis.witness import watched_runs
 from harness.errors import HarnessError
 from harness.study import load_study
 
@@ -63,6 +64,7 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
         matrix=drawn.matrix,
         costs=drawn.costs,
         rates=drawn.gpu,
+        watched=watched_runs(matched, folder),
         comparison=comparison,
         clock=section(clock),
         clock_figures=drawn.clock,

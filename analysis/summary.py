@@ -396,7 +396,7 @@ def verdict_table(summary: Mapping[str, Any]) -> Table:
             pair["variant"],
             shape_text(pair["shape"]),
             *(str(pair[key]) for key in varying),
-            pair["policy"],
+            pair["schedule"],
             _styled(pair["verdict"]),
             *(_text(pair[key]) for key in NUMBERS),
         )

@@ -88,18 +88,28 @@ def _tokens_per_step(run: Run) -> int:
 
 
 @app.command()
-def run(study_file: StudyArgument, results: ResultsOption = None, as_json: JsonOption = False) -> None:
+def run(
+    study_file: StudyArgument,
+    results: ResultsOption = None,
+    witness: Annotated[
+        str | None,
+        typer.Option(help="Watch each run: sanitizer (torch's, on CUDA streams) or profile (of one step)."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Run a study on this machine, go on where it was stopped, and report. Example: hpz run experiments/laptop.yaml"""
     from harness.launch.local import check_machine, run_study, terminate_on_sigterm
     from harness.launch.progress import watch_runs
 
     study = load_study(study_file)
-    check_machine(study)
+    check_machine(study, witness)
     folder = results_folder(study_file, study, results)
+    if witness and results is None and not study_file.is_dir():
+        folder = folder.with_name(f"{folder.name}-{witness}")  # watched runs are slower: kept apart
     save_study(study, folder)
     terminate_on_sigterm()
     with watch_runs(study, folder, quiet=as_json) as watch:
-        statuses = run_study(study, folder, watch)
+        statuses = run_study(study, folder, watch, witness)
     _report(folder, as_json)
     failed = [status for status in statuses if status.state != "done"]
     if failed:

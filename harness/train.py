@@ -23,6 +23,7 @@ import torch
 
 from harness.data import Batches, Score, batch_hash, chained_hash, held_out_score, open_batches
 from harness.device import Device, open_device, open_process_device, step_traffic
+from harness.device.witness import VARIABLE, Witness, open_witness
 from harness.errors import HarnessError
 from harness.launch.interface import WireMeter
 from harness.models import ModelFile, build_model
@@ -82,10 +83,13 @@ def run_rank(
     device.rendezvous()
     device.connect()
     torch.manual_seed(run.seed)
-    with device.activate():
+    with (
+        open_witness(os.environ.get(VARIABLE), path, place.rank, run.training.steps) as witness,
+        device.activate(),
+    ):
         engine = build_engine(run, device)
         session = Session(run, directory, place, device, engine, open_run_batches(run, place), stop)
-        session.train(until or run.training.steps)
+        session.train(until or run.training.steps, witness)
         score = session.evaluate()
         device.synchronize()
     session.finish(score)
@@ -222,10 +226,11 @@ class Session:
         self.heartbeat = ""
         self.wire = WireMeter(gloo=device.backend == "gloo")
 
-    def train(self, until: int) -> None:
+    def train(self, until: int, witness: Witness) -> None:
         every, last = self.run.training.checkpoint_every, self.run.training.steps
         for step in range(self.first_step, last):
-            self.pending.append(self.step(step))
+            with witness.of_step(step):
+                self.pending.append(self.step(step))
             self.write_arrived()
             done = step + 1
             asked = self.stop.agreed_after(step, self.place.rank) or done == until

@@ -89,8 +89,12 @@ class Active:
             self.server.send({"kill": str(self.directory.path)})
 
 
-def check_machine(study: Study) -> None:
+def check_machine(study: Study, witness: str | None = None) -> None:
     """Refuse a study that this machine cannot run, before anything is started or written. Raises HarnessError."""
+    if witness not in (None, "sanitizer", "profile"):
+        raise HarnessError(f"--witness: {witness!r} is not known; use sanitizer or profile")
+    if witness == "sanitizer" and any(run.device != "cuda" for run in study.runs):
+        raise HarnessError("--witness sanitizer: it watches CUDA streams, so every run needs device: cuda")
     if any(run.link for run in study.runs):
         raise HarnessError(
             "matrix.link: links have a rate only between the nodes of a cluster; start one with `hpz cluster up` and "
@@ -99,8 +103,12 @@ def check_machine(study: Study) -> None:
     check_gpus(study.runs)
 
 
-def run_study(study: Study, results: Path, watch: Watcher = lambda progress: None) -> list[Status]:
+def run_study(
+    study: Study, results: Path, watch: Watcher = lambda progress: None, witness: str | None = None
+) -> list[Status]:
     """Launch every run of `study` that has no final record under `results`; returns all statuses in study order.
+
+    `witness` (sanitizer or profile) watches every rank, see harness.device.witness.
 
     Raises KeyboardInterrupt after the ranks are down and the runs marked as interrupted.
     """
@@ -115,7 +123,7 @@ def run_study(study: Study, results: Path, watch: Watcher = lambda progress: Non
             directories[run.run_id].create(run)
             todo.append(run)
     if todo:
-        with fail_on_overfull_disk(results), Launcher(study, directories, watch) as launcher:
+        with fail_on_overfull_disk(results), Launcher(study, directories, watch, witness) as launcher:
             launcher.launch(todo)
     return [directories[run.run_id].status() for run in study.runs]
 
@@ -135,8 +143,14 @@ def fail_on_overfull_disk(results: Path) -> Iterator[None]:
 class Launcher:
     """Keeps the lanes full until all runs have ended."""
 
-    def __init__(self, study: Study, directories: dict[str, RunDirectory], watch: Watcher) -> None:
-        self.study, self.directories, self.watch = study, directories, watch
+    def __init__(
+        self,
+        study: Study,
+        directories: dict[str, RunDirectory],
+        watch: Watcher,
+        witness: str | None = None,
+    ) -> None:
+        self.study, self.directories, self.watch, self.witness = study, directories, watch, witness
         self.selector = selectors.DefaultSelector()
         self.servers: dict[tuple[Path, str], Server] = {}
         self.active: dict[str, Active] = {}
@@ -205,6 +219,7 @@ class Launcher:
                     "PYTHONPATH": path,
                     "OMP_NUM_THREADS": "1",
                     "TOKENIZERS_PARALLELISM": "false",
+                    "HPZ_WITNESS": self.witness or "",
                 },
                 start_new_session=True,  # Ctrl-C reaches the launcher alone, which then ends the ranks in order
             )
