@@ -60,6 +60,7 @@ class Calibration:
     host: Host
     kernels: tuple[Sample, ...]
     steps: tuple[Sample, ...]
+    gpu: dict[str, float] | None = None  # host's costs of a GPU and copies to and from it; None without one
 
     def record(self) -> dict[str, Any]:
         """For JSON: the fitted numbers, every sample, and the median absolute error fitted and held out."""
@@ -69,6 +70,7 @@ class Calibration:
             "memory_bandwidth": self.bandwidth,
             "kernel_seconds": self.kernel_seconds,
             "host": self.host.model_dump(exclude={"source"}),
+            "gpu": self.gpu,
             "errors": {
                 name: {"fitted": _typical(samples, False), "held_out": _typical(samples, True)}
                 for name, samples in (("kernels", self.kernels), ("steps", self.steps))
@@ -87,6 +89,7 @@ class Calibration:
                 (f"host: {key.removesuffix('_seconds')}", f"{value * 1e6:.2f} µs")
                 for key, value in self.host.model_dump(exclude={"source"}).items()
             ),
+            *(_gpu_row(key, value) for key, value in (self.gpu or {}).items()),
         ):
             numbers.add_row(name, value)
         samples = Table(title="model against measurement", box=None)
@@ -104,6 +107,12 @@ class Calibration:
         return [numbers, samples]
 
 
+def _gpu_row(key: str, value: float) -> tuple[str, str]:
+    if key.endswith("_bandwidth"):
+        return f"GPU: {key.removesuffix('_bandwidth').replace('_', ' ')} bytes/s", f"{value:.3g}"
+    return f"GPU: {key.removesuffix('_seconds')}", f"{value * 1e6:.2f} µs"
+
+
 def _typical(samples: tuple[Sample, ...], held_out: bool) -> float | None:
     errors = [abs(s.error) for s in samples if s.held_out == held_out]
     return float(np.median(errors)) if errors else None
@@ -118,7 +127,7 @@ def calibrate_machine() -> Calibration:
         for s in measured["samples"]
     )
     host, steps = _fit_host(flops, bandwidth)
-    return Calibration(measured["device"], flops, bandwidth, overhead, host, kernels, steps)
+    return Calibration(measured["device"], flops, bandwidth, overhead, host, kernels, steps, measured["gpu"])
 
 
 def roofline(sample: dict[str, Any], flops: float, bandwidth: float, overhead: float) -> float:

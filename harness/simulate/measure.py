@@ -1,7 +1,8 @@
 """The measuring program of `hpz calibrate`: `python -m harness.simulate.measure kernels|steps OUT.json [RUNS.json]`.
 
-`kernels` times matrix products and copies on this machine's device; `steps` times real optimizer steps of tiny models,
-in which the host is all that counts: DeepSpeed's own CPU path, the fake process group in the place of a network.
+`kernels` times matrix products and copies on this machine's device, and on a GPU what its host spends on launches,
+events and waits; `steps` times real optimizer steps of tiny models, in which the host is all that counts: DeepSpeed's
+own CPU path, the fake process group in the place of a network.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ HELD_OUT_MATMULS = [(192, 192, 192), (640, 640, 640), (1024, 256, 768)]
 COPIES = [2**12, 2**16, 2**20, 2**23, 2**25]  # bytes
 HELD_OUT_COPIES = [2**18, 2**22, 2**24]
 ON_GPU = 8  # sizes grow by this factor where there is a GPU
+ISSUED = 400  # calls in a row: fewer than CUDA queues before it makes the host wait
+PINNED_BYTES = 2**26
 
 
 def clock() -> float:
@@ -76,7 +79,56 @@ def measure_kernels() -> dict[str, Any]:
             seconds = best_seconds(lambda s=source, t=target: t.copy_(s), wait)  # type: ignore[misc]
             samples.append(_sample(f"copy {size} B", 0.0, 2 * size, seconds, held_out))
     name = torch.cuda.get_device_name() if cuda else "cpu"
-    return {"device": name, "samples": samples}
+    return {"device": name, "samples": samples, "gpu": measure_gpu() if cuda else None}
+
+
+def measure_gpu() -> dict[str, float]:
+    """What a GPU costs its host, seconds a call, and copies between them, bytes a second of pinned memory."""
+    x, stream = torch.zeros(1, device="cuda"), torch.cuda.current_stream()
+    event = torch.cuda.Event()
+    host = torch.empty(PINNED_BYTES, dtype=torch.uint8, pin_memory=True)
+    device = torch.empty(PINNED_BYTES, dtype=torch.uint8, device="cuda")
+
+    def record_and_wait() -> None:
+        event.record(stream)
+        stream.wait_event(event)
+
+    return {
+        "launch_seconds": issue_seconds(lambda: x.add_(1)),
+        "event_seconds": issue_seconds(record_and_wait) / 2,
+        "sync_seconds": issue_seconds(stream.synchronize),
+        "kernel_seconds": device_seconds(lambda: x.add_(1), ISSUED),
+        "to_host_bandwidth": PINNED_BYTES / device_seconds(lambda: host.copy_(device, non_blocking=True), 4),
+        "to_device_bandwidth": PINNED_BYTES
+        / device_seconds(lambda: device.copy_(host, non_blocking=True), 4),
+    }
+
+
+def issue_seconds(call: Callable[[], object]) -> float:
+    """Seconds of the host for one call, the best of some repeats; the device is idle before each of them."""
+    times = []
+    for _ in range(REPEATS):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(ISSUED):
+            call()
+        times.append((time.perf_counter() - started) / ISSUED)
+    torch.cuda.synchronize()
+    return min(times)
+
+
+def device_seconds(call: Callable[[], object], calls: int) -> float:
+    """Seconds of the device for one of `calls` in a row by CUDA events, the best of some repeats."""
+    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    times = []
+    for _ in range(REPEATS):
+        before.record()
+        for _ in range(calls):
+            call()
+        after.record()
+        after.synchronize()
+        times.append(before.elapsed_time(after) / 1e3 / calls)
+    return float(min(times))
 
 
 def _sample(name: str, flops: float, moved: int, seconds: float, held_out: bool) -> dict[str, Any]:
@@ -106,17 +158,22 @@ def measure_step(run: Run) -> float:
     engine.train()
     times = []
     for _ in range(WARM_UP + MEASURED):
-        started = clock()
+        started = time.process_time()
         for _ in range(run.training.gradient_accumulation):
             tokens = torch.zeros(run.training.micro_batch, run.training.sequence_length, dtype=torch.long)
             engine.backward(engine(input_ids=tokens, labels=tokens).loss)
             engine.step()
-        times.append(clock() - started)
+        times.append(time.process_time() - started)
     return min(times[WARM_UP:])
 
 
 def measure_steps(runs: list[Run]) -> list[float]:
     """Seconds of a step for each run, each in a child process of its own."""
+    from harness.device import open_process_device
+
+    open_process_device(
+        "cpu"
+    )  # before DeepSpeed looks for an accelerator: steps are the host's, also beside a GPU
     import deepspeed.runtime.zero.stage3  # noqa: F401  # imported once for all children
     import transformers.models.falcon.modeling_falcon
     import transformers.models.llama.modeling_llama  # noqa: F401

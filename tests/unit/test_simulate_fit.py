@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
 from harness.device import open_device
 from harness.device.policies import parse_policy
 from harness.device.streams import Event, Machine, Stream, StreamContext, use
 from harness.errors import HarnessError
+from harness.simulate import measure
 from harness.simulate.calibrate import Calibration, Sample, fit_factor, fit_roofline, profile_yaml, roofline
 from harness.simulate.hardware import find, read_profiles
 from harness.simulate.timed import Timed
@@ -124,3 +129,24 @@ def test_timed_is_parsed_with_and_without_a_scale() -> None:
     assert isinstance(scaled, Timed) and scaled.scale == 1000.0
     with pytest.raises(HarnessError, match=r"timed\(SCALE\)"):
         parse_policy("timed(x)")
+
+
+def test_a_gpus_own_costs_stand_beside_the_fit() -> None:
+    host = find("hosts", "server")
+    gpu = {"launch_seconds": 4e-6, "to_host_bandwidth": 2.5e10}
+    found = Calibration("NVIDIA", 1e14, 1e12, 2e-6, host, (), (), gpu)
+    assert found.record()["gpu"] == gpu
+    console = Console(file=io.StringIO(), width=120)
+    console.print(*found.describe())
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "GPU: launch" in text and "4.00 µs" in text
+    assert "GPU: to host bytes/s" in text and "2.5e+10" in text
+
+
+def test_a_gpus_costs_are_the_best_of_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    called: list[int] = []
+    assert measure.issue_seconds(lambda: called.append(1)) == 1 / measure.ISSUED
+    assert len(called) == measure.ISSUED * measure.REPEATS
