@@ -168,6 +168,8 @@ class Launcher:
     def launch(self, runs: Iterable[Run]) -> None:
         queue = in_order(runs)[::-1]  # popped from the end
         lanes = self.study.launch.lanes or default_lanes(queue)
+        if any(run.device == "cuda" for run in queue):
+            self._warm_all(queue)
         while queue or self.active:
             while queue and len(self.active) < lanes:
                 self._start(queue.pop())
@@ -175,6 +177,14 @@ class Launcher:
             for key, _ in self.selector.select(timeout=0.5):
                 self._hear(key.data)
             self._check_deadlines()
+
+    def _warm_all(self, runs: Iterable[Run]) -> None:
+        """Start every warm process that will be needed and wait for them, so that no import disturbs a timed run."""
+        for run in runs:
+            self._server(run)
+        while not all(server.ready for server in self.servers.values()):
+            for key, _ in self.selector.select(timeout=0.5):
+                self._hear(key.data)
 
     def _start(self, run: Run) -> None:
         directory = self.directories[run.run_id]
