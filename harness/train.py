@@ -76,8 +76,17 @@ def run_rank(
     run, place = directory.run(), Rank.from_environment()
     import_everything(run.device)
     device = open_device(
-        run.device, policy=run.policy, poison=run.poison, seed=run.seed, stall_us=run.stall_us
+        run.device,
+        policy=run.policy,
+        poison=run.poison,
+        seed=run.seed,
+        stall_us=run.stall_us,
+        one_gpu=run.virtual_nodes,
     )
+    if run.evidence == "multi-node" and device.backend != "nccl":
+        raise HarnessError(
+            f"{run.run_id}: its ranks share GPUs here, which is no multi-node evidence; give each rank a GPU"
+        )
     opened(device)
     stop = StopRequest()
     device.rendezvous()

@@ -1,7 +1,7 @@
 """Where a rank computes: plain CPU, CUDA, or the virtual device, whose streams run on CPU in any legal order."""
 
 from harness.device.counters import Counters, Traffic, link_bytes, step_traffic
-from harness.device.device import Device, VirtualDevice, forked_too_late, open_device, open_process_device
+from harness.device.device import Device, VirtualDevice, cuda_was_started, open_device, open_process_device
 from harness.device.errors import DeviceError
 from harness.device.observe import Access, Collective, Observer, OpRecord, Site, WaitTarget
 
@@ -17,7 +17,7 @@ __all__ = [
     "Traffic",
     "VirtualDevice",
     "WaitTarget",
-    "forked_too_late",
+    "cuda_was_started",
     "link_bytes",
     "open_device",
     "open_process_device",

@@ -119,6 +119,10 @@ def install() -> None:
             )
 
         @property
+        def Stream(self) -> type[WatchedStream]:
+            return WatchedStream
+
+        @property
         def Event(self) -> type[WatchedEvent]:
             return WatchedEvent
 
@@ -127,11 +131,14 @@ def install() -> None:
 
 
 class CudaDevice(Device):
-    """One rank's GPU, or its share of one; `stall_us` holds up the compute stream before copies."""
+    """One rank's GPU, or its share of one; `stall_us` holds up the compute stream before copies.
+
+    `one_gpu` lets all ranks share the first GPU, as evidence of that level asks.
+    """
 
     kind: DeviceKind = "cuda"
 
-    def __init__(self, stall_us: int = 0) -> None:
+    def __init__(self, stall_us: int = 0, one_gpu: bool = False) -> None:
         super().__init__()
         if not torch.cuda.is_available():
             raise HarnessError("device cuda: no GPU is visible here; use device: virtual or cpu")
@@ -139,7 +146,7 @@ class CudaDevice(Device):
         mine = share(
             int(environment.get("LOCAL_RANK", "0")),
             int(environment.get("LOCAL_SIZE", "1")),
-            torch.cuda.device_count(),
+            1 if one_gpu else torch.cuda.device_count(),
         )
         # DeepSpeed takes LOCAL_RANK for the index of a GPU (engine._set_distributed_vars, zero.Init.local_device).
         environment["LOCAL_RANK"] = str(mine.gpu)

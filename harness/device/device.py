@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -47,17 +48,31 @@ def open_process_device(kind: str) -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def forked_too_late() -> bool:
-    """Whether this process was forked from one that had started CUDA, and so can never use it itself."""
-    return bool(getattr(torch._C, "_cuda_isInBadFork", bool)())
+def cuda_was_started(load: Callable[[str], Any] = ctypes.CDLL) -> bool:
+    """Whether anything in this process has started CUDA, so that processes forked from it can never use it.
+
+    Asks the driver for the number of GPUs, which it refuses to say before cuInit (CUDA_ERROR_NOT_INITIALIZED, 3).
+    """
+    try:
+        driver = load("libcuda.so.1")
+    except OSError:
+        return False
+    return int(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int()))) != 3
 
 
 def open_device(
-    kind: str, *, policy: str = "eager", poison: str = "nan", seed: int = 0, stall_us: int = 0
+    kind: str,
+    *,
+    policy: str = "eager",
+    poison: str = "nan",
+    seed: int = 0,
+    stall_us: int = 0,
+    one_gpu: bool = False,
 ) -> Device:
     """The device of this rank. `policy`, `poison` and `seed` (of random policies) matter on `virtual` alone.
 
-    `stall_us`, on `cuda` alone, holds the compute stream for so many microseconds before each copy on the device.
+    On `cuda` alone, `stall_us` holds the compute stream for so many microseconds before each copy on the device, and
+    `one_gpu` lets all ranks share the first GPU, however many there are.
 
     Raises HarnessError for names that are not known, and for `cuda` without a GPU.
     """
@@ -67,7 +82,7 @@ def open_device(
     if kind == "cuda":
         from harness.device.cuda import CudaDevice
 
-        return CudaDevice(stall_us)
+        return CudaDevice(stall_us, one_gpu)
     return Device()
 
 

@@ -23,9 +23,12 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Serve until standard input closes; the ranks then die with this process."""
+    from harness.device import cuda_was_started
     from harness.train import import_everything
 
     import_everything(sys.argv[1])
+    # Where an import has started CUDA, a fork could not use it; a fresh process imports all again and can.
+    afresh = sys.argv[1] == "cuda" and cuda_was_started()
     gc.freeze()  # collections in the ranks then pass over what was imported, and leave its pages shared
     answer({"ready": True})
     ranks: dict[int, tuple[str, int]] = {}  # pid → (run directory, rank)
@@ -38,18 +41,18 @@ def main() -> None:
                 break
             *lines, unread = (unread + chunk).split(b"\n")
             for line in lines:
-                obey(json.loads(line), ranks)
+                obey(json.loads(line), ranks, afresh)
         reap(ranks)
     for pid in ranks:
         os.kill(pid, signal.SIGKILL)
 
 
-def obey(command: dict[str, Any], ranks: dict[int, tuple[str, int]]) -> None:
+def obey(command: dict[str, Any], ranks: dict[int, tuple[str, int]], afresh: bool = False) -> None:
     if "start" in command:
         for rank in range(command["world"]):
             pid = os.fork()
             if pid == 0:
-                be_rank(command, rank)
+                be_rank(command, rank, afresh)
             ranks[pid] = (command["start"], rank)
     elif "kill" in command:
         for pid, (directory, _) in ranks.items():
@@ -57,8 +60,8 @@ def obey(command: dict[str, Any], ranks: dict[int, tuple[str, int]]) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def be_rank(command: dict[str, Any], rank: int) -> None:
-    """The child: becomes one rank, logs to its own file and never returns."""
+def be_rank(command: dict[str, Any], rank: int, afresh: bool) -> None:
+    """The child: becomes one rank, logs to its own file and never returns. `afresh` starts a program of its own."""
     code = 1
     try:
         # A rank must not outlive the server, however the server ends.
@@ -76,12 +79,10 @@ def be_rank(command: dict[str, Any], rank: int) -> None:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(command["port"]),
         }
-        from harness.device import forked_too_late
+        if afresh:
+            os.execv(sys.executable, [sys.executable, "-m", "harness.train", str(directory)])
         from harness.train import run_rank
 
-        if forked_too_late():
-            # An import had started CUDA before the fork; a fresh process imports all again and can use it.
-            os.execv(sys.executable, [sys.executable, "-m", "harness.train", str(directory)])
         run_rank(directory)
         code = 0
     except BaseException:

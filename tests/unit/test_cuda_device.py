@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from harness.device.cuda import Share, WatchedStream, share
-from harness.device.device import forked_too_late, open_process_device
+from harness.device.device import cuda_was_started, open_process_device
 from harness.device.errors import DeviceError
 from harness.device.gloo import GlooBackend
 from harness.device.stall import StallCopies, cycles_per_microsecond
@@ -49,8 +50,17 @@ def test_a_torch_without_cuda_is_refused_before_anything_changes(monkeypatch: py
     assert os.environ["DS_ACCELERATOR"] == "cpu"
 
 
-def test_this_process_was_not_forked_after_cuda_was_started() -> None:
-    assert forked_too_late() is False
+@pytest.mark.parametrize(("answer", "started"), [(3, False), (0, True)])
+def test_the_driver_says_whether_cuda_was_started(answer: int, started: bool) -> None:
+    driver = SimpleNamespace(cuDeviceGetCount=lambda count: answer)
+    assert cuda_was_started(lambda name: driver) is started
+
+
+def test_without_a_driver_nothing_was_started() -> None:
+    def absent(name: str) -> Any:
+        raise OSError(name)
+
+    assert cuda_was_started(absent) is False
 
 
 @pytest.fixture
