@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from analysis.summary import LEVELS, SOUND, weaker
+from analysis.summary import LEVELS, SOUND, left_to_chance, weaker
 from harness.errors import HarnessError
 from harness.study import REPOSITORY
 
@@ -265,7 +265,8 @@ def _cell(pair: Record) -> tuple[Any, ...]:
 
 def _synchronise(variant: str) -> Callable[[Record], Found]:
     def rule(summary: Record) -> Found:
-        pairs = _select(summary, variant, in_order=False)
+        every = _select(summary, variant, in_order=False)
+        pairs = [pair for pair in every if not left_to_chance(pair) or pair["verdict"] not in SOUND]
         if not pairs:
             return NOTHING
         mean = next(

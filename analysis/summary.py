@@ -262,7 +262,7 @@ def variant_record(variant: str, pairs: list[Record]) -> Record:
     judged = [pair for pair in ours if pair["verdict"]]
     counts = Counter(pair["verdict"] for pair in judged)
     failed = [pair for pair in judged if pair["verdict"] not in SOUND]
-    reordered = [pair for pair in judged if _could_reorder(pair) and not _left_to_chance(pair)]
+    reordered = [pair for pair in judged if _could_reorder(pair) and not left_to_chance(pair)]
     return {
         "variant": variant,
         "pairs": len(ours),
@@ -281,7 +281,7 @@ def _could_reorder(pair: Record) -> bool:
     return pair["evidence"] in REORDERING and pair["policy"] != "eager"
 
 
-def _left_to_chance(pair: Record) -> bool:
+def left_to_chance(pair: Mapping[str, Any]) -> bool:
     """A GPU at its own rate: what does not strike there may strike elsewhere, so only a stall can acquit."""
     return bool(pair["evidence"] == "one-gpu" and not pair["stall_us"])
 

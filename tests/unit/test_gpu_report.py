@@ -101,6 +101,8 @@ def test_a_gpu_at_its_own_rate_acquits_nobody(tmp_path: Path) -> None:
     write_study(tmp_path / "natural", as_stalled, **{**STALLED, "matrix": matrix})
     safe = {one["variant"]: one["safe"] for one in summarise_folder(tmp_path / "natural")["variants"]}
     assert safe == {"unordered": None, "fixed": None, "event": None}
+    claims = {claim["id"]: claim["verdict"] for claim in summarise_folder(tmp_path / "natural")["claims"]}
+    assert "refuted" not in claims.values()
 
 
 def test_under_a_stall_what_stands_is_told_from_what_does_not(folder: Path) -> None:
