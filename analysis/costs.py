@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from analysis.figures import Figure
-from analysis.style import MUTED, line_of
+from analysis.style import INK, MUTED, line_of
 from analysis.summary import SOUND, extra_host_syncs
 from harness.errors import HarnessError
 
@@ -27,6 +27,8 @@ def cost_figures(summary: Record) -> list[Callable[[], Figure]]:
         found.append(lambda: waits_figure(summary))
     if summary["audit"]:
         found.append(lambda: bytes_figure(summary))
+    if any(record["speed_up"] for record in summary["wire"]):
+        found.append(lambda: speeds_figure(summary))
     if any(pair["evidence"] in TIMED and pair["step_seconds_ratio"] for pair in summary["pairs"]):
         found.append(lambda: times_figure(summary))
     return found
@@ -129,6 +131,57 @@ def draw_times(table: pd.DataFrame) -> Canvas:
     canvas, axes = _strip(table, "ratio")
     axes.set_xlabel("step time / baseline's step time")
     axes.axvline(1, color=MUTED, linewidth=0.8)
+    return canvas
+
+
+def speeds_figure(summary: Record) -> Figure:
+    """Speed over the baseline's for each link and accumulation, beside what the bytes on the wire allow."""
+    columns = (
+        "link",
+        "gradient_accumulation",
+        "variant",
+        "model",
+        "speed_up",
+        "speed_up_low",
+        "speed_up_high",
+    )
+    rows = [
+        {key: record[key] for key in (*columns, "byte_ratio", "ring_byte_ratio", "evidence", "run_id")}
+        for record in summary["wire"]
+        if record["speed_up"]
+    ]
+    return _figure("speed_by_link", "Speed over ZeRO-3's by link, median and interval", rows, draw_speeds)
+
+
+def draw_speeds(table: pd.DataFrame) -> Canvas:
+    links = list(dict.fromkeys(table["link"].fillna("as it is")))
+    accumulations, variants = (
+        sorted(set(table["gradient_accumulation"])),
+        list(dict.fromkeys(table["variant"])),
+    )
+    canvas, panels = plt.subplots(
+        1, len(links), figsize=(1.2 + 2.1 * len(links), 2.5), sharey=True, squeeze=False, layout="constrained"
+    )
+    for panel, link in zip(panels.flat, links, strict=True):
+        mine = table[table["link"].fillna("as it is") == link]
+        for number, variant in enumerate(variants):
+            part = mine[mine["variant"] == variant]
+            places = np.array([accumulations.index(g) for g in part["gradient_accumulation"]])
+            places = places + 0.3 * (number - (len(variants) - 1) / 2) / max(1, len(variants) - 1)
+            colour = line_of(variant).colour
+            panel.vlines(places, part["speed_up_low"], part["speed_up_high"], color=colour, linewidth=1.2)
+            panel.plot(places, part["speed_up"], "o", color=colour, markersize=4, label=variant)
+        allowed = mine.groupby("gradient_accumulation")["byte_ratio"].max()
+        for accumulation, ratio in allowed.items():
+            place = accumulations.index(accumulation)
+            panel.hlines(ratio, place - 0.32, place + 0.32, color=INK, linewidth=1.2, linestyle=":")
+        panel.axhline(1, color=MUTED, linewidth=0.8)
+        panel.set_xticks(range(len(accumulations)), [str(g) for g in accumulations])
+        panel.set_title(link)
+        panel.set_xlabel("micro-batches a step")
+    panels.flat[0].set_ylabel("speed / ZeRO-3's\n(dotted: bytes allow)")
+    known = panels.flat[0].get_legend_handles_labels()
+    canvas.legend(*known, loc="outside lower center", ncols=len(variants), fontsize=7)
     return canvas
 
 

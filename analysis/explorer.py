@@ -39,7 +39,8 @@ def as_script(groups: list[dict[str, Any]]) -> str:
 def _group_of(model: str, run: Any) -> str:
     accumulation = run.training.gradient_accumulation
     ranks = f"{model}, {run.shape.nodes} × {run.shape.ranks_per_node} ranks"
-    return ranks + (f", accumulation {accumulation}" if accumulation > 1 else "")
+    ranks += f", accumulation {accumulation}" if accumulation > 1 else ""
+    return ranks + (f", link {run.link}" if run.link else "")
 
 
 def _group(name: str, members: list[Recorded], verdicts: Mapping[str, Any], points: int) -> dict[str, Any]:

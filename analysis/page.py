@@ -13,6 +13,7 @@ from analysis.clock import clock_sentence
 from analysis.race_matrix import race_sentence
 from analysis.style import SIGNS
 from analysis.summary import LEVELS, SOUND, shape_text
+from analysis.wire import wire_sentence
 
 Record = Mapping[str, Any]
 RANK = {None: -1, "exact": 0, "equivalent": 1, "drifted": 2, "diverged": 3}
@@ -28,6 +29,9 @@ WHO = {  # in the order of the first screen
     "zero3": "ZeRO-3 without hpZ, under other orders than its baseline",
     "zero3+step": "ZeRO-3 whose gather waits for the optimizer's write",
 }
+
+
+NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,8 @@ def headline(summary: Record) -> str:
             known.append(f"{others} more point{'s' if others > 1 else ''} of the ablation")
         if known:
             parts.append(f"{words}: {_and(known)}.")
-    return " ".join(parts) or "Nothing was judged yet."
+    speed = wire_sentence(summary["wire"])
+    return " ".join([*parts, speed] if speed else parts) or "Nothing was judged yet."
 
 
 def _and(words: list[str]) -> str:
@@ -260,8 +265,8 @@ def seed_rows(summary: Record) -> list[dict[str, Any]]:
 
 
 def faults(summary: Record) -> list[dict[str, str]]:
-    """Why stock fails in two ways: each statement with what this study shows of it."""
-    return [
+    """Why stock fails in two ways: each statement with what this study shows of it; empty where it shows neither."""
+    found = [
         {
             "name": "The missing copy",
             "says": "The old copy leaves elements of the secondary tensor unwritten wherever the world size does not "
@@ -281,6 +286,7 @@ def faults(summary: Record) -> list[dict[str, str]]:
             "control": "the same with the order restored (fixed, event)",
         },
     ]
+    return found if any(fault["shown"] != NOT_RUN for fault in found) else []
 
 
 def _shown(
@@ -295,7 +301,7 @@ def _shown(
         and (pair["policy"] in policies if policies else pair["policy"] not in ("eager", "native"))
     ]
     if not pairs:
-        return "not run"
+        return NOT_RUN
     counts = {verdict: sum(pair["verdict"] == verdict for pair in pairs) for verdict in list(RANK)[1:]}
     levels = ", ".join(_levels(pairs))
     return f"{_count_words({k: v for k, v in counts.items() if k}).lower()} of {len(pairs)} pairs ({levels})"

@@ -26,6 +26,26 @@ def wire_records(matched: Matched) -> list[Record]:
     return [record for record in records if record]
 
 
+def wire_sentence(records: list[Record]) -> str:
+    """What the slowest link showed of hpZ's speed, from `wire` of summary.json; empty where no link has a rate."""
+    timed = [record for record in records if record["link"] and record["speed_up"]]
+    if not timed:
+        return ""
+    slowest = min((record["link"] for record in timed), key=_rate)
+    mine = [record for record in timed if record["link"] == slowest]
+    speeds = sorted(record["speed_up"] for record in mine)
+    kept = sorted(record["speed_up"] / record["byte_ratio"] for record in mine)
+    return (
+        f"Over links of {slowest} hpZ is {speeds[0]:.2f} to {speeds[-1]:.2f} times as fast as its baseline, "
+        f"{kept[0]:.0%} to {kept[-1]:.0%} of what its bytes allow."
+    )
+
+
+def _rate(link: str) -> float:
+    """Bit/s."""
+    return float(link[:-4]) * BITS[link[-4:]]
+
+
 def wire_record(pair: Pair, rule: Rule) -> Record | None:
     """Bytes are means over steady steps of what rank 0's node sent; seconds are medians of the same steps."""
     run, baseline = pair.recorded, pair.recorded_baseline
@@ -59,7 +79,7 @@ def wire_record(pair: Pair, rule: Rule) -> Record | None:
 def _side(prefix: str, recorded: Recorded, rule: Rule, link: str | None) -> Record:
     measured = float(steady(recorded, "wire_bytes", rule).mean())
     predicted = steady(recorded, "wire_bytes_predicted", rule)
-    rate = float(link[:-4]) * BITS[link[-4:]] if link else None
+    rate = _rate(link) if link else None
     return {
         f"{prefix}wire_bytes": round(measured),
         f"{prefix}wire_bytes_predicted": round(float(predicted.mean())) if predicted.size else None,

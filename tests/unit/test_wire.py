@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pandas as pd
 import pytest
 
 from analysis.collect import collect_study
@@ -100,3 +101,18 @@ def test_the_report_shows_the_wire_only_where_it_was_metered(tmp_path: Path) -> 
     assert "On the wire" in page and "+1.0 %" in page and "50mbit" in page
     write_study(tmp_path / "plain")
     assert "On the wire" not in build_report(tmp_path / "plain").read_text()
+
+
+def test_the_first_sentence_and_a_figure_tell_the_speed(tmp_path: Path) -> None:
+    write_metered(tmp_path)
+    page = build_report(tmp_path).read_text()
+    assert (
+        "Over links of 50mbit hpZ is 1.28 to 1.28 times as fast as its baseline, 96% to 96% of what" in page
+    )
+    drawn = pd.read_csv(tmp_path / "figures" / "speed_by_link.csv", comment="#")
+    assert drawn[["link", "speed_up"]].round(2).to_numpy().tolist() == [["50mbit", 1.28], ["1gbit", 1.0]]
+
+
+def test_two_faults_are_told_apart_only_where_one_could_show(tmp_path: Path) -> None:
+    write_metered(tmp_path)
+    assert 'id="faults"' not in build_report(tmp_path).read_text()
