@@ -17,10 +17,11 @@ TABLES = ("study.yaml", "runs.parquet", "steps.parquet")
 
 
 def keep(folder: str | Path, target: Path | None = None) -> Path:
-    """Copy study, tables and race pictures of a finished study to `target` (default: results/reference/<study>).
+    """Copy what a finished study's report needs to `target` (default: results/reference/<study>).
 
+    That is study, tables, race pictures, what witnesses found and the machine's calibration.
     The tables hold run.json, status.json and every step, so the report and its figures can be built again from them.
-    Of simulated time it keeps what figures and tables are made of, the calibration of the machine beside it.
+    Of simulated time it keeps what figures and tables are made of.
     Raises HarnessError while a run of the study is unfinished.
     """
     folder = Path(folder)
@@ -39,6 +40,10 @@ def keep(folder: str | Path, target: Path | None = None) -> Path:
         place = target / "races" / picture.parent.name
         place.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(picture, place / picture.name)
+    for seen in folder.glob("runs/*/witness-*.json"):
+        place = target / "witness" / seen.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(seen, place / seen.name)
     if (folder / "calibration.json").is_file():
         shutil.copyfile(folder / "calibration.json", target / "calibration.json")
     if (folder / FOLDER).is_dir():

@@ -31,7 +31,7 @@ def watched_runs(matched: Matched, folder: Path) -> list[Watched]:
     """One entry a run that was watched, in the order of the study."""
     found = []
     for recorded in matched.of.values():
-        files = sorted((folder / "runs" / recorded.run_id).glob("witness-*.json"))
+        files = sorted(folder.glob(f"*/{recorded.run_id}/witness-*.json"))  # in runs/, or kept in witness/
         if files:
             run = recorded.run
             contents = [json.loads(file.read_text()) for file in files]

@@ -20,7 +20,7 @@
 # deepspeed==0.19.8 is published as source: `pip wheel --no-deps --no-build-isolation deepspeed==0.19.8` makes the wheel.
 #
 # Nothing has been measured on a GPU yet. When it has, results that are to stay go to results/reference/one-gpu:
-#   python -m analysis keep OUT/one-gpu
+#   python -m analysis keep OUT/one-gpu OUT/sanitizer
 set -uo pipefail
 
 started=$SECONDS

@@ -4,7 +4,8 @@ Placed by stream and kind of op alone: every copy from device memory into device
 (`aten.copy_`), issued to the device's default stream, whoever asks for it. A delay only moves work later on its own
 stream, as a slower kernel would; no order that the program asks for is lost, so a properly ordered program keeps its
 values under every stall. Watching ops costs the host some microseconds each, which at the same time makes it slower to
-reach the gather: the same stall opens the window less than a slower kernel would, never more.
+reach the gather: the same stall opens the window less than a slower kernel would, never more. Ranks that share a GPU
+take turns on it, so that a stall of one may hold up the others, too: it lasts at least as long as it says.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from torch.cuda._sanitizer import EventHandler
 
+from analysis.compact import keep
 from analysis.report import build_report
 from harness.device.witness import Findings, Profile, Sanitizer, Witness, open_witness
 from harness.errors import HarnessError
@@ -118,7 +119,14 @@ def test_the_page_shows_what_was_found_by_variant(tmp_path: Path) -> None:
         findings = seen if run.variant == "unordered" else Findings()
         for rank in range(2):
             findings.write(tmp_path / "runs" / run.run_id, rank)
-    page = " ".join(build_report(tmp_path).read_text().split())
+    kept = keep(tmp_path, tmp_path / "kept")
+    assert not (kept / "runs").exists()
+    for folder in (tmp_path, kept):  # as it ran, and as it is committed
+        page_shows(folder)
+
+
+def page_shows(folder: Path) -> None:
+    page = " ".join(build_report(folder).read_text().split())
     assert "<code>unordered</code>: 1 distinct findings, 2 in all, in 4 ops" in page
     assert "<code>fixed</code>: 0 distinct findings" in page
     assert page.count("2 ×: write by <code>aten::copy_</code>") == 1
