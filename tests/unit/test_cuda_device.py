@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -45,8 +46,6 @@ def test_a_torch_without_cuda_is_refused_before_anything_changes(monkeypatch: py
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     with pytest.raises(HarnessError, match="this torch was built without CUDA"):
         open_process_device("cuda")
-    import os
-
     assert os.environ["DS_ACCELERATOR"] == "cpu"
 
 
@@ -170,3 +169,51 @@ def test_a_wait_is_counted_with_the_line_that_asked_for_it(monkeypatch: pytest.M
     ((reason, line),) = waits.times
     assert reason == "stream" and line.startswith("tests/unit/test_cuda_device.py:")
     assert waits.seconds >= 0
+
+
+class Moment:
+    """A CUDA event on paper: half a millisecond lies between any two."""
+
+    def __init__(self, enable_timing: bool = False) -> None: ...
+    def record(self, *_: object) -> None: ...
+    def synchronize(self) -> None: ...
+    def elapsed_time(self, other: Moment) -> float:
+        return 0.5
+
+
+def test_a_rank_that_shares_the_first_gpu_is_set_up_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.device import cuda
+
+    calls: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)  # the others are left alone
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *words: calls.append(words))
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: None, raising=False)
+    monkeypatch.setattr(torch.cuda, "Event", Moment)
+    monkeypatch.setattr(cuda, "repeatable", lambda: calls.append("repeatable"))
+    for name, value in {"LOCAL_RANK": "3", "LOCAL_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    device = cuda.CudaDevice(stall_us=300, one_gpu=True)
+    first = torch.device("cuda", 0)
+    assert calls == [first, (pytest.approx(0.225), first), "repeatable"]
+    assert (device.backend, device.torch_device) == ("gloo", first)
+    assert os.environ["LOCAL_RANK"] == "0"  # which DeepSpeed takes for the index of a GPU
+    assert device._stalls is not None and device._stalls.cycles == 600_000  # at 2,000 a microsecond
+    earlier, later = device.mark(), device.mark()
+    assert later(earlier) == 5e-4
+    assert device.counters().host_blocked_seconds is not None
+
+
+def test_where_each_rank_has_a_gpu_nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.device import cuda
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    for name, value in {"LOCAL_RANK": "3", "LOCAL_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    device = cuda.CudaDevice()
+    assert (device.backend, str(device.torch_device), os.environ["LOCAL_RANK"]) == ("nccl", "cuda:3", "3")
+    with device.activate():
+        pass
