@@ -3,12 +3,14 @@
     python benchmarks/collect.py [--runs 2000] [--steps 5000] [--folder DIR] [--json]
 
 The runs are made up, by copying a few series of numbers into the documented format; nothing of them is a result. Other
-readers get one hundred runs at most, because only their rate is wanted. Prints rows a second and peak memory (MiB).
+readers get one hundred runs at most, because only their rate is wanted; TensorBoard's gets ten, as event files of four
+scalars a step, where it is installed (`pip install -e '.[bench]'`). Prints rows a second and peak memory (MiB).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import resource
@@ -25,6 +27,7 @@ from harness.record import describe_run, utc_now, write_json
 from harness.study import REPOSITORY, Run, Study, load_study, save_study
 
 SHARE = 100  # runs that the other readers get
+SCALARS = ("loss", "grad_norm", "lr", "step_seconds")  # of each step, in event files
 
 
 def study_of(runs: int, steps: int) -> Study:
@@ -168,6 +171,29 @@ def with_json(folder: Path) -> int:
     return sum(1 for file in files_of(folder) for line in file.open() if json.loads(line))
 
 
+def write_events(folder: Path) -> None:
+    """The scalars of ten runs as TensorBoard's event files."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for file in files_of(folder)[:10]:
+        with SummaryWriter(str(folder / "events" / file.parent.name)) as writer:
+            for line in file.open():
+                row = json.loads(line)
+                for name in SCALARS:
+                    writer.add_scalar(name, float("nan") if row[name] is None else row[name], row["step"])
+
+
+def with_tensorboard(folder: Path) -> int:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    scalars = 0
+    for directory in (folder / "events").iterdir():
+        reader = EventAccumulator(str(directory), size_guidance={"scalars": 0})
+        reader.Reload()
+        scalars += sum(len(reader.Scalars(name)) for name in reader.Tags()["scalars"])
+    return scalars
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=2000)
@@ -200,6 +226,11 @@ def benchmark(folder: Path, runs: int, steps: int) -> dict[str, dict[str, float]
         "hpz collect, 10 new lines": append_and_collect,
         "hpz report": report_all,
     }
+    if importlib.util.find_spec("tensorboard"):
+        shutil.rmtree(folder / "events", ignore_errors=True)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            pool.apply(write_events, (folder,))
+        works = {"TensorBoard events, scalars": with_tensorboard, **works}
     return {name: measured(work, folder) for name, work in works.items()}
 
 
