@@ -55,8 +55,6 @@ def prepare_process() -> None:
     os.environ["DS_ACCELERATOR"] = "cuda"
     # torch then counts GPUs without starting CUDA, which a process that forks must not do.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    # cuBLAS picks its workspace, and so the order of its sums, by stream unless it is fixed.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     install()
 
 
@@ -207,5 +205,7 @@ def repeatable() -> None:
 
     Fresh memory keeps what it held (torch would fill it, with kernels of its own on the stream under test).
     """
+    # cuBLAS picks its workspace, and so the order of its sums, by stream unless it is fixed before its first call.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
