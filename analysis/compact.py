@@ -19,15 +19,17 @@ TABLES = ("study.yaml", "runs.parquet", "steps.parquet")
 def keep(folder: str | Path, target: Path | None = None) -> Path:
     """Copy what a finished study's report needs to `target` (default: results/reference/<study>).
 
-    That is study, tables, race pictures, what witnesses found and the machine's calibration.
+    That is study, tables, races with pictures and replays, what witnesses found and the machine's calibration.
     The tables hold run.json, status.json and every step, so the report and its figures can be built again from them.
     Of simulated time it keeps what figures and tables are made of.
-    Raises HarnessError while a run of the study is unfinished.
+    Raises HarnessError while a run of the study is unfinished; one that was analysed for races alone is not.
     """
     folder = Path(folder)
     collected = collect_study(folder)
     study = load_study(folder)
-    open_runs = collected.runs.loc[collected.runs["state"] != "done", "run_id"].tolist()
+    runs = collected.runs
+    analysed = (runs["state"] == "pending") & runs["races"].notna()
+    open_runs = runs.loc[(runs["state"] != "done") & ~analysed, "run_id"].tolist()
     if open_runs:
         raise HarnessError(
             f"{folder}: {len(open_runs)} runs are not done, the first is {open_runs[0]}; finish the study first"
@@ -36,16 +38,14 @@ def keep(folder: str | Path, target: Path | None = None) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     for name in TABLES:
         shutil.copyfile(folder / name, target / name)
-    for picture in folder.glob("runs/*/race-*.svg"):
-        place = target / "races" / picture.parent.name
-        place.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(picture, place / picture.name)
-    for seen in folder.glob("runs/*/witness-*.json"):
-        place = target / "witness" / seen.parent.name
-        place.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(seen, place / seen.name)
-    if (folder / "calibration.json").is_file():
-        shutil.copyfile(folder / "calibration.json", target / "calibration.json")
+    for pattern, part in (("race-*.svg", "races"), ("replay-*.json", "races"), ("witness-*.json", "witness")):
+        for found in folder.glob(f"runs/*/{pattern}"):
+            place = target / part / found.parent.name
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found, place / found.name)
+    for name in ("calibration.json", "races.json"):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, target / name)
     if (folder / FOLDER).is_dir():
         _keep_simulated(folder / FOLDER, target / FOLDER, study.name)
     return target

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from analysis.collect import collect_study
+from analysis.compact import keep
 from analysis.pairs import match
 from analysis.races import race_rows, waits
 from analysis.report import build_report
@@ -177,3 +178,16 @@ def test_a_foreign_matrix_is_named(analysed: Path) -> None:
     (analysed / "races.json").write_text('{"rows": []}')
     with pytest.raises(HarnessError, match=r"races.json: study: .* run hpz race on the study again"):
         build_report(analysed)
+
+
+def test_what_is_kept_of_it_gives_the_same_answer(analysed: Path) -> None:
+    for run in load_study(analysed).runs:
+        (analysed / "runs" / run.run_id / "races.json").write_text(report(3).model_dump_json())
+    (run_folder := analysed / "runs" / unordered_runs(analysed)[0].run_id / "replay-abc.json").write_text(
+        "{}"
+    )
+    kept = keep(analysed, analysed / "kept")
+    assert (kept / "races" / run_folder.parent.name / "replay-abc.json").exists()
+    build_report(analysed)
+    build_report(kept)
+    assert load_summary(kept)["races"] == load_summary(analysed)["races"]
