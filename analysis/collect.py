@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from analysis.tables import FLOATS, RUN_COLUMNS, RUNS, SCHEMA_VERSION, STEP_COLUMNS, STEPS
 from harness.errors import HarnessError
+from harness.whole_file import write_whole
 
 SOURCES_KEY = b"hpz.sources"
 TAIL = 1024  # bytes before the read position that must be unchanged for reading to go on there
@@ -161,7 +162,7 @@ def collect_study(study_dir: str | Path) -> Collected:
             ),
         }
     table = pa.Table.from_pylist(list(rows.values()), schema=RUNS)
-    _replace(folder / "runs.parquet", lambda file: pq.write_table(table, file, compression="zstd"))
+    write_whole(folder / "runs.parquet", lambda file: pq.write_table(table, file, compression="zstd"))
     return Collected(folder, table.to_pandas(), sources, problems, lines_read)
 
 
@@ -255,7 +256,7 @@ def _update_steps(folder: Path, run_ids: list[str], known: Mapping[str, Source])
                     writer.write_table(table, row_group_size=max(1, table.num_rows))
             writer.add_key_value_metadata({SOURCES_KEY: json.dumps([asdict(s) for s in sources])})
 
-    _replace(file, write)
+    write_whole(file, write)
     return sources, lines_read
 
 
@@ -443,16 +444,3 @@ def _bounded_map(function: Any, items: list[str]) -> Iterator[Any]:
             result = waiting.pop(0).result()
             waiting += [pool.submit(function, item) for item in islice(remaining, 1)]
             yield result
-
-
-def _replace(file: Path, write: Any) -> None:
-    """Let `write` make the file beside, then rename. Raises HarnessError on a full or read-only disk."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        write(beside)
-        beside.replace(file)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise HarnessError(
-            f"{file}: cannot be written ({error.strerror}); free space and try again"
-        ) from error

@@ -6,10 +6,10 @@ A figure is drawn from its table alone. A run that it needs and that is missing 
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from matplotlib.transforms import ScaledTranslation
 from analysis.pairs import Matched, Pair, Recorded, few_seeds
 from analysis.style import GRID, INK, MUTED, RC, SIGNS, VERDICT_COLOURS, line_of
 from harness.errors import HarnessError
+from harness.whole_file import write_text_whole, write_whole
 
 NAMED = (
     "zero3",
@@ -72,11 +73,11 @@ class Figure:
         """Write the drawing and its table to `folder`; returns the files."""
         folder.mkdir(parents=True, exist_ok=True)
         files = [folder / f"{self.name}.csv"]
-        _replace(files[0], self.table.to_csv(index=False).encode())
+        write_text_whole(files[0], self.table.to_csv(index=False))
         with self._drawn() as save:
             for kind in formats:
                 files.append(folder / f"{self.name}.{kind}")
-                _replace(files[-1], save(kind))
+                write_whole(files[-1], partial(Path.write_bytes, data=save(kind)))
         return files
 
     def _drawn(self) -> _Drawn:
@@ -108,12 +109,6 @@ class _Drawn:
     def __exit__(self, *_: object) -> None:
         plt.close(self._canvas)
         self._style.__exit__(None, None, None)
-
-
-def _replace(file: Path, content: bytes) -> None:
-    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    beside.write_bytes(content)
-    beside.replace(file)
 
 
 def inline(svg: str, label: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,8 @@ from analysis.races import race_rows, waits
 from analysis.summary import load_summary, shape_text, summarise_matched, write_summary
 from analysis.text import latex, latex_orders, markdown
 from analysis.witness import watched_runs
-from harness.errors import HarnessError
 from harness.study import load_study
+from harness.whole_file import write_text_whole
 
 UPLOT = "1.6.32"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -73,11 +72,11 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
         explorer=Markup(as_script(groups)) if groups else None,
     )
     write_summary(folder, summary)
-    _replace(folder / "report.md", markdown(summary))
-    _replace(folder / "verdicts.tex", latex(summary))
+    write_text_whole(folder / "report.md", markdown(summary))
+    write_text_whole(folder / "verdicts.tex", latex(summary))
     if clock:
-        _replace(folder / "simulated.tex", latex_orders(order_rows(clock), summary))
-    return _replace(folder / "report.html", html)
+        write_text_whole(folder / "simulated.tex", latex_orders(order_rows(clock), summary))
+    return write_text_whole(folder / "report.html", html)
 
 
 def _compare(summary: Mapping[str, Any], against: str | Path) -> Comparison:
@@ -133,17 +132,3 @@ def share(one: Mapping[str, Any]) -> str:
 def _own(name: str) -> Markup:
     """A file of the templates folder, to be put into the page as it is."""
     return Markup((TEMPLATES / name).read_text())
-
-
-def _replace(file: Path, text: str) -> Path:
-    """Write in one move. Raises HarnessError on a full or read-only disk."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(text)
-        beside.replace(file)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise HarnessError(
-            f"{file}: cannot be written ({error.strerror}); free space and try again"
-        ) from error
-    return file

@@ -11,12 +11,12 @@ import argparse
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from harness.errors import HarnessError, RunFailed
+from harness.launch.local import free_port
 from harness.variants import Variant, overlay_path
 
 RELEASE = "0.13.4"
@@ -58,7 +58,7 @@ def train(shape: str, variant: str, source: Path | None = None) -> list[float]:
     overlay = overlay_path(Variant.parse(variant), RELEASE, source)
     hpz = HPZ if Variant.parse(variant).hpz else 1
     command = [sys.executable, "-m", "harness.historical_rank", str(HIDDEN[shape]), str(hpz), str(STEPS)]
-    port = _free_port()
+    port = free_port()
     ranks = [
         subprocess.Popen(
             command, env=_environment(overlay, rank, port), text=True,
@@ -128,13 +128,6 @@ def _print_table(losses: dict[tuple[str, str], list[float]], unexpected: list[st
         "\n".join(unexpected)
         or "As known: stock is NaN from step 0 on unaligned sizes, all else equals ZeRO-3."
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":
