@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from harness.console import wide_console
 from harness.errors import HarnessError
 from harness.faults import Exposure, Setup, exposures
 from harness.models import load_model_file, parameter_shapes
@@ -165,7 +165,7 @@ def doctor(
         of_release = examined[0].release if examined else None
         print(json.dumps({"machine": asdict(here), "release": of_release, "exposures": found}, indent=2))
         return
-    console = Console()
+    console = wide_console()
     console.print(_machine_table(here))
     if examined:
         console.print(_exposure_table(*examined))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
+from harness.console import wide_console
 from harness.errors import HarnessError
 from harness.variants import Variant, all_variants, installed_release, overlay_path, supported_releases
 from harness.variants.apply import rehash
@@ -52,7 +52,7 @@ def list_variants(release: Release = None, as_json: AsJson = False) -> None:
     table = Table("variant", "what it is", "patches", title=f"DeepSpeed {wanted}")
     for variant, hashes in patches.items():
         table.add_row(variant.name, what(variant), "\n".join(hashes) or "none")
-    console = Console()
+    console = wide_console()
     console.print(table)
     console.print(f"Supported releases: {', '.join(supported_releases())}")
 
@@ -69,7 +69,7 @@ def show(
     if as_json:
         _print_json(asdict(description))
         return
-    console = Console()
+    console = wide_console()
     console.print(
         f"[bold]{description.variant}[/bold] of DeepSpeed {description.release}: {description.what}"
     )
