@@ -50,6 +50,17 @@ class Setup:
         """Whether all-gathers have a stream of their own; ZeRO-3's default is yes."""
         return self.zero.get("overlap_comm") is not False
 
+    @property
+    def accumulation(self) -> int | None:
+        """Micro-batches a step, given or by the batch sizes, as DeepSpeed derives it; None where not known."""
+        given = self.config.get("gradient_accumulation_steps")
+        whole, micro = (self.config.get(f"train_{key}") for key in ("batch_size", "micro_batch_size_per_gpu"))
+        if given is None and isinstance(whole, int) and isinstance(micro, int) and micro and self.world_size:
+            return max(1, whole // (micro * self.world_size))
+        if given is None:
+            return 1
+        return given if isinstance(given, int) else None
+
     def within(self, first: str, end: str | None) -> bool:
         """Whether the release is at least `first` and, where there is an end, before `end`."""
         key = version_key(self.release)
@@ -218,23 +229,30 @@ def _step(setup: Setup) -> Finding:
     timer = (setup.config.get("timers") or {}).get("throughput") or {}
     off = [key for key in ("enabled", "synchronized") if timer.get(key) is False]
     what = "nothing orders the first all-gathers of a step after the optimizer's write of the partitions"
-    if off:
+    early = setup.within("0.10.0", "0.13.5")  # as 0.13.4, whose timer knows no switch
+    if off and not early:
         return (
             "yes",
             f"{what}, and timers.throughput.{off[0]} is false, so no device synchronise covers it",
             way_out,
         )
-    accumulation = setup.config.get("gradient_accumulation_steps", 1)
-    if isinstance(accumulation, int) and accumulation > 1:
+    accumulation = setup.accumulation
+    if early or (accumulation is not None and accumulation > 1):
         return (
             "yes",
             f"{what} before the third step, from which on the throughput timer synchronises",
             way_out,
         )
-    if accumulation == "auto":
+    if accumulation is None:
         return (
             "unknown",
             f"{what} before the third step where gradient_accumulation_steps is above 1",
+            way_out,
+        )
+    if not setup.within("0.18.0", None):
+        return (
+            "unknown",
+            f"{what} before the third step in 0.13.4; it is covered in 0.18.0, and releases between were not analysed",
             way_out,
         )
     return (

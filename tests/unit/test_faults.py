@@ -109,6 +109,17 @@ def test_optimizer_step_is_covered_by_a_timer(settings: dict[str, Any], answer: 
     assert ask("optimizer step", "0.19.8", {**config(hpz=1), **settings}).exposed == answer
 
 
+def test_micro_batches_follow_from_the_batch_sizes() -> None:
+    sizes = {"train_batch_size": 64, "train_micro_batch_size_per_gpu": 2}
+    assert ask("optimizer step", "0.19.8", config(hpz=1) | sizes, world_size=8).exposed == "yes"
+    assert ask("optimizer step", "0.19.8", config(hpz=1) | sizes, world_size=32).exposed == "no"
+
+
+@pytest.mark.parametrize(("release", "answer"), [("0.13.4", "yes"), ("0.16.0", "unknown"), ("0.18.0", "no")])
+def test_the_optimizer_step_was_uncovered_in_early_releases(release: str, answer: Answer) -> None:
+    assert ask("optimizer step", release, config(hpz=1)).exposed == answer
+
+
 def test_groups_must_fit_in_a_node() -> None:
     assert ask("groups across nodes", "0.19.8", world_size=16, ranks_per_node=8).exposed == "no"
     assert ask("groups across nodes", "0.19.8", world_size=16, ranks_per_node=4).exposed == "yes"
