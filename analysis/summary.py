@@ -383,8 +383,9 @@ NUMBERS = {
 
 def verdict_table(summary: Mapping[str, Any]) -> Table:
     """The judged pairs of a summary as a table for the terminal; settings that all pairs share are left out."""
-    table = Table(title=f"{summary['study']}: verdicts", title_justify="left")
     pairs = [pair for pair in summary["pairs"] if pair["verdict"]]
+    levels = ", ".join(dict.fromkeys(pair["evidence"] for pair in pairs))
+    table = Table(title=f"{summary['study']}: verdicts (evidence: {levels or 'none'})", title_justify="left")
     varying = {key: name for key, name in VARYING.items() if len({pair[key] for pair in pairs}) > 1}
     for name in ("model", "variant", "shape", *varying.values(), "policy", "verdict"):
         table.add_column(name)

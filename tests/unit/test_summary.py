@@ -212,6 +212,7 @@ def test_the_terminal_shows_every_pair(tmp_path: Path) -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert text.count("side-first") == 4
     assert "diverged" in text and "drifted" in text
+    assert "made-up: verdicts (evidence: virtual-device)" in text
 
 
 def test_a_number_of_two_levels_has_the_weaker_one() -> None:
