@@ -23,6 +23,7 @@ from analysis.race_matrix import fault_sentence
 from analysis.races import race_rows, waits
 from analysis.summary import load_summary, shape_text, summarise_matched, write_summary
 from analysis.text import latex, latex_orders, markdown
+from analysis.wire import unfilled
 from analysis.witness import watched_runs
 from harness.study import load_study
 from harness.whole_file import write_text_whole
@@ -112,6 +113,7 @@ def render(summary: Mapping[str, Any], **parts: Any) -> str:
         grids=page.grids(summary),
         rule=page.band_note(summary),
         pairs=page.pair_rows(summary),
+        unfilled=unfilled(summary["wire"]),
         faults=page.faults(summary),
         seeds=page.seed_rows(summary),
         variants=explained(summary),

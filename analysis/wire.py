@@ -41,6 +41,17 @@ def wire_sentence(records: list[Record]) -> str:
     )
 
 
+def unfilled(records: list[Record]) -> dict[str, float]:
+    """Links that the all-gather measured beside the runs did not fill by half → its bus bandwidth in Gbit/s.
+
+    There processors decide, not the link, and a bound by bytes says little.
+    """
+    found = {
+        record["link"]: record["bus_gbit_s"] for record in records if record["link"] and record["bus_gbit_s"]
+    }
+    return {link: bus for link, bus in found.items() if bus * 1e9 < 0.5 * _rate(link)}
+
+
 def _rate(link: str) -> float:
     """Bit/s."""
     return float(link[:-4]) * BITS[link[-4:]]

@@ -257,7 +257,9 @@ def fault_of(name: str, run: Run, report: Report, file: Path) -> Fault:
 
 def print_matrix(matrix: Matrix, console: Console) -> None:
     """One line for each release, variant and overlap, with how many of its settings show which fault."""
-    table = Table(title=f"{matrix.study}: {len(matrix.rows)} runs analysed in {matrix.seconds:.0f} s")
+    table = Table(
+        title=f"{matrix.study}: {len(matrix.rows)} runs analysed in {matrix.seconds:.0f} s (evidence: virtual-device)"
+    )
     for column in (
         "release",
         "variant",

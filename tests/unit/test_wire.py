@@ -13,6 +13,7 @@ import pytest
 from analysis.collect import collect_study
 from analysis.report import build_report
 from analysis.summary import summarise
+from analysis.wire import unfilled
 from harness.errors import HarnessError
 from harness.launch.local import run_study
 from harness.record import RunDirectory
@@ -116,3 +117,13 @@ def test_the_first_sentence_and_a_figure_tell_the_speed(tmp_path: Path) -> None:
 def test_two_faults_are_told_apart_only_where_one_could_show(tmp_path: Path) -> None:
     write_metered(tmp_path)
     assert 'id="faults"' not in build_report(tmp_path).read_text()
+
+
+def test_a_link_that_was_never_full_is_named() -> None:
+    records = [
+        {"link": "50mbit", "bus_gbit_s": 0.047},
+        {"link": "1000mbit", "bus_gbit_s": 0.336},
+        {"link": None, "bus_gbit_s": 4.0},
+        {"link": "200mbit", "bus_gbit_s": None},
+    ]
+    assert unfilled(records) == {"1000mbit": 0.336}
