@@ -1,11 +1,13 @@
 """Analyses every run of a study and puts the answers side by side: which fault where, and what ordering costs there.
 
 Each run's report stays in its run directory (races.json), so that a study that was stopped goes on. Schedules are
-searched once for each kind of fault and release, in the first run that shows it.
+searched once for each kind of fault and release, in the first run that shows it. The study's own races.json is a
+`Matrix`; its JSON Schema stands in race-matrix.schema.json beside this module.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +25,8 @@ from harness.race.launch import Job, Outcome, Program, Ranks
 from harness.race.report import Cost, Effect, Frozen, Race, Report
 from harness.record import RunDirectory, write_json
 from harness.study import Run, Study, save_study
+
+SCHEMA_FILE = Path(__file__).with_name("race-matrix.schema.json")
 
 
 class Row(Frozen):
@@ -303,3 +307,11 @@ def table_rows(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
             f"{waits:.1f}",
             f"{records:.1f}",
         )
+
+
+def json_schema() -> dict[str, Any]:
+    return Matrix.model_json_schema()
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=1))

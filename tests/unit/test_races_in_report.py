@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from analysis.collect import collect_study
@@ -13,7 +15,7 @@ from analysis.races import race_rows, waits
 from analysis.report import build_report
 from analysis.summary import load_summary
 from harness.errors import HarnessError
-from harness.race.matrix import Fault, Matrix, Row
+from harness.race.matrix import SCHEMA_FILE, Fault, Matrix, Row, json_schema
 from harness.race.report import Access, Cost, Effect, Held, Place, Race, Report
 from harness.record import RunDirectory
 from harness.study import Run, load_study
@@ -191,3 +193,11 @@ def test_what_is_kept_of_it_gives_the_same_answer(analysed: Path) -> None:
     build_report(analysed)
     build_report(kept)
     assert load_summary(kept)["races"] == load_summary(analysed)["races"]
+
+
+def test_the_matrix_follows_the_documented_schema(analysed: Path) -> None:
+    schema = json.loads(SCHEMA_FILE.read_text())
+    assert schema == json_schema(), (
+        "run: python -m harness.race.matrix > harness/race/race-matrix.schema.json"
+    )
+    jsonschema.validate(json.loads((analysed / "races.json").read_text()), schema)
