@@ -114,6 +114,8 @@ class Driver:
     def run(self) -> int:
         """All turns of all runs; the exit code of the task."""
         runs = [RunDirectory(self.results / "runs" / run_id) for run_id in self.task.runs]
+        for directory in runs:
+            close_finished(directory)
         todo = [directory for directory in runs if directory.status().state != "done"]
         if todo and self.task.link:
             self.shape_links(self.task.link)
@@ -137,6 +139,7 @@ class Driver:
             reason=None,
             exit={},
             ended_utc=None,
+            heartbeat_utc=utc_now(),  # an answer of SLURM's from before says nothing of this attempt
             network=self.network,
         )
 
@@ -304,6 +307,13 @@ def turns(runs: list[RunDirectory], blocks: int) -> Iterator[tuple[int, list[Run
 def block_end(steps: int, block: int, blocks: int) -> int:
     """The step at which a block ends; the last one ends with the run."""
     return steps * min(block + 1, blocks) // blocks
+
+
+def close_finished(directory: RunDirectory) -> None:
+    """Mark a run as done whose job died between the final record and `settle`: it has no step left to end with."""
+    status = directory.status()
+    if status.final is not None and status.state != "done":
+        directory.update_status(state="done", reason=None, ended_utc=status.ended_utc or utc_now())
 
 
 def steps_reached(directory: RunDirectory) -> int:

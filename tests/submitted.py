@@ -1,0 +1,34 @@
+"""Studies that were sent to a SLURM which does not exist, for tests of what is said and done about them afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.launch.profile import Profile
+from harness.launch.slurm import Submitted, plan_submissions, render, submissions, write_submission
+from harness.record import RunDirectory, utc_now, write_json
+from harness.study import Study, save_study
+
+PROFILE = Profile(name="made-up", network_baseline=False)
+
+
+def submitted(
+    study: Study, results: Path, profile: Profile = PROFILE, job_ids: Sequence[str] = ("7",)
+) -> list[Submitted]:
+    """What `hpz submit` leaves behind, with these job ids."""
+    save_study(study, results)
+    for run in study.runs:
+        RunDirectory(results / "runs" / run.run_id).create(run)
+    planned = plan_submissions(study, results, profile, None)
+    for array, job_id in zip(planned, job_ids, strict=True):
+        write_submission(array, render(array, profile), profile)
+        state = {"schema_version": 1, "cluster": "slurm", "utc": utc_now(), "mark": array.mark}
+        write_json(array.folder / "submission.json", state | {"job_id": job_id})
+    return submissions(results / "slurm")[-len(planned) :]
+
+
+def command(folder: Path, name: str, script: str) -> None:
+    """A command of SLURM's, in a folder to be put on PATH, that does what the shell lines say."""
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
