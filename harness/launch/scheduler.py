@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from harness.record import seconds_since, utc_now
 QUERY_SECONDS = 10.0  # at least, between two queries of one cluster
 CLIENT_SECONDS = 60.0  # clients retry for minutes against a controller that is gone
 ACCOUNTING_RETRY_SECONDS = 3600.0
+NO_ACCOUNTING = re.compile(
+    r"accounting storage is disabled|sacct is not installed|sacct\W*: No such file", re.I
+)
 
 FINISHED = {
     "COMPLETED",
@@ -67,6 +71,10 @@ class Job:
         return self.state not in FINISHED
 
 
+class NoAccounting(HarnessError):
+    """This cluster keeps no record of ended jobs, and another time will not either."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What the scheduler said, when; `problem` is why nothing newer is known."""
@@ -74,6 +82,23 @@ class Snapshot:
     utc: str = "1970-01-01T00:00:00.000Z"
     jobs: Mapping[str, Job] = field(default_factory=dict)  # by ARRAY_TASK
     problem: str | None = None
+    forgotten: frozenset[str] = frozenset()  # wanted ARRAY_TASKs that neither queue nor accounting has
+
+    def job(self, mark: str, job_id: str | None, task: int) -> Job | None:
+        """The job of a submission's task: a living one if there is, else the newest.
+
+        Found by mark, since `sbatch submit.sbatch` gives it another id, and by the recorded id.
+        """
+        found = (self._marked.get((mark, str(task))), self.jobs.get(f"{job_id}_{task}"))
+        return max((job for job in found if job), key=_age, default=None)
+
+    @cached_property
+    def _marked(self) -> dict[tuple[str, str], Job]:
+        return {(job.mark, job.task): job for job in sorted(self.jobs.values(), key=_age) if job.mark}
+
+
+def _age(job: Job) -> tuple[bool, int]:
+    return job.active, int(job.array_id)
 
 
 @dataclass(frozen=True)
@@ -126,7 +151,7 @@ class Clients:
         return list(parse_squeue(self._checked(command)))
 
     def sacct(self, job_ids: Collection[str]) -> list[Job]:
-        """Jobs from the accounting data base. Raises HarnessError, also where there is none."""
+        """Jobs from the accounting data base. Raises NoAccounting where there is none, else HarnessError."""
         fields = f"--format={','.join(SACCT_FIELDS)}"
         command = [
             "sacct",
@@ -136,7 +161,12 @@ class Clients:
             fields,
             f"--jobs={','.join(sorted(job_ids))}",
         ]
-        return list(parse_sacct(self._checked(command)))
+        try:
+            return list(parse_sacct(self._checked(command)))
+        except HarnessError as error:
+            if NO_ACCOUNTING.search(str(error)):
+                raise NoAccounting(str(error)) from error
+            raise
 
     def _checked(self, command: list[str]) -> str:
         done = self._run(command)
@@ -196,28 +226,25 @@ class Scheduler:
     def snapshot(self, wanted: Collection[str] = ()) -> Snapshot:
         """The newest view there may be: asked anew only when the last query, of any process, is old enough.
 
-        `wanted`: array ids that the caller needs; what squeue has forgotten of them is asked of the accounting.
+        `wanted`: ARRAY_TASKs that the caller needs; what squeue has forgotten of them is asked of the accounting.
         """
         with self._locked() as state:
             if seconds_since(state["asked_utc"]) >= QUERY_SECONDS:
                 self._ask(state, set(wanted))
                 self._write(state)
             jobs = {**state["ended"], **state["queue"]}
-            return Snapshot(state["utc"], {key: Job(**job) for key, job in jobs.items()}, state["problem"])
+            unknown = set(wanted) - jobs.keys()
+            forgotten = unknown & set(state["gone"]) if _may_have_accounting(state) else unknown
+            known = {key: Job(**job) for key, job in jobs.items()}
+            return Snapshot(state["utc"], known, state["problem"], frozenset(forgotten))
 
     def _ask(self, state: dict[str, Any], wanted: set[str]) -> None:
-        """One query: squeue, or sacct every second time where jobs are missing and there is accounting."""
-        known = {job["array_id"] for job in (*state["queue"].values(), *state["ended"].values())}
-        missing = wanted - known
+        """One query: squeue, or sacct every second time where jobs are missing and there may be accounting."""
+        missing = wanted - state["queue"].keys() - state["ended"].keys() - set(state["gone"])
         state["asked_utc"] = utc_now()
-        if (
-            missing
-            and state["last"] == "squeue"
-            and seconds_since(state["no_accounting_utc"]) > ACCOUNTING_RETRY_SECONDS
-        ):
+        if missing and state["last"] == "squeue" and _may_have_accounting(state):
             self._ask_accounting(state, missing)
             return
-        state["last"] = "squeue"
         try:
             jobs = self.clients.squeue()
         except HarnessError as error:
@@ -228,19 +255,27 @@ class Scheduler:
             key: job for key, job in state["queue"].items() if key not in queue and job["state"] in FINISHED
         }
         state |= {
+            "last": "squeue",
             "utc": state["asked_utc"],
             "queue": queue,
             "problem": None,
             "ended": {**state["ended"], **gone},
+            "gone": [key for key in state["gone"] if key not in queue],
         }
 
     def _ask_accounting(self, state: dict[str, Any], missing: set[str]) -> None:
+        """Any refusal but NoAccounting means only that it cannot be told now."""
         state["last"] = "sacct"
         try:
-            found = {f"{job.array_id}_{job.task}": asdict(job) for job in self.clients.sacct(missing)}
-            state["ended"] |= found
-        except HarnessError:
+            jobs = self.clients.sacct({key.partition("_")[0] for key in missing})
+        except NoAccounting:
             state["no_accounting_utc"] = utc_now()
+        except HarnessError:
+            return
+        else:
+            ended = {f"{job.array_id}_{job.task}": asdict(job) for job in jobs if not job.active}
+            state["ended"] |= ended
+            state["gone"] += sorted(missing - ended.keys())
 
     @contextmanager
     def _locked(self) -> Iterator[dict[str, Any]]:
@@ -263,12 +298,17 @@ class Scheduler:
             "last": "",
             "queue": {},
             "ended": {},
+            "gone": [],
             "problem": None,
         }
         try:
             return empty | dict(json.loads(self.file.read_text()))
         except (OSError, ValueError):
             return empty
+
+
+def _may_have_accounting(state: Mapping[str, Any]) -> bool:
+    return seconds_since(state["no_accounting_utc"]) > ACCOUNTING_RETRY_SECONDS
 
 
 def cache_file(cluster: str) -> Path:

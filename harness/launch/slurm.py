@@ -16,7 +16,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -209,14 +209,14 @@ def queued_groups(folder: Path, scheduler: Scheduler | None) -> set[str]:
     """Groups that SLURM still has before it or is running."""
     if scheduler is None:
         return set()
-    sent = [s for s in submissions(folder) if s.job_id and s.cluster == scheduler.clients.cluster]
+    sent = [s for s in submissions(folder) if s.cluster == scheduler.clients.cluster]
     if not sent:
         return set()
     snapshot = scheduler.snapshot()
     queued = set()
     for submitted in sent:
         for index, task in enumerate(submitted.tasks):
-            job = snapshot.jobs.get(f"{submitted.job_id}_{index}")
+            job = snapshot.job(submitted.mark, submitted.job_id, index)
             # A job younger than the snapshot is not in it yet.
             if job.active if job is not None else submitted.utc > snapshot.utc:
                 queued.add(task.group)
@@ -233,6 +233,11 @@ class Submitted:
     utc: str
     tasks: tuple[Task, ...]
     profile: Profile
+    mark: str  # of all its jobs, also of those that `sbatch submit.sbatch` starts
+
+    def key(self, index: int) -> str | None:
+        """SLURM's ARRAY_TASK of a task as first submitted; None while the job's id is not known."""
+        return f"{self.job_id}_{index}" if self.job_id else None
 
 
 def submissions(folder: Path) -> list[Submitted]:
@@ -243,7 +248,13 @@ def submissions(folder: Path) -> list[Submitted]:
 def _read_submission(folder: Path) -> Submitted:
     state = json.loads((folder / "submission.json").read_text())
     return Submitted(
-        folder, state["job_id"], state["cluster"], state["utc"], read_tasks(folder), read_profile(folder)
+        folder,
+        state["job_id"],
+        state["cluster"],
+        state["utc"],
+        read_tasks(folder),
+        read_profile(folder),
+        state["mark"],
     )
 
 
@@ -327,23 +338,35 @@ def find_lost(folder: Path, scheduler: Scheduler) -> None:
                 write_json(file, {**state, "job_id": min(found)})
 
 
-def cancel(results: Path, clients: Clients | None = None) -> list[str]:
-    """Cancel every job of a study, by job id alone; returns the ids that were given to scancel."""
+def cancel(results: Path) -> list[str]:
+    """Cancel every job of a study that SLURM still has, by job id alone; returns the ids given to scancel."""
     done = []
-    for submitted in submissions(results / "slurm"):
-        if submitted.job_id:
-            (clients or Clients.of(submitted.profile)).scancel(submitted.job_id)
-            done.append(submitted.job_id)
+    sent = submissions(results / "slurm")
+    for profile in {s.profile.local_cluster: s.profile for s in sent}.values():
+        clients = Clients.of(profile)
+        here = [s for s in sent if s.cluster == clients.cluster]
+        marks, ids = {s.mark for s in here}, {s.job_id for s in here}
+        mine = [job for job in clients.squeue() if job.active and (job.mark in marks or job.array_id in ids)]
+        for job_id in sorted({job.array_id for job in mine}, key=int):
+            clients.scancel(job_id)
+            done.append(job_id)
     return done
 
 
 def submission_of(job_id: str, folders: Sequence[Path]) -> Submitted:
-    """The submission with this job id, among studies' results folders. Raises HarnessError where none has it."""
+    """The newest submission with this job, among studies' results folders. Raises HarnessError where none has it."""
     array_id = job_id.partition("_")[0]
-    for results in folders:
-        for submitted in submissions(results / "slurm"):
-            if submitted.job_id == array_id:
-                return submitted
+    found = (s for results in folders for s in submissions(results / "slurm"))
+    sent = sorted(found, key=lambda submitted: submitted.utc, reverse=True)
+    for submitted in sent:
+        if submitted.job_id == array_id:
+            return submitted
+    marked = {submitted.mark: submitted for submitted in sent}
+    for profile in {s.profile.local_cluster: s.profile for s in sent}.values():
+        with suppress(HarnessError):  # a cluster that is gone has no job
+            for job in Clients.of(profile).squeue():
+                if job.array_id == array_id and job.mark in marked:
+                    return marked[job.mark]
     raise HarnessError(
         f"job {job_id} was not submitted from here; scancel {job_id} ends jobs of other origin"
     )

@@ -179,7 +179,7 @@ def cancel(
     study = load_study(what)
     folder = _results_folder(Path(what), study, results)
     jobs = cancel_jobs(folder)
-    print(f"cancelled: {', '.join(jobs)}" if jobs else f"nothing was submitted from {folder}")
+    print(f"cancelled: {', '.join(jobs)}" if jobs else f"nothing of {folder} is in the queue")
 
 
 def _results_folder(study_file: Path, study: Study, results: Path | None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from harness.errors import HarnessError
 from harness.launch.scheduler import FINISHED, Clients, Job, Scheduler, Snapshot
 from harness.launch.slurm import Submitted, submissions
 from harness.record import RunDirectory, Status, seconds_since, utc_now
-from harness.study import Study
+from harness.study import Run, Study
 
 ENDED_BY_SLURM = {  # SLURM's word → the run's state and what it means
     "TIMEOUT": (
@@ -26,6 +27,9 @@ ENDED_BY_SLURM = {  # SLURM's word → the run's state and what it means
 }
 OPEN = ("pending", "running", "preempted")  # states that only a living job can lead out of
 ON_NODES = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING"}
+
+
+Place = tuple[Submitted, int]  # a submission and an array task of it
 
 
 @dataclass(frozen=True)
@@ -46,36 +50,57 @@ def study_rows(
 ) -> tuple[list[Row], str | None]:
     """A row a run, in study order, and why the scheduler could not be asked, where it could not.
 
-    A run whose job has ended without its final record is given the state that SLURM's reason calls for, on disk too.
+    A run whose job has ended without its final record is given the state that SLURM's reason calls for, on disk too,
+    but only once SLURM's accounting, where there is any, was asked as well.
     """
+    statuses = {run.run_id: RunDirectory(results / "runs" / run.run_id).status() for run in study.runs}
     places = task_places(results)
-    snapshots, problem = _snapshots(places, scheduler)
+    in_question = [
+        places[run_id] for run_id, status in statuses.items() if status.state in OPEN and run_id in places
+    ]
+    snapshots, problem = _snapshots(in_question, scheduler)
     rows = []
     for run in study.runs:
-        directory = RunDirectory(results / "runs" / run.run_id)
-        status, place = directory.status(), places.get(run.run_id)
-        submitted, index = place or (None, 0)
-        snapshot = snapshots.get(submitted.cluster) if submitted else None
-        key = f"{submitted.job_id}_{index}" if submitted else None
-        job = snapshot.jobs.get(key) if snapshot and key else None
-        limit = submitted.profile.stalled_after_seconds if submitted else 0
-        # A job younger than the scheduler's answer is unknown only because nobody has asked since.
-        known = bool(snapshot and submitted and submitted.utc < snapshot.utc and not snapshot.problem)
-        state, why = joined_state(status, job, limit, submitted is not None, known)
+        status, place = statuses[run.run_id], places.get(run.run_id)
+        job, known = _answer(status, place, snapshots)
+        limit = place[0].profile.stalled_after_seconds if place else 0
+        state, why = joined_state(status, job, limit, place is not None, known)
         if status.state in OPEN and state not in OPEN and state in _RUN_STATES:
-            directory.update_status(state=state, reason=why, ended_utc=status.ended_utc or utc_now())
-        nodes = job.nodes if job and job.state in ON_NODES else ""
-        step = 0 if status.step is None else status.step + 1
-        rows.append(
-            Row(run.run_id, state, step, run.training.steps, key if job or submitted else None, nodes, why)
-        )
+            RunDirectory(results / "runs" / run.run_id).update_status(
+                state=state, reason=why or None, ended_utc=status.ended_utc or utc_now()
+            )
+        rows.append(_row(run, state, why, status, place, job))
     return rows, problem
 
 
-_RUN_STATES = {state for state, _ in ENDED_BY_SLURM.values()} | {"failed"}
+_RUN_STATES = {state for state, _ in ENDED_BY_SLURM.values()} | {"failed", "done"}
 
 
-def task_places(results: Path) -> dict[str, tuple[Submitted, int]]:
+def _row(run: Run, state: str, why: str, status: Status, place: Place | None, job: Job | None) -> Row:
+    recorded = place[0].key(place[1]) if place else None
+    key = f"{job.array_id}_{job.task}" if job else recorded
+    nodes = job.nodes if job and job.state in ON_NODES else ""
+    step = 0 if status.step is None else status.step + 1
+    return Row(run.run_id, state, step, run.training.steps, key, nodes, why)
+
+
+def _answer(
+    status: Status, place: Place | None, snapshots: Mapping[str, Snapshot]
+) -> tuple[Job | None, bool]:
+    """A run's job as SLURM last told it, and whether SLURM is known to have none."""
+    if place is None or (snapshot := snapshots.get(place[0].cluster)) is None:
+        return None, False
+    submitted, index = place
+    job = snapshot.job(submitted.mark, submitted.job_id, index)
+    # What is younger than the answer is not in it: a job just submitted, and ranks that a later job started.
+    if (status.heartbeat_utc or "") > snapshot.utc and not (job and job.active):
+        return None, False
+    key = submitted.key(index)
+    asked = not snapshot.problem and submitted.utc < snapshot.utc
+    return job, asked and job is None and (key is None or key in snapshot.forgotten)
+
+
+def task_places(results: Path) -> dict[str, Place]:
     """Each run's newest submission, and its array task there."""
     return {
         run_id: (submitted, index)
@@ -86,26 +111,25 @@ def task_places(results: Path) -> dict[str, tuple[Submitted, int]]:
 
 
 def _snapshots(
-    places: dict[str, tuple[Submitted, int]], scheduler: Scheduler | None
+    places: Iterable[Place], scheduler: Scheduler | None
 ) -> tuple[dict[str, Snapshot], str | None]:
-    """One snapshot a cluster that the runs were sent to; a cluster that is gone has none."""
+    """One snapshot a cluster that the runs were sent to; a cluster that is gone has forgotten them all."""
+    by_cluster: dict[str, list[Place]] = {}
+    for place in places:
+        by_cluster.setdefault(place[0].cluster, []).append(place)
     found: dict[str, Snapshot] = {}
     problem = None
-    for submitted in {id(place[0]): place[0] for place in places.values()}.values():
-        if submitted.cluster in found:
-            continue
+    for cluster, mine in by_cluster.items():
+        wanted = {key for submitted, index in mine if (key := submitted.key(index))}
+        found[cluster] = Snapshot(utc=utc_now(), forgotten=frozenset(wanted))
         try:
-            asked = scheduler or Scheduler(Clients.of(submitted.profile))
+            asked = scheduler or Scheduler(Clients.of(mine[0][0].profile))
         except HarnessError as error:
             problem = str(error)
-            found[submitted.cluster] = Snapshot(utc=utc_now())  # gone, and its jobs with it
             continue
-        if asked.clients.cluster != submitted.cluster:
-            found[submitted.cluster] = Snapshot(utc=utc_now())
-            continue
-        wanted = {p[0].job_id for p in places.values() if p[0].cluster == submitted.cluster and p[0].job_id}
-        found[submitted.cluster] = asked.snapshot(wanted)
-        problem = found[submitted.cluster].problem or problem
+        if asked.clients.cluster == cluster:
+            found[cluster] = asked.snapshot(wanted)
+            problem = found[cluster].problem or problem
     return found, problem
 
 
@@ -114,15 +138,17 @@ def joined_state(
 ) -> tuple[str, str]:
     """One state, and why, from what the run wrote and what SLURM says.
 
-    `known`: SLURM has answered since the run was submitted, so that a job it does not name has ended long ago.
+    `known`: SLURM has answered since the run was submitted and has no job, so that it has ended long ago.
     """
     if status.state not in OPEN:
         return status.state, status.reason or ""
     if not submitted:
         return ("not submitted", "") if status.state == "pending" else (status.state, status.reason or "")
+    if job is None and not known:
+        return "running" if status.state == "running" else "queued", "not asked of SLURM yet"
+    if status.final is not None and (job is None or not job.active):
+        return "done", ""  # its job died before it could say so
     if job is None:
-        if not known:
-            return "queued", "not asked of SLURM yet"
         return "interrupted", "SLURM no longer knows the job; submit again to go on"
     if job.state in ON_NODES:
         return _on_nodes(status, job, stalled_after)

@@ -12,9 +12,18 @@ import pytest
 from harness.errors import HarnessError
 from harness.launch import scheduler
 from harness.launch.profile import Profile
-from harness.launch.scheduler import Clients, Job, Scheduler, parse_sacct, parse_squeue
+from harness.launch.scheduler import (
+    Clients,
+    Job,
+    NoAccounting,
+    Scheduler,
+    Snapshot,
+    parse_sacct,
+    parse_squeue,
+)
 from harness.launch.status import joined_state
-from harness.record import Status
+from harness.record import Final, Status
+from tests.submitted import command
 
 SQUEUE = """\
 123|0|RUNNING|1:02|n[0-1]|hpz-abc|None
@@ -38,6 +47,7 @@ class CountingClients(Clients):
     asked: list[str] = field(default_factory=list)
     jobs: tuple[Job, ...] = (Job("123", "0", "RUNNING"),)
     accounting: bool = False
+    refusal: HarnessError = field(default_factory=lambda: NoAccounting("storage is disabled"))
 
     def squeue(self) -> list[Job]:
         self.asked.append("squeue")
@@ -46,7 +56,7 @@ class CountingClients(Clients):
     def sacct(self, job_ids: Collection[str]) -> list[Job]:
         self.asked.append("sacct")
         if not self.accounting:
-            raise HarnessError("Slurm accounting storage is disabled")
+            raise self.refusal
         return [Job(job_id, "0", "TIMEOUT") for job_id in job_ids]
 
 
@@ -102,18 +112,72 @@ def test_what_squeue_has_forgotten_is_asked_of_the_accounting(
     monkeypatch.setattr(scheduler, "QUERY_SECONDS", 0.0)
     clients = CountingClients(accounting=True)
     view = Scheduler(clients, tmp_path / "cache.json")
-    view.snapshot({"9"})
-    assert view.snapshot({"9"}).jobs["9_0"].state == "TIMEOUT"
-    view.snapshot({"9"})
+    assert view.snapshot({"9_0"}).forgotten == set()  # nobody has asked the accounting yet
+    assert view.snapshot({"9_0"}).jobs["9_0"].state == "TIMEOUT"
+    view.snapshot({"9_0"})
     assert clients.asked == ["squeue", "sacct", "squeue"]
+
+
+def test_one_forgotten_task_of_a_living_array_is_asked_of_the_accounting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "QUERY_SECONDS", 0.0)
+    clients = CountingClients(jobs=(Job("9", "1", "RUNNING"),), accounting=True)
+    view = Scheduler(clients, tmp_path / "cache.json")
+    view.snapshot({"9_0", "9_1", "9_2"})
+    snapshot = view.snapshot({"9_0", "9_1", "9_2"})
+    assert (snapshot.jobs["9_0"].state, snapshot.jobs["9_1"].state) == ("TIMEOUT", "RUNNING")
+    assert snapshot.forgotten == {"9_2"}
 
 
 def test_without_accounting_it_is_asked_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "QUERY_SECONDS", 0.0)
     clients = CountingClients()
     for _ in range(4):
-        Scheduler(clients, tmp_path / "cache.json").snapshot({"9"})
+        snapshot = Scheduler(clients, tmp_path / "cache.json").snapshot({"9_0"})
     assert clients.asked == ["squeue", "sacct", "squeue", "squeue"]
+    assert snapshot.forgotten == {"9_0"}
+
+
+def test_an_accounting_that_is_down_is_asked_again_and_nothing_is_taken_for_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "QUERY_SECONDS", 0.0)
+    clients = CountingClients(refusal=HarnessError("Problem talking to the database"))
+    for _ in range(4):
+        snapshot = Scheduler(clients, tmp_path / "cache.json").snapshot({"9_0"})
+    assert clients.asked == ["squeue", "sacct", "squeue", "sacct"]
+    assert snapshot.forgotten == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Slurm accounting storage is disabled", NoAccounting),
+        ("env: 'sacct': No such file or directory", NoAccounting),
+        ("sacct: error: Problem talking to the database: Connection refused", HarnessError),
+    ],
+)
+def test_no_accounting_is_told_from_one_that_is_down(
+    words: str, kind: type[HarnessError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command(tmp_path, "sacct", f'echo "{words}" >&2; exit 1')
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(HarnessError, match=r"sacct|accounting") as caught:
+        Clients().sacct({"9"})
+    assert type(caught.value) is kind
+
+
+def test_a_task_is_found_by_mark_or_by_id_and_a_living_job_first() -> None:
+    first, repeat = Job("7", "0", "COMPLETED", mark="hpz-a"), Job("12", "0", "PENDING", mark="hpz-a")
+    other = Job("13", "0", "RUNNING", mark="hpz-b")
+    jobs = {f"{job.array_id}_{job.task}": job for job in (repeat, first, other)}
+    assert Snapshot(jobs=jobs).job("hpz-a", "7", 0) == repeat
+    assert Snapshot(jobs={"7_0": first}).job("hpz-changed-by-the-site", "7", 0) == first
+    assert Snapshot(jobs=jobs).job("hpz-a", "7", 1) is None
+    still = Job("7", "0", "RUNNING", mark="hpz-a")
+    idle = Job("12", "0", "COMPLETED", mark="hpz-a")  # found the group taken and left
+    assert Snapshot(jobs={"7_0": still, "12_0": idle}).job("hpz-a", "7", 0) == still
 
 
 def test_a_silent_controller_is_a_problem_not_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +214,7 @@ def test_only_job_ids_are_cancelled(job_id: str) -> None:
 
 NOW = "2999-01-01T00:00:00.000Z"  # whenever the test runs, it beat a moment ago
 LONG_AGO = "2020-01-01T00:00:00.000Z"
+FINAL = Final(steps=4, skipped_steps=0, shards_sha256="0" * 64)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +232,8 @@ LONG_AGO = "2020-01-01T00:00:00.000Z"
         (Status(), Job("1", "0", "CANCELLED"), "interrupted"),
         (Status(state="running"), Job("1", "0", "COMPLETED"), "failed"),
         (Status(state="running"), None, "interrupted"),
+        (Status(state="running", final=FINAL), None, "done"),
+        (Status(state="pending", final=FINAL), Job("1", "0", "NODE_FAIL"), "done"),
         (Status(state="out-of-memory"), Job("1", "0", "FAILED"), "out-of-memory"),
     ],
 )
