@@ -45,6 +45,7 @@ State = Literal[
     "node-failed",
     "out-of-memory",
 ]
+OPEN: tuple[State, ...] = ("pending", "running", "preempted")  # that only work, or a living job, leads out of
 
 
 @dataclass(frozen=True)

@@ -213,6 +213,12 @@ def temporary_cluster(spec: Spec, name: str | None = None) -> Iterator[Cluster]:
         cluster.down()
 
 
+def usual_link() -> str | None:
+    """For a program inside a cluster: the rate of its data links while no job sets another; None: not limited."""
+    cluster = Cluster._read(Path(os.environ.get("SLURM_CONF", "")).parent)
+    return cluster.spec.link if cluster else None
+
+
 def clusters() -> list[Cluster]:
     """All clusters of this user that are up."""
     found = (Cluster._read(file.parent) for file in sorted(clusters_root().glob("*/cluster.json")))

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from harness.errors import HarnessError
 from harness.launch.gpu import check_gpus
+from harness.launch.memory import out_of_memory
 from harness.record import Exit, RunDirectory, Status, utc_now
 from harness.study import REPOSITORY, Run, Study
 from harness.variants import Variant, overlay_path
@@ -277,7 +278,8 @@ class Launcher:
         )
         active.exits[rank] = Exit(code=code, signal=killed, reason=reason)
         if code != 0 and not ended_by_us:
-            state = "out-of-memory" if killed == "SIGKILL" and _killed_for_memory(active, rank) else "failed"
+            memory = out_of_memory(active.directory, active.run.shape.world_size)
+            state = "out-of-memory" if memory else "failed"
             active.end(state, f"rank {rank} ended with {killed or f'code {code}'}: {reason}")
         if len(active.exits) == active.run.shape.world_size:
             self._finish(active)
@@ -311,11 +313,6 @@ def _server_key(run: Run) -> tuple[Path, str]:
 @lru_cache
 def _overlay(variant: str, release: str) -> Path:
     return overlay_path(Variant.parse(variant), release)
-
-
-def _killed_for_memory(active: Active, rank: int) -> bool:
-    """Linux kills for memory with SIGKILL and no word; a rank that said so itself is recognised by its last lines."""
-    return any("out of memory" in line.lower() for line in active.directory.last_lines(rank))
 
 
 def in_order(runs: Iterable[Run]) -> list[Run]:

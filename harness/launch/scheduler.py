@@ -71,6 +71,10 @@ class Job:
         return self.state not in FINISHED
 
 
+class Unanswered(HarnessError):
+    """SLURM did not answer; what was asked of it may have been done all the same."""
+
+
 class NoAccounting(HarnessError):
     """This cluster keeps no record of ended jobs, and another time will not either."""
 
@@ -119,12 +123,20 @@ class Clients:
         # A later cluster of the same name counts its jobs from 1 again.
         return cls(tuple(cluster.prefix()), f"{cluster.name}-{cluster.keeper}-{cluster.keeper_started}")
 
-    def sbatch(self, script: Path) -> str:
-        """Submit a script; returns the job's id. Raises HarnessError with SLURM's own words."""
+    def sbatch(self, script: Path, after: str | None = None) -> str:
+        """Submit a script, to start once job `after` has ended; returns the job's id.
+
+        Raises HarnessError with SLURM's own words; Unanswered where the job may have been accepted all the same.
+        """
+        order = [f"--dependency=afterany:{after}"] if after else []
         # SBATCH_* variables of the user's shell would override the script.
-        done = self._run(["sbatch", "--parsable", str(script)], without="SBATCH_")
+        done = self._run(["sbatch", "--parsable", *order, str(script)], without="SBATCH_")
         if done.returncode:
             words = " ".join(done.stderr.split()).removeprefix("sbatch: ")
+            if "timed out" in words:
+                raise Unanswered(
+                    f"SLURM took too long over {script}: {words}; submit again, it looks first whether the job exists"
+                )
             raise HarnessError(
                 f"SLURM refused {script}: {words}; mend the profile or the study and submit again"
             )
@@ -195,7 +207,9 @@ class Clients:
                 env=environment,
             )
         except subprocess.TimeoutExpired as error:
-            raise HarnessError(f"SLURM did not answer {command[0]} within {CLIENT_SECONDS:g} s") from error
+            raise Unanswered(
+                f"SLURM did not answer {command[0]} within {CLIENT_SECONDS:g} s; try again later"
+            ) from error
 
 
 def parse_squeue(text: str) -> Iterator[Job]:

@@ -5,7 +5,7 @@ results/<study>/slurm/0001/
     tasks.jsonl       line I says what array task I runs
     profile.yaml      the cluster profile as resolved
     submission.json   the job's id once SLURM has given one
-    log/              output of the tasks; network/ the network baselines; lock/ one file a running group
+    log/              output of the tasks; network/ the network baselines
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import yaml
 
 from harness.errors import HarnessError
 from harness.launch.profile import Profile
-from harness.launch.scheduler import Clients, Scheduler
+from harness.launch.scheduler import Clients, Scheduler, Unanswered
 from harness.record import RunDirectory, utc_now, write_json
 from harness.study import REPOSITORY, Run, Study
 
@@ -270,7 +270,8 @@ def read_profile(folder: Path) -> Profile:
 def submit(study: Study, results: Path, profile: Profile) -> list[Submitted]:
     """Submit what is missing or failed; returns the new submissions, none where nothing is.
 
-    Raises HarnessError with SLURM's own words when it refuses; arrays accepted before stay submitted.
+    The profile's throttle holds over several arrays, too: each waits for the one before it. Raises HarnessError with
+    SLURM's own words when it refuses; arrays accepted before stay submitted.
     """
     clients = Clients.of(profile)
     with _one_submitter(results):
@@ -279,10 +280,11 @@ def submit(study: Study, results: Path, profile: Profile) -> list[Submitted]:
         find_lost(results / "slurm", scheduler)
         planned = plan_submissions(study, results, profile, scheduler)
         scripts = [render(submission, profile) for submission in planned]
-        return [
-            _send(submission, script, profile, clients, runs)
-            for submission, script in zip(planned, scripts, strict=True)
-        ]
+        sent: list[Submitted] = []
+        for submission, script in zip(planned, scripts, strict=True):
+            after = sent[-1].job_id if sent and profile.throttle else None
+            sent.append(_send(submission, script, profile, clients, runs, after))
+        return sent
 
 
 @contextmanager
@@ -295,7 +297,12 @@ def _one_submitter(results: Path) -> Iterator[None]:
 
 
 def _send(
-    submission: Submission, script: str, profile: Profile, clients: Clients, runs: dict[str, Run]
+    submission: Submission,
+    script: str,
+    profile: Profile,
+    clients: Clients,
+    runs: dict[str, Run],
+    after: str | None,
 ) -> Submitted:
     folder = submission.folder
     write_submission(submission, script, profile)
@@ -308,7 +315,9 @@ def _send(
     state = {"schema_version": 1, "cluster": clients.cluster, "utc": utc_now(), "mark": submission.mark}
     write_json(folder / "submission.json", {**state, "job_id": None})
     try:
-        job_id = clients.sbatch(submission.script)
+        job_id = clients.sbatch(submission.script, after)
+    except Unanswered:
+        raise  # find_lost looks for it
     except HarnessError:
         (folder / "submission.json").unlink()  # never existed; the script stays, to be looked at
         raise
@@ -319,7 +328,7 @@ def _send(
 def write_submission(submission: Submission, script: str, profile: Profile) -> None:
     """Write everything that the batch script needs, and the script."""
     folder = submission.folder
-    for name in ("log", "network", "lock"):
+    for name in ("log", "network"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "tasks.jsonl").write_text("".join(json.dumps(asdict(task)) + "\n" for task in submission.tasks))
     content = profile.model_dump(mode="json", exclude_defaults=True) | {"name": profile.name}

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.errors import HarnessError
 from harness.launch.scheduler import FINISHED, Clients, Job, Scheduler, Snapshot
 from harness.launch.slurm import Submitted, submissions
-from harness.record import RunDirectory, Status, seconds_since, utc_now
+from harness.record import OPEN, RunDirectory, Status, seconds_since, utc_now
 from harness.study import Run, Study
 
 ENDED_BY_SLURM = {  # SLURM's word → the run's state and what it means
@@ -25,7 +25,6 @@ ENDED_BY_SLURM = {  # SLURM's word → the run's state and what it means
     "CANCELLED": ("interrupted", "the job was cancelled"),
     "DEADLINE": ("timed-out", "the job reached its deadline"),
 }
-OPEN = ("pending", "running", "preempted")  # states that only a living job can lead out of
 ON_NODES = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING"}
 
 

@@ -21,12 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.cluster.cluster import usual_link
 from harness.cluster.network import shape_words
 from harness.errors import HarnessError
 from harness.launch.interface import VARIABLE as WIRE_INTERFACE
+from harness.launch.memory import out_of_memory
 from harness.launch.profile import Profile
 from harness.launch.slurm import Task, read_profile, read_tasks
-from harness.record import Exit, RunDirectory, package_versions, utc_now
+from harness.record import OPEN, Exit, RunDirectory, package_versions, utc_now
 from harness.study import REPOSITORY, Run
 from harness.variants import Variant, overlay_path
 
@@ -34,14 +36,6 @@ STOP_REPEAT_SECONDS = 3.0  # a rank that still imports drops the signal
 BASELINE_SECONDS = 300.0
 REQUEUE_SECONDS = 30.0  # within which SLURM ends a script whose job it requeues
 FAILED_TASK = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<tasks>[\d,-]+): (?P<what>.+)")
-MEMORY_WORDS = (
-    "out of memory",
-    "oom_kill",
-    "oom-kill",
-    "outofmemoryerror",
-    "memoryerror",
-    "defaultcpuallocator",
-)
 
 Outcome = Literal["reached", "stopped", "failed", "out-of-memory", "killed"]
 
@@ -52,7 +46,6 @@ class Stop:
 
     before_limit: bool = False
     ending: bool = False
-    children: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def listen(self) -> None:
         signal.signal(signal.SIGUSR1, self._hear)
@@ -117,19 +110,22 @@ class Driver:
         for directory in runs:
             close_finished(directory)
         todo = [directory for directory in runs if directory.status().state != "done"]
-        if todo and self.task.link:
-            self.shape_links(self.task.link)
-        if todo and self.profile.network_baseline:
-            self.network = self.measure_network()
-        for directory in todo:
-            self.begin(directory)
-        for block, order in turns(todo, self.profile.blocks if len(runs) > 1 else 1):
-            for directory in order:
-                if not self.stop.asked and directory.status().state in ("pending", "running", "preempted"):
-                    self.turn(directory, block)
+        if todo:
+            with self.links_shaped(todo):
+                self.take_turns(todo, self.profile.blocks if len(runs) > 1 else 1)
         if self.stop.asked:
             return self.leave(todo)
         return int(any(directory.status().state != "done" for directory in runs))
+
+    def take_turns(self, todo: list[RunDirectory], blocks: int) -> None:
+        if self.profile.network_baseline:
+            self.network = self.measure_network()
+        for directory in todo:
+            self.begin(directory)
+        for block, order in turns(todo, blocks):
+            for directory in order:
+                if not self.stop.asked and directory.status().state in OPEN:
+                    self.turn(directory, block)
 
     def begin(self, directory: RunDirectory) -> None:
         status = directory.status()
@@ -193,8 +189,6 @@ class Driver:
             file.replace(file.with_suffix(".previous.txt"))
         command = [*self.srun, "-m", "harness.launch.rank", str(directory.path), str(until)]
         code, errors = self.srun_to_end(command, environment)
-        if code < 0:
-            self.end_steps()  # the ranks of a killed srun would go on writing
         return judge(directory, run, until, code, errors, self.stop.asked)
 
     def srun_to_end(
@@ -214,6 +208,8 @@ class Driver:
             if time.monotonic() > deadline:
                 process.kill()
         reader.join(timeout=5)
+        if process.returncode < 0:
+            self.end_steps()  # the ranks of a killed srun would go on
         return process.returncode, errors
 
     def end_steps(self) -> None:
@@ -251,13 +247,26 @@ class Driver:
         with (directory.path / "allocations.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 
-    def shape_links(self, link: str) -> None:
-        """Limit what each node sends to `link`. Raises HarnessError where that is not allowed after all."""
+    @contextmanager
+    def links_shaped(self, todo: list[RunDirectory]) -> Iterator[None]:
+        """Links at the rate that the runs ask for; a local cluster's own before and after, whoever was killed."""
+        usual = usual_link() if self.profile.local_cluster else None
+        ours = self.profile.shapes_links and bool(self.task.link or self.profile.local_cluster)
+        if ours and (problem := self.shape_links(self.task.link or usual)):
+            reason = f"matrix.link: {self.task.link or usual} cannot be set on the nodes: {problem}"
+            for directory in todo:
+                directory.update_status(state="failed", reason=reason, ended_utc=utc_now())
+            raise HarnessError(reason)
+        yield
+        if self.task.link and (problem := self.shape_links(usual)):
+            print(f"hpz: links stay at {self.task.link}: {problem}", file=sys.stderr)
+
+    def shape_links(self, link: str | None) -> str | None:
+        """Limit what each node sends to `link`, or lift the limit; returns why that could not be done, or None."""
         words = ["tc", "qdisc", *shape_words(self.profile.network_interface or "", link)]
         nodes = ["srun", f"--nodes={self.task.nodes}", f"--ntasks={self.task.nodes}", "--ntasks-per-node=1"]
         code, errors = self.srun_to_end([*nodes, *words], dict(os.environ))
-        if code:
-            raise HarnessError(f"matrix.link: {link} cannot be set on the nodes: {' '.join(errors)}")
+        return (" ".join(errors) or f"exit code {code}") if code else None
 
     def measure_network(self) -> dict[str, Any] | None:
         """The network baseline of this set of nodes, measured once a submission; None where it failed."""
@@ -277,9 +286,7 @@ class Driver:
 
     def leave(self, todo: list[RunDirectory]) -> int:
         """After a stop: ask for another allocation where the limit was the cause; SLURM itself requeues otherwise."""
-        left = [
-            directory for directory in todo if directory.status().state in ("pending", "running", "preempted")
-        ]
+        left = [directory for directory in todo if directory.status().state in OPEN]
         if not left or not self.stop.before_limit or self.stop.ending:
             return int(bool(left))
         if self.allocation.restart >= self.profile.restarts:
@@ -337,7 +344,7 @@ def judge(directory: RunDirectory, run: Run, until: int, code: int, errors: list
         if asked:
             return Ended("stopped", None, exits)
         return Ended("failed", "every rank ended with code 0 but none wrote the final record", exits)
-    if out_of_memory(directory, run, errors):
+    if out_of_memory(directory, run.shape.world_size, errors):
         return Ended("out-of-memory", "a rank ran out of memory; see log/rank-*.txt", exits)
     first = next((rank for rank, e in sorted(exits.items()) if e.code not in (0, None)), None)
     if first is None:
@@ -373,15 +380,6 @@ def parse_ranks(text: str) -> list[int]:
     """`0,2-4` as [0, 2, 3, 4]."""
     pairs = (part.partition("-") for part in text.split(","))
     return [rank for low, _, high in pairs for rank in range(int(low), int(high or low) + 1)]
-
-
-def out_of_memory(directory: RunDirectory, run: Run, errors: list[str]) -> bool:
-    """Whether SLURM, CUDA or Python said so."""
-    lines = [
-        *errors,
-        *(line for rank in range(run.shape.world_size) for line in directory.last_lines(rank, 20)),
-    ]
-    return any(word in line.lower() for line in lines for word in MEMORY_WORDS)
 
 
 def _tee(process: subprocess.Popen[bytes], lines: list[str]) -> None:

@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import HarnessError
+from harness.launch import task as task_module
+from harness.launch.memory import out_of_memory
 from harness.launch.profile import Profile
 from harness.launch.task import Allocation, Driver
 from harness.record import Final, RunDirectory
 from harness.study import Study, load_study
 from tests.conftest import StudyFile
-from tests.submitted import PROFILE, submitted
+from tests.submitted import PROFILE, command, submitted
+
+SHAPING = Profile(name="links", shapes_links=True, network_interface="eth0", network_baseline=False)
 
 
 @pytest.fixture
@@ -45,3 +50,64 @@ def test_ranks_that_end_well_without_a_final_record_fail_the_run(study: Study, t
     assert driver(study, tmp_path, "exit 0").run() == 1
     status = run_directory(study, tmp_path).status()
     assert status.state == "failed" and "none wrote the final record" in (status.reason or "")
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder at the head of PATH, for commands of SLURM's."""
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
+@pytest.fixture
+def linked(study_file: StudyFile) -> Study:
+    matrix = {"model": "llama2-toy", "variant": "zero3", "shape": "2x2", "link": "50mbit"}
+    return load_study(study_file(matrix=matrix))
+
+
+def test_a_link_that_cannot_be_set_is_the_reason_that_the_runs_tell(
+    linked: Study, tmp_path: Path, commands: Path
+) -> None:
+    command(commands, "srun", "echo 'tc: Operation not permitted' >&2; exit 1")
+    with pytest.raises(HarnessError, match=r"matrix\.link: 50mbit cannot be set on the nodes: tc: Operation"):
+        driver(linked, tmp_path, "exit 0", SHAPING).run()
+    status = run_directory(linked, tmp_path).status()
+    assert status.state == "failed" and "Operation not permitted" in (status.reason or "")
+
+
+def test_links_get_their_own_rate_back_after_a_study(linked: Study, tmp_path: Path, commands: Path) -> None:
+    command(commands, "srun", f"echo $* >> {commands}/said")
+    driver(linked, tmp_path, "exit 0", SHAPING).run()
+    before, after = (commands / "said").read_text().splitlines()
+    assert "tbf rate 50000000bit" in before and after.endswith("root pfifo_fast")
+
+
+def test_a_network_baseline_that_hangs_leaves_no_ranks_behind(
+    study: Study, tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_module, "BASELINE_SECONDS", 0.2)
+    command(commands, "squeue", f"test -e {commands}/killed || echo 7.0")
+    command(commands, "scancel", f"echo $* >> {commands}/killed")
+    task = driver(study, tmp_path, "exec sleep 60")
+    assert task.measure_network() is None
+    assert (commands / "killed").read_text() == "--signal=KILL 7.0\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", True),
+        ("RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory", True),
+        ("numpy._core._exceptions._ArrayMemoryError: Unable to allocate 7 TiB", True),
+        ("ValueError: something else", False),
+    ],
+)
+def test_out_of_memory_is_read_from_the_last_words_of_a_rank(
+    words: str, expected: bool, study: Study, tmp_path: Path
+) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.create(study.runs[0])
+    (directory.logs / "rank-1.txt").write_text(words + "\n")
+    assert out_of_memory(directory, world_size=2) is expected

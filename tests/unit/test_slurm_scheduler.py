@@ -194,6 +194,16 @@ def test_a_silent_controller_is_a_problem_not_an_end(tmp_path: Path, monkeypatch
     assert "123_0" in snapshot.jobs  # the last word stands
 
 
+def test_a_scheduler_that_does_not_answer_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command(tmp_path, "squeue", "exec sleep 60")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(scheduler, "CLIENT_SECONDS", 0.2)
+    with pytest.raises(HarnessError, match=r"did not answer squeue within 0\.2 s; try again later"):
+        Clients().squeue()
+
+
 def test_missing_clients_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(HarnessError, match="sbatch is not installed here"):
