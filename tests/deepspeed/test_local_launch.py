@@ -14,7 +14,7 @@ import pytest
 
 from harness.launch.local import run_study
 from harness.record import RunDirectory, Status
-from harness.study import Study, load_study, save_study
+from harness.study import REPOSITORY, Study, load_study, save_study
 from tests.conftest import StudyFile
 
 
@@ -53,6 +53,17 @@ def test_a_failed_rank_takes_its_run_down_with_its_last_words(study_file: StudyF
     assert {status.state for status in statuses} == {"failed"}
     assert "nowhere" in (statuses[0].reason or "")
     assert len(statuses[0].exit) == 4
+
+
+def test_memory_that_cannot_be_had_is_a_result_of_its_own(study_file: StudyFile, tmp_path: Path) -> None:
+    width = 64 * 10**9
+    toy = (REPOSITORY / "experiments" / "models" / "llama2-toy.yaml").read_text()
+    size = 2 * (4 * width**2 + 3 * width * 176 + 2 * width) + 2 * 512 * width + width
+    huge = toy.replace("hidden_size: 64", f"hidden_size: {width}").replace("166208", str(size))
+    file = study_file(matrix={**ZERO3, "model": "huge"})
+    (file.parent / "models" / "huge.yaml").write_text(huge)
+    _, statuses = run(file, tmp_path / "results")
+    assert statuses[0].state == "out-of-memory", statuses[0].reason
 
 
 def test_a_run_over_its_time_is_ended(study_file: StudyFile, tmp_path: Path) -> None:
