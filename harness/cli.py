@@ -173,18 +173,15 @@ def wandb(
     online: Annotated[
         bool, typer.Option("--online", help="Send to the server; default: offline store.")
     ] = False,
-    follow: Annotated[
-        str | None, typer.Option(metavar="RUN_ID", help="Push one run's steps as they come.")
-    ] = None,
     jobs: Annotated[int, typer.Option(help="Runs pushed side by side.")] = 4,
     as_json: JsonOption = False,
 ) -> None:
     """Mirror runs to Weights & Biases from the local files; repeat at will. Example: hpz wandb results/laptop"""
-    from harness.mirror import default_mode, follow_run, mirror_study
+    from harness.mirror import default_mode, mirror_study
 
     folder = results_folder(study_file, load_study(study_file), results)
     mode = "online" if online else default_mode()
-    mirrored = [follow_run(folder / "runs" / follow, mode)] if follow else mirror_study(folder, mode, jobs)
+    mirrored = mirror_study(folder, mode, jobs)
     failed = [one for one in mirrored if one.error]
     if as_json:
         print(json.dumps([vars(one) for one in mirrored], indent=1))

@@ -1,17 +1,21 @@
 """Mirrors runs to Weights & Biases under their run ids, always from the local files, never from inside a training.
 
 Local files are the truth: a mirror that fails harms nothing, and pushing again sends only what is new. Offline is the
-default; WANDB_MODE=online (or `hpz wandb --online`) with a configured account sends to the server.
+default; WANDB_MODE=online (or `hpz wandb --online`) with a configured account sends to the server. On SLURM each array
+task mirrors its runs when it ends: `python -m harness.mirror MODE RUN_DIRECTORY…`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +26,6 @@ from harness.study import Run
 
 Mode = Literal["offline", "online"]
 PROJECT = "hpz-lab"
-POLL_SECONDS = 5.0
 NOT_LOGGED = {"schema", "step", "nonfinite", "utc"}
 
 
@@ -34,6 +37,14 @@ class Mirrored:
     new_steps: int
     last_step: int
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """How far a run was pushed in one mode, and the state that it was in; what went offline has still to go online."""
+
+    last_step: int = -1
+    state: str | None = None
 
 
 def default_mode() -> Mode:
@@ -51,31 +62,31 @@ def mirror_study(results: Path, mode: Mode, jobs: int = 4) -> list[Mirrored]:
         return list(pool.map(mirror_run, folders, [mode] * len(folders)))
 
 
-def follow_run(folder: Path, mode: Mode) -> Mirrored:
-    """Push a run's steps as they come until the run has ended; for use beside a training."""
-    while True:
-        ended = RunDirectory(folder).status().ended_utc is not None
-        mirrored = mirror_run(folder, mode)
-        if ended:
-            return mirrored
-        time.sleep(POLL_SECONDS)
-
-
 def mirror_run(folder: Path, mode: Mode) -> Mirrored:
     """Push the steps of one run that were not pushed before; whatever goes wrong is returned, not raised."""
-    directory = RunDirectory(folder)
-    last = _last_pushed(directory, mode)
+    directory, last = RunDirectory(folder), -1
     try:
-        return _push(directory, mode, last)
+        with _sole_pusher(directory):
+            last = _pushed(directory).get(mode, Pushed()).last_step
+            return _push(directory, mode, last)
     except Exception as error:
         return Mirrored(folder.name, 0, last, f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def _sole_pusher(directory: RunDirectory) -> Iterator[None]:
+    """Two at once, a job that ends and `hpz wandb`, would push everything twice."""
+    with (directory.path / ".wandb.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _push(directory: RunDirectory, mode: Mode, last: int) -> Mirrored:
     run, status = directory.run(), directory.status()
     lines = [line for line in _lines(directory.steps_file) if line["step"] > last]
-    state = {"mode": mode, "last_step": lines[-1]["step"] if lines else last, "state": status.state}
-    if state == _state(directory):
+    now = Pushed(lines[-1]["step"] if lines else last, status.state)
+    before = _pushed(directory)
+    if now == before.get(mode):
         return Mirrored(run.run_id, 0, last)
     session = _open(directory, run, mode)
     for line in lines:
@@ -83,8 +94,9 @@ def _push(directory: RunDirectory, mode: Mode, last: int) -> Mirrored:
         session.log(values | _nonfinite(line), step=line["step"])
     session.summary.update(_summary(status))
     session.finish()
-    write_json(_state_file(directory), state)
-    return Mirrored(run.run_id, len(lines), int(str(state["last_step"])))
+    after = {**before, mode: now}
+    write_json(_pushed_file(directory), {name: vars(pushed) for name, pushed in after.items()})
+    return Mirrored(run.run_id, len(lines), now.last_step)
 
 
 def _open(directory: RunDirectory, run: Run, mode: Mode) -> Any:
@@ -97,6 +109,7 @@ def _open(directory: RunDirectory, run: Run, mode: Mode) -> Any:
         x_disable_stats=True,
         x_disable_meta=True,
         x_disable_machine_info=True,
+        x_sync_dir_suffix=str(time.time_ns()),  # stores are named by the second, which two pushes may share
     )
     return wandb.init(
         id=run.run_id,
@@ -130,18 +143,27 @@ def _summary(status: Status) -> dict[str, Any]:
     return {"state": status.state, "attempts": status.attempts, **final}
 
 
-def _state_file(directory: RunDirectory) -> Path:
+def _pushed_file(directory: RunDirectory) -> Path:
     return directory.path / "wandb.json"
 
 
-def _state(directory: RunDirectory) -> dict[str, Any]:
+def _pushed(directory: RunDirectory) -> dict[str, Pushed]:
+    """By mode; empty where nothing was pushed."""
     try:
-        return dict(json.loads(_state_file(directory).read_text()))
-    except (OSError, ValueError):
+        content = json.loads(_pushed_file(directory).read_text())
+        return {mode: Pushed(**pushed) for mode, pushed in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def _last_pushed(directory: RunDirectory, mode: Mode) -> int:
-    """The last step sent in this mode; what went offline has still to go online."""
-    state = _state(directory)
-    return int(state["last_step"]) if state.get("mode") == mode else -1
+def main(words: Sequence[str]) -> int:
+    """Mirror some runs, one after the other; the exit code tells whether all went well."""
+    mode: Mode = "online" if words[0] == "online" else "offline"
+    failed = [done for folder in words[1:] if (done := mirror_run(Path(folder), mode)).error]
+    for one in failed:
+        print(f"hpz: {one.run_id} was not mirrored: {one.error}", file=sys.stderr)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -10,7 +10,7 @@ from harness.launch.slurm import Submitted, plan_submissions, render, submission
 from harness.record import RunDirectory, utc_now, write_json
 from harness.study import Study, save_study
 
-PROFILE = Profile(name="made-up", network_baseline=False)
+PROFILE = Profile(name="made-up", network_baseline=False, wandb="off")
 
 
 def submitted(

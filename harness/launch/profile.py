@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -47,6 +48,9 @@ class Profile(Frozen):
     network_baseline: bool = True  # measure the network before a group's first run
     groups_across_nodes: bool = False  # let an hpZ group cross nodes; recorded with the run
     stalled_after_seconds: float = Field(default=300, gt=0)  # without a heartbeat
+    wandb: Literal["offline", "online", "off"] | None = (
+        None  # mirror runs at a task's end; default: WANDB_MODE, or offline
+    )
     python: str | None = None  # on the compute nodes; default: the one that submits
     local_cluster: str | None = None  # reach SLURM inside this `hpz cluster`, not on this machine
 
@@ -56,6 +60,11 @@ class Profile(Frozen):
         if not TIME.fullmatch(value):
             raise ValueError("write HH:MM:SS, D-HH:MM:SS or minutes, in quotes")
         return value
+
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _off_is_no_boolean(cls, value: object) -> object:
+        return "off" if value is False else value  # what YAML makes of a bare off
 
     @field_validator("environment")
     @classmethod

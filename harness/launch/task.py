@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from harness.variants import Variant, overlay_path
 
 STOP_REPEAT_SECONDS = 3.0  # a rank that still imports drops the signal
 BASELINE_SECONDS = 300.0
+MIRROR_SECONDS = 300.0
 REQUEUE_SECONDS = 30.0  # within which SLURM ends a script whose job it requeues
 FAILED_TASK = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<tasks>[\d,-]+): (?P<what>.+)")
 
@@ -115,6 +117,7 @@ class Driver:
                 self.take_turns(todo, self.profile.blocks if len(runs) > 1 else 1)
         if self.stop.asked:
             return self.leave(todo)
+        self.mirror(runs)
         return int(any(directory.status().state != "done" for directory in runs))
 
     def take_turns(self, todo: list[RunDirectory], blocks: int) -> None:
@@ -283,6 +286,21 @@ class Driver:
                     f"hpz: no network baseline (exit code {code}): {' '.join(errors[-3:])}", file=sys.stderr
                 )
         return dict(json.loads(file.read_text())) if file.exists() else None
+
+    def mirror(self, runs: list[RunDirectory]) -> None:
+        """Mirror the runs to wandb, in a process and a time of its own: whatever becomes of it harms no run."""
+        mode = self.profile.wandb or os.environ.get("WANDB_MODE", "offline")
+        if mode not in ("offline", "online") or find_spec("wandb") is None:
+            return
+        command = [sys.executable, "-m", "harness.mirror", mode, *(str(directory.path) for directory in runs)]
+        process = subprocess.Popen(command, start_new_session=True)
+        deadline = time.monotonic() + MIRROR_SECONDS
+        while process.poll() is None and not self.stop.asked and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        if process.wait():
+            print("hpz: the runs were not all mirrored to wandb; hpz wandb does it later", file=sys.stderr)
 
     def leave(self, todo: list[RunDirectory]) -> int:
         """After a stop: ask for another allocation where the limit was the cause; SLURM itself requeues otherwise."""

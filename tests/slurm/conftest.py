@@ -77,6 +77,7 @@ class Submitter:
             "signal_lead_seconds": 20,
             "network_baseline": False,
             "blocks": 1,
+            "wandb": "off",
             "environment": {"GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1"},
             "local_cluster": self.cluster.name,
         }

@@ -6,12 +6,14 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.errors import HarnessError
 from harness.mirror import mirror_run, mirror_study
 from harness.record import RunDirectory, StepWriter
 from harness.study import load_study
@@ -69,6 +71,12 @@ def log_records(data: bytes) -> Iterator[bytes]:
             parts = b""
 
 
+def steps_stored(directory: RunDirectory) -> list[int]:
+    """The steps of all stores, as often as they were sent."""
+    kinds = [record for record in stored(directory) if record.WhichOneof("record_type") == "history"]
+    return sorted(step for record in kinds for step in history([record]))
+
+
 def history(records: list[Any]) -> dict[int, dict[str, Any]]:
     steps = {}
     for record in records:
@@ -98,6 +106,26 @@ def test_pushing_again_sends_only_what_is_new(directory: RunDirectory) -> None:
     assert {
         record.run.run_id for record in stored(directory) if record.WhichOneof("record_type") == "run"
     } == {directory.path.name}
+    assert steps_stored(directory) == [0, 1, 2, 3, 4]
+
+
+def test_pushes_within_a_second_have_stores_of_their_own(directory: RunDirectory) -> None:
+    for steps in (3, 4, 5):
+        write_steps(directory, 3, steps)
+        mirror_run(directory.path, "offline")
+    assert len(list(directory.path.glob("wandb/offline-run-*"))) == 3
+    assert steps_stored(directory) == [0, 1, 2, 3, 4]
+
+
+def test_two_that_push_at_once_push_once(directory: RunDirectory) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(mirror_study, [directory.path.parent.parent] * 2, ["offline"] * 2))
+    assert sorted(mirrored.new_steps for (mirrored,) in done) == [0, 3]
+
+
+def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="holds no runs; give a study that ran"):
+        mirror_study(tmp_path, "offline")
 
 
 def test_a_broken_mirror_is_reported_and_harms_nothing(directory: RunDirectory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,15 @@ import pytest
 from harness.errors import HarnessError
 from harness.launch import task as task_module
 from harness.launch.memory import out_of_memory
-from harness.launch.profile import Profile
+from harness.launch.profile import Profile, load_profile
 from harness.launch.task import Allocation, Driver
 from harness.record import Final, RunDirectory
 from harness.study import Study, load_study
 from tests.conftest import StudyFile
 from tests.submitted import PROFILE, command, submitted
+from tests.unit.test_mirror import history, stored
 
-SHAPING = Profile(name="links", shapes_links=True, network_interface="eth0", network_baseline=False)
+SHAPING = PROFILE.model_copy(update={"shapes_links": True, "network_interface": "eth0"})
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def driver(study: Study, results: Path, srun: str, profile: Profile = PROFILE) -
     """The task of the study's only group; `srun` is a shell line that is run in place of the ranks."""
     (sent,) = submitted(study, results, profile)
     allocation = Allocation("7_0", 0, "n[0-1]", "7")
-    return Driver(sent.folder, sent.tasks[0], profile, ["sh", "-c", srun], allocation)
+    return Driver(sent.folder, sent.tasks[0], profile, ["sh", "-c", srun, "srun"], allocation)
 
 
 def run_directory(study: Study, results: Path) -> RunDirectory:
@@ -111,3 +113,40 @@ def test_out_of_memory_is_read_from_the_last_words_of_a_rank(
     directory.create(study.runs[0])
     (directory.logs / "rank-1.txt").write_text(words + "\n")
     assert out_of_memory(directory, world_size=2) is expected
+
+
+TRAINS = f"""exec {sys.executable} -c '
+import sys
+from dataclasses import replace
+from harness.record import Final, RunDirectory, StepWriter
+from tests.unit.test_record import STEP
+directory = RunDirectory(sys.argv[-2])
+writer = StepWriter(directory.steps_file)
+for step in range(4): writer.write(replace(STEP, step=step))
+final = Final(steps=4, skipped_steps=0, shards_sha256="0" * 64)
+directory.update_status(final=final.model_dump())
+' "$@" """
+
+
+def test_runs_are_mirrored_to_wandb_when_their_task_ends(study: Study, tmp_path: Path) -> None:
+    task = driver(study, tmp_path, TRAINS, PROFILE.model_copy(update={"wandb": "offline"}))
+    assert task.run() == 0 and task.run() == 0
+    directory = run_directory(study, tmp_path)
+    assert sorted(history(stored(directory))) == [0, 1, 2, 3]
+    assert len(list(directory.path.glob("wandb/offline-run-*"))) == 1
+
+
+def test_a_mirror_that_fails_or_hangs_harms_no_run(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(task_module, "MIRROR_SECONDS", 0.2)
+    task = driver(study, tmp_path, TRAINS, PROFILE.model_copy(update={"wandb": "offline"}))
+    assert task.run() == 0
+    assert "not all mirrored to wandb; hpz wandb does it later" in capfd.readouterr().err
+    assert run_directory(study, tmp_path).status().state == "done"
+
+
+@pytest.mark.parametrize(("said", "expected"), [("off", "off"), ("online", "online"), ("offline", "offline")])
+def test_wandb_is_a_key_of_the_profile(said: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"wandb: {said}\n")
+    assert load_profile(tmp_path / "mine.yaml").wandb == expected
