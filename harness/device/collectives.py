@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from harness.device.errors import DeviceError
-from harness.device.memory import access, on_device
+from harness.device.memory import accesses, on_device
 from harness.device.observe import SITE_DEPTH, Collective, OpRecord, call_site
 from harness.device.streams import Event, Flight, Machine, Stream, below_dispatch
 
@@ -292,8 +292,8 @@ class VirtualBackend(Backend):
             name=collective.op,
             stream=stream.id,
             kind="collective",
-            reads=tuple(access(t) for t in reads),
-            writes=tuple(access(t) for t in writes),
+            reads=accesses(reads),
+            writes=accesses(writes),
             site=call_site(SITE_DEPTH),
             collective=collective,
         )

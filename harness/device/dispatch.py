@@ -14,8 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.device.errors import DeviceError
-from harness.device.memory import Memory, access, is_pinned, on_device, pin
-from harness.device.observe import SITE_DEPTH, OpKind, OpRecord, call_site
+from harness.device.memory import Memory, accesses, is_pinned, on_device
+from harness.device.observe import HOST, SITE_DEPTH, OpKind, OpRecord, call_site
 from harness.device.operators import Kind, Operator, describe
 from harness.device.streams import Machine
 
@@ -71,18 +71,20 @@ class Dispatcher(TorchDispatchMode):
         return all(on_device(t) for t in tensors_of(args[:1]))
 
     def _allocate(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        pinned = kwargs.get("pin_memory")
-        if pinned:
-            kwargs = {**kwargs, "pin_memory": False}  # torch refuses to pin without a real accelerator
-        out = func(*args, **kwargs)
         if self._wants_device(args, kwargs):
-            return self.memory.refill(out)
-        return pin(out) if pinned else out
+            return self.memory.refill(func(*args, **kwargs))
+        return self._make_on_host(func, args, kwargs)
 
     def _create(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._wants_device(args, kwargs):
             return self._issue(operator, func, args, kwargs, reads=())
-        return func(*args, **kwargs)
+        return self._make_on_host(func, args, kwargs)
+
+    def _make_on_host(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Torch refuses to pin without a real accelerator."""
+        if not kwargs.get("pin_memory"):
+            return func(*args, **kwargs)
+        return self.memory.pin(func(*args, **{**kwargs, "pin_memory": False}))
 
     # ---- copies
 
@@ -93,16 +95,16 @@ class Dispatcher(TorchDispatchMode):
         if here and there:
             return self._compute(operator, func, args, kwargs)
         if not here and not there:
-            return func(*args, **kwargs)
+            return self._on_host(operator, func, args, kwargs)
         asynchronous = bool(kwargs.get("non_blocking"))
         if there:
-            out = self._issue(operator, func, args, kwargs, reads=(), kind="copy")
+            out = self._issue(operator, func, args, kwargs, reads=(source,), kind="copy")
             self._wait_unless(asynchronous and is_pinned(source), "copy from pageable memory")
             return out
         # PyTorch gives a non-blocking copy to the host a pinned destination.
         out = func(torch.empty_like(source), **kwargs)
         if asynchronous:
-            pin(self.memory.poison.fill(out))
+            self.memory.pin(self.memory.poison.fill(out))
         self._issue(describe(COPY), COPY, (out, source), {}, reads=(source,), kind="copy")
         self._wait_unless(asynchronous, "copy to pageable memory")
         return out
@@ -111,11 +113,11 @@ class Dispatcher(TorchDispatchMode):
         target, source = args[0], args[1]
         here, there = on_device(source), on_device(target)
         if not here and not there:
-            return func(*args, **kwargs)
+            return self._on_host(operator, func, args, kwargs)
         asynchronous = bool(args[2] if len(args) > 2 else kwargs.get("non_blocking"))
         if here == there:
             return self._issue(operator, func, args, kwargs, reads=(source,))
-        self._issue(operator, func, args, kwargs, reads=(source,) if here else (), kind="copy")
+        self._issue(operator, func, args, kwargs, reads=(source,), kind="copy")
         host = target if here else source
         self._wait_unless(
             asynchronous and is_pinned(host), f"copy {'to' if here else 'from'} pageable memory"
@@ -132,7 +134,7 @@ class Dispatcher(TorchDispatchMode):
         tensors = tensors_of((*args, *kwargs.values()) if kwargs else args)
         where = [on_device(t) for t in tensors]
         if not any(where):
-            return func(*args, **kwargs)
+            return self._on_host(operator, func, args, kwargs)
         if not all(where):
             args, kwargs = self._scalars_from_host(operator, tensors, args, kwargs)
             tensors = [t for t, device in zip(tensors, where, strict=True) if device]
@@ -149,13 +151,14 @@ class Dispatcher(TorchDispatchMode):
             raise DeviceError(
                 f"{operator.name}: expected all tensors to be on the same device, but found cpu and cpu:0"
             )
+        self._tell_host(operator, host, ())
         return map_tensors(lambda t: t if on_device(t) else t.clone(), args, kwargs)
 
     def _read(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run after all that the current stream holds; then the host waits for it."""
         reads = [t for t in tensors_of((*args, *kwargs.values())) if on_device(t)]
         if not reads:
-            return func(*args, **kwargs)
+            return self._on_host(operator, func, args, kwargs)
         stream = self.machine.current
         self.machine.run_until(stream, stream.issued)
         out = self._run_now(operator, func, args, kwargs, reads, "op")
@@ -168,8 +171,9 @@ class Dispatcher(TorchDispatchMode):
         if not on_device(args[0]):
             if any(on_device(t) for t in tensors_of(args)):
                 raise DeviceError(f"{operator.name}: device indices or values with a host tensor")
-            return func(*args, **kwargs)
+            return self._on_host(operator, func, args, kwargs)
         if any(t is not None and not on_device(t) for t in indices):
+            self._tell_host(operator, tensors_of(indices), ())
             self._wait_unless(False, "copy from pageable memory")
             indices = [t if t is None or on_device(t) else t.clone() for t in indices]
             for tensor in tensors_of(indices):
@@ -193,7 +197,7 @@ class Dispatcher(TorchDispatchMode):
                 "device wraps; call the collective of deepspeed.comm instead of torch.distributed"
             )
         self.machine.finish()  # deferred collectives of the same group go first on every rank
-        return func(*args, **kwargs)
+        return self._on_host(operator, func, args, kwargs)
 
     def _unknown(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if any(on_device(t) for t in tensors_of((*args, *kwargs.values()))):
@@ -201,7 +205,21 @@ class Dispatcher(TorchDispatchMode):
                 f"{func}: not known whether this operator waits for the device or what it writes, so it cannot "
                 "be deferred; move its inputs to the host first"
             )
+        return self._on_host(operator, func, args, kwargs)
+
+    # ---- on the host
+
+    def _on_host(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Host memory alone takes part: run at once, and wait for nothing."""
+        if self.memory.pinned and self.machine.observers:
+            reads = tensors_of((*args, *kwargs.values()))
+            self._tell_host(operator, reads, _written(operator, args, kwargs))
         return func(*args, **kwargs)
+
+    def _tell_host(self, operator: Operator, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
+        """The host touches these tensors now; only the device could be at work on pinned ones."""
+        if self.machine.observers and any(is_pinned(t) for t in (*reads, *writes)):
+            self._observe(operator, [t for t in reads if is_pinned(t)], writes, stream=HOST)
 
     # ---- issuing
 
@@ -294,18 +312,22 @@ class Dispatcher(TorchDispatchMode):
         return shapes
 
     def _observe(
-        self, operator: Operator, reads: Iterable[Tensor], writes: Iterable[Tensor], kind: OpKind = "op"
+        self,
+        operator: Operator,
+        reads: Iterable[Tensor],
+        writes: Sequence[Tensor],
+        kind: OpKind = "op",
+        stream: int | None = None,
     ) -> None:
         machine = self.machine
-        written = [t for t in writes if on_device(t)]
-        unread = {id(t) for t in written} if operator.overwrites else set()
+        unread = {id(t) for t in writes} if operator.overwrites else set()
         record = OpRecord(
             index=machine.ops,
             name=operator.name,
-            stream=machine.current.id,
+            stream=machine.current.id if stream is None else stream,
             kind=kind,
-            reads=tuple(access(t) for t in reads if id(t) not in unread),
-            writes=tuple(access(t) for t in written),
+            reads=accesses(t for t in reads if id(t) not in unread),
+            writes=accesses(writes),
             site=call_site(SITE_DEPTH),
         )
         for observer in machine.observers:

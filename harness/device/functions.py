@@ -16,7 +16,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from harness.device.errors import DeviceError
-from harness.device.memory import DEVICE, Memory, allocation_of, is_pinned, names_device, on_device, pin
+from harness.device.memory import DEVICE, Memory, accesses, allocation_of, is_pinned, names_device, on_device
+from harness.device.observe import HOST as HOST_STREAM
+from harness.device.observe import SITE_DEPTH, OpRecord, call_site
 from harness.device.streams import Machine, Stream, below_dispatch
 
 Tensor = torch.Tensor
@@ -72,6 +74,15 @@ class Functions(TorchFunctionMode):
     def sync(self, reason: str) -> None:
         self.machine.host_wait(self.machine.current, reason)
 
+    def host_reads(self, name: str, tensor: Tensor) -> None:
+        """Python reads host memory without an operator that the dispatcher would see."""
+        machine = self.machine
+        if machine.observers and is_pinned(tensor):
+            read = accesses((tensor,))
+            record = OpRecord(machine.ops, name, HOST_STREAM, "op", read, (), call_site(SITE_DEPTH))
+            for observer in machine.observers:
+                observer.on_op(record)
+
 
 def handles(*functions: Any) -> Callable[[Handler], Handler]:
     def register(handler: Handler) -> Handler:
@@ -118,7 +129,7 @@ def _is_pinned(mode: Functions, func: Any, args: Any, kwargs: Any) -> bool:
 def _pin_memory(mode: Functions, func: Any, args: Any, kwargs: Any) -> Tensor:
     if on_device(args[0]):
         raise DeviceError("pin_memory: only host memory can be pinned")
-    return args[0] if is_pinned(args[0]) else pin(args[0].clone())
+    return args[0] if is_pinned(args[0]) else mode.memory.pin(args[0].clone())
 
 
 @handles(Tensor.record_stream)
@@ -159,12 +170,15 @@ def _from_data(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     """Built where its data lies, then sent, as CUDA does it."""
     options = dict(kwargs)
     device, requires_grad = options.pop("device", None), options.pop("requires_grad", False)
+    pinned = options.pop("pin_memory", False)
     wanted = names_device(device) if device is not None else None
     if wanted is None and device is not None:
         return func(*args, **kwargs)
     if wanted is None and func is Tensor.new_tensor:
         wanted = on_device(args[0])
     made = func(*args, **options)
+    if pinned:
+        mode.memory.pin(made)
     if wanted is not None:
         made = _transfer(mode, made, wanted)
     return made.requires_grad_() if requires_grad else made
@@ -268,23 +282,27 @@ def _send_lists(mode: Functions, index: Any) -> Any:
 def _numpy(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     if on_device(args[0]):
         raise TypeError("can't convert cpu:0 device type tensor to numpy. Use Tensor.cpu() to copy it first.")
+    mode.host_reads("numpy", args[0])
     return func(*args, **kwargs)
 
 
 @handles(Tensor.tolist, Tensor.__repr__, Tensor.__reduce_ex__)
 def _host_read(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
+    name = func.__name__.strip("_")
     if not on_device(args[0]):
+        mode.host_reads(name, args[0])
         return func(*args, **kwargs)
-    mode.sync(f"read: {func.__name__.strip('_')}")
+    mode.sync(f"read: {name}")
     with below_dispatch():
         return func(*args, **kwargs)
 
 
 @handles(Tensor.__deepcopy__)
 def _deepcopy(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
+    if not on_device(args[0]):
+        return func(*args, **kwargs)
     copied = _host_read(mode, func, args, kwargs)
-    if on_device(args[0]):
-        mode.memory.adopt(copied)
+    mode.memory.adopt(copied)
     return copied
 
 

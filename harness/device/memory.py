@@ -1,16 +1,17 @@
-"""Which memory is the device's: a mark on each storage, that lives as long as the storage does.
+"""Which memory is the device's, and which host memory is pinned: a mark on each storage, that lives as long as it.
 
 `torch.device("cpu:0")` names the virtual device and plain `cpu` the host; torch itself keeps both in the same memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 import torch
 
-from harness.device.observe import Access
+from harness.device.observe import HOST, Access
 from harness.device.poison import Poison
 from harness.device.streams import Machine
 
@@ -18,7 +19,7 @@ DEVICE = torch.device("cpu", 0)
 
 
 class Allocation:
-    """The mark of device memory: its number, counted from 0 in the order of allocation."""
+    """The mark of device memory: its number, counted from 0 in the order of allocation; of pinned, down from -1."""
 
     __slots__ = ("id",)
 
@@ -45,7 +46,9 @@ class DeviceName(str):
 
 
 def allocation_of(tensor: torch.Tensor) -> Allocation | None:
-    return getattr(tensor.untyped_storage(), "allocation", None)
+    """The mark of device memory or of pinned host memory; None for pageable host memory."""
+    storage = tensor.untyped_storage()
+    return getattr(storage, "allocation", None) or getattr(storage, "pinned", None)
 
 
 def on_device(tensor: torch.Tensor) -> bool:
@@ -55,12 +58,6 @@ def on_device(tensor: torch.Tensor) -> bool:
 
 def is_pinned(tensor: torch.Tensor) -> bool:
     return hasattr(tensor.untyped_storage(), "pinned")
-
-
-def pin(tensor: torch.Tensor) -> torch.Tensor:
-    """Mark fresh host memory as pinned."""
-    tensor.untyped_storage().pinned = True  # type: ignore[attr-defined]
-    return tensor
 
 
 @lru_cache(typed=True)  # a DeviceName equals its plain string, and 0 equals False
@@ -80,13 +77,20 @@ class Memory:
 
     def __init__(self, machine: Machine, poison: Poison) -> None:
         self.machine, self.poison = machine, poison
-        self.allocated = 0  # allocations so far
+        self.allocated = self.pinned = 0  # allocations so far, of the device and of pinned host memory
 
     def adopt(self, tensor: torch.Tensor) -> None:
-        """Mark a tensor's storage as device memory, if it is not yet."""
+        """Mark the storage of a tensor that has its content as device memory, if it is not yet."""
         storage = tensor.untyped_storage()
         if not hasattr(storage, "allocation"):
-            self._mark(storage)
+            self._mark(storage, written=True)
+
+    def pin(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Mark fresh host memory as pinned; what the host fills it with is not followed, so it counts as written."""
+        self.pinned += 1
+        storage: Any = tensor.untyped_storage()
+        storage.pinned = self._watched(-self.pinned, storage.nbytes(), HOST, True)
+        return tensor
 
     def empty(self, size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
         """Fresh device memory with the poison's content."""
@@ -100,26 +104,32 @@ class Memory:
         self._mark(fresh.untyped_storage())
         return fresh
 
-    def _mark(self, storage: Any) -> None:
+    def _mark(self, storage: Any, written: bool = False) -> None:
         number = self.allocated
         self.allocated += 1
-        machine = self.machine
-        if not machine.observers:
+        if self.machine.observers:
+            stream = self.machine.current.id
+            storage.allocation = self._watched(number, storage.nbytes(), stream, written)
+        else:
             storage.allocation = Allocation(number)
-            return
-        storage.allocation = WatchedAllocation(number, machine)
+
+    def _watched(self, number: int, nbytes: int, stream: int, written: bool) -> Allocation:
+        machine = self.machine
         for observer in machine.observers:
-            observer.on_alloc(number, storage.nbytes(), machine.current.id)
+            observer.on_alloc(number, nbytes, stream, written)
+        return WatchedAllocation(number, machine)
 
 
-def access(tensor: torch.Tensor) -> Access:
-    """The elements of a device tensor, exactly."""
-    allocation = allocation_of(tensor)
-    assert allocation is not None
-    return Access(
-        allocation.id,
-        int(tensor.storage_offset()),
-        tuple(tensor.size()),
-        tensor.stride(),
-        tensor.element_size(),
+def accesses(tensors: Iterable[torch.Tensor]) -> tuple[Access, ...]:
+    """The elements of tensors in device or pinned memory, exactly; nobody but the host touches other memory."""
+    return tuple(
+        Access(
+            allocation.id,
+            int(tensor.storage_offset()),
+            tuple(tensor.size()),
+            tensor.stride(),
+            tensor.element_size(),
+        )
+        for tensor in tensors
+        if (allocation := allocation_of(tensor)) is not None
     )

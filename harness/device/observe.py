@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+HOST = -1  # in place of a stream: the host, which touches pinned memory itself
 SITE_DEPTH = 10  # frames kept of an observed op
 # Frames of this package and of torch say nothing about the program.
 NOT_THE_PROGRAM = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
@@ -22,7 +23,7 @@ NOT_THE_PROGRAM = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
 class Access(NamedTuple):
     """The exact elements that an op touches: a strided view of one storage; offset, sizes and strides in elements."""
 
-    storage: int
+    storage: int  # negative: pinned host memory
     offset: int
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
@@ -55,7 +56,11 @@ OpKind = Literal["op", "copy", "collective"]
 
 @dataclass(frozen=True, slots=True)
 class OpRecord:
-    """An op as issued. What it overwrites without reading stands in `writes` alone."""
+    """An op as issued. What it overwrites without reading stands in `writes` alone.
+
+    A copy between device and pinned host memory touches both. Where the host itself touches pinned memory, stream is
+    HOST and index that of the next op.
+    """
 
     index: int
     name: str
@@ -78,7 +83,7 @@ class Observer:
     """Base of all observers; override what is of interest. Calls come in issue order, from the issuing thread."""
 
     def on_op(self, op: OpRecord) -> None:
-        """An op was issued to its stream."""
+        """An op was issued to its stream, or the host has touched pinned memory."""
 
     def on_run(self, index: int) -> None:
         """The op of that index was executed."""
@@ -92,8 +97,8 @@ class Observer:
     def on_host_wait(self, target: WaitTarget, reason: str, site: Site) -> None:
         """The host knows that the target has completed; `reason` is a kind of host synchronise or "query"."""
 
-    def on_alloc(self, storage: int, nbytes: int, stream: int) -> None:
-        """Device memory was allocated while the stream was current."""
+    def on_alloc(self, storage: int, nbytes: int, stream: int, written: bool) -> None:
+        """Device memory was allocated while the stream was current, or pinned memory (HOST); `written`: and filled."""
 
     def on_free(self, storage: int) -> None:
         """The last use of the memory is gone. Under a policy that defers, ops still to run count as uses."""

@@ -16,7 +16,9 @@ from typing import Any, Literal, NamedTuple
 from harness.race.memory import Footprint, Written, covers, overlap
 
 HOST = -1
-"""The host's place in clocks: its own accesses (to pinned memory) and what it has waited for."""
+"""The host's place in clocks: its own accesses (to pinned memory) and what it has waited for.
+
+Equal to the one of harness.device.observe, which needs torch."""
 
 HISTORY = 32  # accesses kept for one storage before those that a newer one stands for are dropped
 WINDOW = 240  # trace items kept for the story and the picture
@@ -164,7 +166,7 @@ class Analysis:
         clock = self._clock(stream)
         time = clock[stream] = clock.get(stream, 0) + 1
         mark = Mark(index, stream, "op", name, site)
-        self.next_index = index + 1
+        self.next_index = index + (stream != HOST)
         self.window.append(mark)
         self.costs.ops += 1
         for storage, view in reads:
@@ -213,6 +215,8 @@ class Analysis:
         if block is None:
             return
         self.memory.touches -= len(block.history)
+        if block.stream == HOST:  # torch's allocator of pinned memory awaits every copy itself
+            return
         if all(old.stream == block.stream for old in block.history):
             return
         clock = dict(self._clock(block.stream))

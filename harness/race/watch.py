@@ -37,8 +37,8 @@ class Watcher(Observer):
                 target.id, reason, visible(site.stack), cost=reason != "device" or target.id == 0
             )
 
-    def on_alloc(self, storage: int, nbytes: int, stream: int) -> None:
-        self.analysis.alloc(storage, nbytes, stream)
+    def on_alloc(self, storage: int, nbytes: int, stream: int, written: bool) -> None:
+        self.analysis.alloc(storage, nbytes, stream, written)
 
     def on_free(self, storage: int) -> None:
         self.analysis.free(storage, capture)
@@ -59,7 +59,7 @@ class Excerpt(Observer):
         self.next = 0
 
     def on_op(self, op: OpRecord) -> None:
-        self.next = op.index + 1
+        self.next = op.index + (op.stream != HOST)
         self._add(Mark(op.index, op.stream, "op", op.name, visible(op.site.stack)))
         if op.index == self.last:
             self.name_streams()

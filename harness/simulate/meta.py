@@ -18,7 +18,7 @@ from torch.utils.flop_counter import flop_registry
 from harness.device.accelerator import VirtualAccelerator
 from harness.device.collectives import Backend, VirtualBackend, Work
 from harness.device.dispatch import tensors_of
-from harness.device.memory import Memory, access, allocation_of
+from harness.device.memory import Memory, accesses, allocation_of
 from harness.device.observe import Collective, OpKind, OpRecord, Site
 from harness.device.operators import Kind, Operator, describe
 from harness.device.poison import parse_poison
@@ -137,8 +137,8 @@ def tell(
         name=name,
         stream=stream.id,
         kind=kind,
-        reads=tuple(access(t) for t in reads),
-        writes=tuple(access(t) for t in writes),
+        reads=accesses(reads),
+        writes=accesses(writes),
         site=NOWHERE,
         collective=collective,
     )

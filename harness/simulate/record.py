@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import set_accelerator
 
-from harness.device.observe import Access, Observer, OpRecord, Site, WaitTarget
+from harness.device.observe import HOST, Access, Observer, OpRecord, Site, WaitTarget
 from harness.device.streams import Machine, set_machine
 from harness.models import ModelFile, build_model
 from harness.simulate.meta import (
@@ -75,7 +75,7 @@ class Recorder(Observer):
         self.rows.append(row._replace(views=views))
 
     def on_op(self, op: OpRecord) -> None:
-        if not self.recording:
+        if not self.recording or op.stream == HOST:
             return
         kind = {"op": Kind.OP, "copy": Kind.TRANSFER, "collective": Kind.COLLECTIVE}[op.kind]
         here = len(self.rows)
@@ -117,13 +117,17 @@ class Recorder(Observer):
         else:
             self._add(Row(Kind.SYNC, stream=target.id, site=where))
 
-    def on_alloc(self, storage: int, nbytes: int, stream: int) -> None:
+    def on_alloc(self, storage: int, nbytes: int, stream: int, written: bool) -> None:
+        if stream == HOST:
+            return
         self.sizes[storage] = nbytes
         self.live += nbytes
         if self.recording:
             self._add(Row(Kind.ALLOC, stream=stream, storage=storage, payload=nbytes))
 
     def on_free(self, storage: int) -> None:
+        if storage < 0:  # pinned host memory
+            return
         nbytes = self.sizes.pop(storage)
         self.live -= nbytes
         if self.recording:
@@ -147,8 +151,8 @@ class Recorder(Observer):
 
 
 def _bytes(item: Access) -> int:
-    """What a kernel moves for the access; a broadcast dimension is read once."""
-    elements = 1
+    """What a kernel moves in device memory for the access; a broadcast dimension is read once."""
+    elements = int(item.storage >= 0)
     for size, stride in zip(item.sizes, item.strides, strict=True):
         if stride or size == 0:
             elements *= size

@@ -11,7 +11,7 @@ import os
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from harness.device.observe import Access, Observer, OpRecord, Site, WaitTarget
+from harness.device.observe import HOST, Access, Observer, OpRecord, Site, WaitTarget
 from harness.device.policies import Policy
 from harness.simulate.costs import collective, layout
 from harness.simulate.hardware import Cluster, cluster
@@ -53,6 +53,8 @@ class Timed(Policy, Observer):
     # ---- the clock
 
     def on_op(self, op: OpRecord) -> None:
+        if op.stream == HOST:
+            return
         host = self.on.host
         self.host += host.collective_seconds if op.collective else host.launch_seconds
         start = max(self.host, self.free.get(op.stream, 0.0))
@@ -150,7 +152,8 @@ def matmul_flops(op: OpRecord) -> float:
 
 
 def _nbytes(item: Access) -> int:
-    elements = 1
+    """In device memory."""
+    elements = int(item.storage >= 0)
     for size, stride in zip(item.sizes, item.strides, strict=True):
         elements *= size if stride else 1
     return elements * item.itemsize

@@ -397,7 +397,7 @@ class Seen(Observer):
     def on_run(self, index: int) -> None:
         self.calls.append(f"run {index}")
 
-    def on_alloc(self, storage: int, nbytes: int, stream: int) -> None:
+    def on_alloc(self, storage: int, nbytes: int, stream: int, written: bool) -> None:
         self.calls.append(f"alloc {storage}: {nbytes}")
 
     def on_free(self, storage: int) -> None:

@@ -4,6 +4,7 @@ has it. Run one with `hpz race --script tests/deepspeed/scripts/streams.py NAME`
 
 from __future__ import annotations
 
+import copy
 import sys
 
 import torch
@@ -368,6 +369,97 @@ def wrong_record_stream_right() -> torch.Tensor:
     del x
     A.synchronize()
     return y
+
+
+# -- the host reads a pinned buffer before the copy into it has come
+
+
+def pinned_read_bug() -> torch.Tensor:
+    x, pinned = filled(8), torch.empty(8, pin_memory=True)
+    A.synchronize()
+    pinned.copy_(x, non_blocking=True)  # 1st
+    y = pinned + 1  # 2nd
+    A.synchronize()
+    return y
+
+
+def pinned_read_right() -> torch.Tensor:
+    x, pinned, copied = filled(8), torch.empty(8, pin_memory=True), A.Event()
+    pinned.copy_(x, non_blocking=True)
+    copied.record(A.current_stream())
+    copied.synchronize()
+    y = pinned + 1
+    pinned.zero_()
+    return y
+
+
+# -- the host writes a pinned buffer anew while it is still being sent
+
+
+def pinned_write_bug() -> torch.Tensor:
+    pinned = torch.ones(8).pin_memory()
+    x = pinned.to(DEVICE, non_blocking=True)  # 1st
+    pinned.zero_()  # 2nd
+    A.synchronize()
+    return x
+
+
+def pinned_write_right() -> torch.Tensor:
+    pinned, s = torch.ones(8).pin_memory(), side()
+    with A.stream(s):
+        x = pinned.to(DEVICE, non_blocking=True)
+    s.synchronize()
+    pinned.zero_()
+    return x
+
+
+# -- Python reads the host's copy of a number that has not come
+
+
+def pinned_list_bug() -> torch.Tensor:
+    x = filled(8)
+    A.synchronize()
+    arrived = x.to("cpu", non_blocking=True)  # 1st
+    y = torch.tensor(arrived.tolist())  # 2nd
+    A.synchronize()
+    return y
+
+
+def pinned_list_right() -> torch.Tensor:
+    x = filled(8)
+    arrived = x.to("cpu")
+    return torch.tensor(arrived.tolist())
+
+
+# -- two streams copy into one pinned buffer
+
+
+def pinned_staging_bug() -> torch.Tensor:
+    x, s, pinned = filled(8), side(), torch.zeros(8, pin_memory=True)
+    A.synchronize()
+    pinned.copy_(x, non_blocking=True)  # 1st
+    with A.stream(s):
+        y = pinned.to(DEVICE, non_blocking=True)  # 2nd
+    A.synchronize()
+    return y
+
+
+def pinned_staging_right() -> torch.Tensor:
+    x, s, pinned = filled(8), side(), torch.zeros(8, pin_memory=True)
+    pinned.copy_(x, non_blocking=True)
+    s.wait_stream(A.current_stream())
+    with A.stream(s):
+        y = pinned.to(DEVICE, non_blocking=True)
+    A.synchronize()
+    return y
+
+
+# -- memory that torch fills on the host's side before the device has it
+
+
+def filled_elsewhere_right() -> torch.Tensor:
+    x = filled(8)
+    return copy.deepcopy(x)[torch.tensor([1, 2])] + 1
 
 
 # -- memory that nobody has written
