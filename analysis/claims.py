@@ -1,11 +1,13 @@
 """Judges the claims of results/paper/claims.yaml by what a study measured; one row for each reading of each claim.
 
 A reading is judged by the rule of its name below. Evidence weaker than the reading's `least_evidence` may bound it at
-most, and simulated time alone never supports anything.
+most, and simulated time alone never supports anything. A failure counts against hpZ only beside a control: ZeRO-3 under
+the same order and settings, which has an unordered access of its own and must not have failed there, too.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from analysis.summary import LEVELS, SOUND, left_to_chance, weaker
+from analysis.summary import LEVELS, SOUND, baseline_ran_alike, control_of, left_to_chance, weaker
 from harness.errors import HarnessError
 from harness.study import REPOSITORY
 
@@ -91,6 +93,33 @@ def _failed(pairs: list[Record]) -> list[Record]:
     return [pair for pair in pairs if pair["verdict"] not in SOUND]
 
 
+def _control(pair: Record, summary: Record) -> str | None:
+    """Verdict of ZeRO-3 under the pair's order and settings; None where it was not run there."""
+    name = "zero3+step" if pair["variant"].endswith("+step") else "zero3"
+    if pair["baseline_variant"] == name and baseline_ran_alike(pair):
+        return "exact"
+    control = control_of(pair, summary["pairs"], name)
+    return control["verdict"] if control else None
+
+
+def _excuse(pair: Record, summary: Record, allowed: tuple[str, ...] = SOUND) -> str | None:
+    """Why a pair outside `allowed` proves nothing of hpZ; None where it does."""
+    control = _control(pair, summary)
+    if control is None:
+        return "ZeRO-3 was not run under the same order"
+    if control not in allowed:
+        return "ZeRO-3 itself fails under the same order"
+    if pair["verdict"] == "drifted" and not pair["band"] and "equivalent" in allowed:
+        return "there is no tolerance band, for want of baseline seeds"
+    return None
+
+
+def _excuses(pairs: list[Record], summary: Record, allowed: tuple[str, ...] = SOUND) -> str:
+    """The excuses of all pairs, each with the number of pairs."""
+    counts = Counter(excuse for pair in pairs if (excuse := _excuse(pair, summary, allowed)))
+    return "; ".join(f"in {count} {excuse}" for excuse, count in counts.items())
+
+
 def _races_found(summary: Record) -> Found:
     # An analysis needs no verdict: it finds the missing order in runs whose numbers were right, or never compared.
     analysed = [
@@ -104,56 +133,67 @@ def _races_found(summary: Record) -> Found:
     return Found("supported", f"the race was found in {len(racing)} of {len(analysed)} analysed runs", racing)
 
 
-def _fails(pairs: list[Record], control: list[Record], what: str, word: str = "fails") -> Found:
-    """An existence claim: supported by failures beside a sound control; bounded where nothing failed."""
+def _fails(summary: Record, pairs: list[Record], in_order: list[Record], what: str) -> Found:
+    """An existence claim: supported by a failure beside sound controls; bounded where nothing failed, or all did."""
     if not pairs:
         return NOTHING
     failed = _failed(pairs)
-    diverged = sum(pair["verdict"] == "diverged" for pair in failed)
+    own = [pair for pair in failed if not _excuse(pair, summary)]
+    diverged = sum(pair["verdict"] == "diverged" for pair in own)
     numbers = {
         "pairs": len(pairs),
         "failed": len(failed),
+        "failed_beside_control": len(own),
         "diverged": diverged,
-        "control_failed": len(_failed(control)),
+        "failed_in_order": len(_failed(in_order)),
     }
     if not failed:
-        return Found("bounded", f"{what}: none of {len(pairs)} pairs {word} here", pairs, numbers)
-    if _failed(control):
+        return Found("bounded", f"{what}: none of {len(pairs)} pairs fails here", pairs, numbers)
+    if _failed(in_order):
+        why = f"{what}: {len(failed)} of {len(pairs)} pairs fail, but so does the control in order"
+        return Found("bounded", why, [*failed, *_failed(in_order)], numbers)
+    doubt = _excuses(failed, summary)
+    if not own:
         return Found(
-            "bounded", f"{what}: {word}, but so does the control", [*failed, *_failed(control)], numbers
+            "bounded", f"{what}: {len(failed)} of {len(pairs)} pairs fail, but {doubt}", failed, numbers
         )
-    steps = [pair["first_bad_step"] for pair in failed]
-    why = f"{what}: {len(failed)} of {len(pairs)} pairs {word} ({diverged} diverged), first at step {min(steps)}"
-    why += f"; none of {len(control)} controls does" if control else ""
-    return Found("supported", why, failed, numbers)
+    first = min(pair["first_bad_step"] for pair in own)
+    why = f"{what}: {len(own)} of {len(pairs)} pairs fail where ZeRO-3 does not ({diverged} diverged), "
+    why += f"first at step {first}"
+    why += f"; none of {len(in_order)} controls in order does" if in_order else ""
+    why += f"; {len(failed) - len(own)} more fail, but {doubt}" if doubt else ""
+    return Found("supported", why, own, numbers)
+
+
+RACE_ALONE = ("unordered", "new+none+step")
+STOCK = ("stock", "old+none+step")
+OLD_COPY_ORDERED = ("sync-only", "old+stream-sync+step")
 
 
 def _race_alone(summary: Record) -> Found:
-    pairs = _select(summary, "unordered", aligned=True, in_order=False)
-    return _fails(
-        pairs, _select(summary, "unordered", aligned=True, in_order=True), "right copy, no order", "fail"
-    )
+    pairs = _select(summary, *RACE_ALONE, aligned=True, in_order=False)
+    control = _select(summary, *RACE_ALONE, aligned=True, in_order=True)
+    return _fails(summary, pairs, control, "right copy, no order")
 
 
 def _stock_by_race(summary: Record) -> Found:
-    pairs = _select(summary, "stock", aligned=True, in_order=False)
-    return _fails(
-        pairs, _select(summary, "stock", aligned=True, in_order=True), "stock on aligned sizes", "fail"
-    )
+    pairs = _select(summary, *STOCK, aligned=True, in_order=False)
+    control = _select(summary, *STOCK, aligned=True, in_order=True)
+    return _fails(summary, pairs, control, "stock on aligned sizes")
 
 
 def _stock_by_copy(summary: Record) -> Found:
-    pairs = _select(summary, "stock", "sync-only", aligned=False, in_order=True)
-    pairs += _select(summary, "sync-only", aligned=False, in_order=False)
-    control = _select(summary, "stock", "sync-only", aligned=True, in_order=True)
-    return _fails(pairs, control, "old copy on unaligned sizes, in order", "fail")
+    pairs = _select(summary, *STOCK, *OLD_COPY_ORDERED, aligned=False, in_order=True)
+    pairs += _select(summary, *OLD_COPY_ORDERED, aligned=False, in_order=False)
+    control = _select(summary, *STOCK, *OLD_COPY_ORDERED, aligned=True, in_order=True)
+    return _fails(summary, pairs, control, "old copy on unaligned sizes, in order")
 
 
 def _stock_at_full_size(summary: Record) -> Found:
     pairs = [pair for pair in _select(summary, "stock") if pair["model"] in FULL_SIZE]
     counts = (summary.get("simulated") or {}).get("windows")
     if pairs or not counts:
-        return _fails(pairs, [], "stock at full size", "fail")
+        return _fails(summary, pairs, [], "stock at full size")
     codes = ", ".join(f"{strikes} of {of} with {code}" for code, (strikes, of) in counts["by_code"].items())
     why = f"in simulated time, gathers overtake their copies in {counts['strikes']} of {counts['settings']} settings "
     why += f"at full size ({codes}) and in {counts['small_strikes']} of {counts['small_settings']} of toy models; "
@@ -163,17 +203,16 @@ def _stock_at_full_size(summary: Record) -> Found:
 
 
 def _all_within(variant: str, allowed: tuple[str, ...]) -> Callable[[Record], Found]:
-    """A claim about every pair: refuted by one exception; bounded where nothing could run out of order."""
+    """A claim about every pair: refuted by one exception beside a sound control; bounded where all ran in order."""
 
     def rule(summary: Record) -> Found:
         pairs = _select(summary, variant)
         if not pairs:
             return NOTHING
-        outside = [pair for pair in pairs if pair["verdict"] not in allowed]
-        numbers = {"pairs": len(pairs), "outside": len(outside)}
         words = " or ".join(allowed)
-        if outside:
-            return Found("refuted", f"{len(outside)} of {len(pairs)} pairs are not {words}", outside, numbers)
+        if exception := _exceptions(summary, pairs, allowed, f"are not {words}"):
+            return exception
+        numbers = {"pairs": len(pairs), "outside": 0}
         if not _select(summary, variant, in_order=False):
             return Found(
                 "bounded", f"all {len(pairs)} pairs are {words}, but all ran in order", pairs, numbers
@@ -183,30 +222,53 @@ def _all_within(variant: str, allowed: tuple[str, ...]) -> Callable[[Record], Fo
     return rule
 
 
+def _exceptions(summary: Record, pairs: list[Record], allowed: tuple[str, ...], what: str) -> Found | None:
+    """What pairs outside `allowed` say against a claim about all pairs; None where there are none."""
+    outside = [pair for pair in pairs if pair["verdict"] not in allowed]
+    own = [pair for pair in outside if not _excuse(pair, summary, allowed)]
+    numbers = {"pairs": len(pairs), "outside": len(outside), "outside_beside_control": len(own)}
+    if own:
+        why = f"{len(own)} of {len(pairs)} pairs {what} where ZeRO-3 does not fail"
+        return Found("refuted", why, own, numbers)
+    if outside:
+        why = f"{len(outside)} of {len(pairs)} pairs {what}, but {_excuses(outside, summary, allowed)}"
+        return Found("bounded", why, outside, numbers)
+    return None
+
+
 def _gain(summary: Record) -> Found:
-    """R1 by measured times; below them, by what the recorded bytes allow; below those, by simulated time."""
+    """R1 by measured times; below them, by what the bytes allow; below those, by simulated time."""
     timed = [
         pair
         for pair in _select(summary, "fixed")
         if pair["evidence"] == "multi-node" and pair["step_seconds_ratio"]
     ]
     if timed:
-        best = max(1 / pair["step_seconds_ratio"]["median"] for pair in timed)
-        verdict: Verdict = "supported" if best >= GAIN else "refuted"
-        return Found(verdict, f"the largest gain over ZeRO-3 is {best:.2f} ×", timed, {"largest_gain": best})
-    rows = list(summary["audit"])
+        gains = [(pair, *_inverse(_ends(pair))) for pair in timed]
+        return _by_interval(gains, GAIN, "speed over ZeRO-3's")
+    # What the interface counted, where it did: over gloo more travels than a ring of NCCL would send.
+    wire = [(record["byte_ratio"], [record["run_id"]]) for record in summary["wire"]]
+    rows = wire or [(row["recorded_ratio"], row["run_ids"]) for row in summary["audit"]]
     if not rows:
         return _simulated(summary, "R1") or NOTHING
-    most = max(row["recorded_ratio"] for row in rows)
-    ids = {run_id for row in rows for run_id in row["run_ids"]}
+    most, possible = max(ratio for ratio, _ in rows), sum(ratio >= GAIN for ratio, _ in rows)
+    ids = {run_id for _, run_ids in rows for run_id in run_ids}
     pairs = [pair for pair in summary["pairs"] if pair["run_id"] in ids]
-    side = "out of reach" if most < GAIN else "not excluded"
-    why = f"recorded bytes to other nodes allow at most {most:.2f} × over ZeRO-3: 1.98 × is {side} by volume"
-    return Found("bounded", why, pairs, {"largest_ratio_of_bytes": most})
+    side = f"not excluded in {possible} of {len(rows)} configurations" if possible else "out of reach"
+    which = "bytes metered on the link" if wire else "recorded bytes to other nodes"
+    why = f"{which} allow at most {most:.2f} × over ZeRO-3: 1.98 × is {side} by volume"
+    numbers: dict[str, float | None] = {"largest_ratio_of_bytes": most}
+    if speeds := [record["speed_up"] for record in summary["wire"] if record["speed_up"]]:
+        why += f"; measured: {max(speeds):.2f} × at most"
+        numbers["largest_speed_up"] = max(speeds)
+    return Found("bounded", why, pairs, numbers)
 
 
 def _kept(summary: Record) -> Found:
-    """R2: step time of stock (or unordered) over fixed, pair by pair of the same baseline; or by simulated time."""
+    """R2: step time of stock (or unordered) over fixed, pair by pair of the same baseline; or by simulated time.
+
+    The interval of the quotient is that of two intervals divided, so it is wide rather than narrow.
+    """
     fixed = {_cell(pair): pair for pair in _select(summary, "fixed") if pair["step_seconds_ratio"]}
     both = [
         (pair, fixed[_cell(pair)])
@@ -224,15 +286,63 @@ def _kept(summary: Record) -> Found:
             "" if waits is None else f"; the fix waits {waits:+.3g} times a step on the host"
         )
         return Found("not tested", why, [], {"extra_host_syncs_per_step": waits})
-    kept = [
-        ours["step_seconds_ratio"]["median"] / theirs["step_seconds_ratio"]["median"] for ours, theirs in both
-    ]
-    worst = min(kept)
-    verdict: Verdict = "supported" if worst >= KEPT else "refuted"
-    pairs = [pair for two in both for pair in two]
-    return Found(
-        verdict, f"the fix keeps at least {worst:.1%} of the speed", pairs, {"smallest_share_kept": worst}
+    kept = []
+    for ours, theirs in both:
+        (low, high), (least, most) = _ends(ours), _inverse(_ends(theirs))
+        kept += [(one, _times(low, least), _times(high, most)) for one in (ours, theirs)]
+    return _by_interval(kept, KEPT, "share of the speed that the fix keeps")
+
+
+Ends = tuple[float | None, float | None]
+
+
+def _ends(pair: Record) -> Ends:
+    """The interval of the pair's step time over its baseline's; an end is None where too few blocks gave none."""
+    return pair["step_seconds_ratio"]["low"], pair["step_seconds_ratio"]["high"]
+
+
+def _inverse(ends: Ends) -> Ends:
+    low, high = ends
+    return (None if high is None else 1 / high), (None if low is None else 1 / low)
+
+
+def _times(left: float | None, right: float | None) -> float | None:
+    return None if left is None or right is None else left * right
+
+
+def _by_interval(found: list[tuple[Record, float | None, float | None]], asked: float, what: str) -> Found:
+    """Whether a quantity reaches `asked`, decided for each configuration by the interval over its seeds.
+
+    Supported or refuted where all configurations say so; bounded where they differ or an interval straddles.
+    """
+    spans: dict[tuple[Any, ...], list[Ends]] = {}
+    for pair, low, high in found:
+        spans.setdefault(_configuration(pair), []).append((low, high))
+    reached = sum(all(low is not None and low >= asked for low, _ in ends) for ends in spans.values())
+    missed = sum(all(high is not None and high < asked for _, high in ends) for ends in spans.values())
+    verdict: Verdict = (
+        "supported" if reached == len(spans) else "refuted" if missed == len(spans) else "bounded"
     )
+    lows, highs = (
+        [low for _, low, _ in found if low is not None],
+        [high for *_, high in found if high is not None],
+    )
+    why = f"{what}: {asked:.2f} is reached in {reached} of {len(spans)} configurations and missed in {missed}"
+    if undecided := len(spans) - reached - missed:
+        why += f"; in {undecided} the interval leaves it open"
+    numbers = {
+        "configurations": len(spans),
+        "reached": reached,
+        "missed": missed,
+        "lowest": min(lows, default=None),
+        "highest": max(highs, default=None),
+    }
+    return Found(verdict, why, [pair for pair, *_ in found], numbers)
+
+
+def _configuration(pair: Record) -> tuple[Any, ...]:
+    names = ("model", "release", "schedule", "gradient_accumulation", "throughput_timer", "link")
+    return (*(pair[name] for name in names), str(pair["shape"]))
 
 
 def _simulated(summary: Record, reading: str) -> Found | None:
@@ -269,14 +379,12 @@ def _synchronise(variant: str) -> Callable[[Record], Found]:
         pairs = [pair for pair in every if not left_to_chance(pair) or pair["verdict"] not in SOUND]
         if not pairs:
             return NOTHING
+        if exception := _exceptions(summary, pairs, SOUND, "fail with it"):
+            return exception
         mean = next(
             one["extra_host_syncs_per_step"] for one in summary["variants"] if one["variant"] == variant
         )
-        numbers = {"pairs": len(pairs), "failed": len(_failed(pairs)), "extra_host_syncs_per_step": mean}
-        if _failed(pairs):
-            return Found(
-                "refuted", f"{len(_failed(pairs))} of {len(pairs)} pairs fail with it", pairs, numbers
-            )
+        numbers = {"pairs": len(pairs), "outside": 0, "extra_host_syncs_per_step": mean}
         cost = "" if mean is None else f", at {mean:+.3g} host waits a step"
         return Found("supported", f"it suffices in all {len(pairs)} pairs{cost}", pairs, numbers)
 
@@ -284,19 +392,27 @@ def _synchronise(variant: str) -> Callable[[Record], Found]:
 
 
 def _nan(summary: Record) -> Found:
+    """Losses that became NaN where no NaN was planted: fresh memory of the virtual device holds what the study asks."""
     failed = _failed(_select(summary, "stock", "unordered"))
     if not failed:
         return NOTHING
-    nans = [pair for pair in failed if pair["verdict"] == "diverged" and "NaN" in pair["reason"]]
-    numbers = {"failed": len(failed), "nan": len(nans)}
+    nans = [
+        pair for pair in failed if pair["verdict"] == "diverged" and pair["reason"].startswith("loss is NaN")
+    ]
+    own = [pair for pair in nans if pair["poison"] != "nan" and not _excuse(pair, summary)]
+    numbers = {"failed": len(failed), "nan": len(nans), "nan_without_planted_nan": len(own)}
+    if own:
+        why = f"in {len(own)} of {len(failed)} failed pairs the loss turned NaN, and no memory was filled with NaN"
+        return Found("supported", why, own, numbers)
     if not nans:
-        return Found(
-            "bounded",
-            f"none of {len(failed)} failed pairs turned NaN; they drifted or stuck",
-            failed,
-            numbers,
-        )
-    return Found("supported", f"{len(nans)} of {len(failed)} failed pairs turned NaN", nans, numbers)
+        why = f"in none of {len(failed)} failed pairs the loss turned NaN; they drifted, stuck or overflowed"
+        return Found("bounded", why, failed, numbers)
+    planted = sum(pair["poison"] == "nan" for pair in nans)
+    doubts = [f"in {planted} fresh memory was filled with NaN (poison: nan), so that says nothing"]
+    doubts = doubts if planted else []
+    doubts += [words] if (words := _excuses([p for p in nans if p["poison"] != "nan"], summary)) else []
+    why = f"in {len(nans)} of {len(failed)} failed pairs the loss turned NaN, but {'; '.join(doubts)}"
+    return Found("bounded", why, nans, numbers)
 
 
 RULES: dict[str, Callable[[Record], Found]] = {

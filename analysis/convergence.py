@@ -19,6 +19,7 @@ Bools = npt.NDArray[np.bool_]
 Verdict = Literal["exact", "equivalent", "drifted", "diverged"]
 VERDICTS: tuple[Verdict, ...] = ("exact", "equivalent", "drifted", "diverged")
 RESAMPLES = 999
+FEWEST_SEEDS = 3  # of a tolerance band, whatever the rule asks for: all but one must have a spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,8 @@ def judge(run: Curve, baseline: Curve, band: Band | None, rule: Rule) -> Judgeme
     if differing is None:
         return Judgement("exact", "every loss and gradient norm is bit-equal", None, None, largest)
     if band is None:
-        reason = f"not bit-equal, and no tolerance band: it needs {rule.minimum_seeds} baseline seeds"
+        needed = max(rule.minimum_seeds, FEWEST_SEEDS)
+        reason = f"not bit-equal, and no tolerance band: it needs {needed} sound baseline seeds"
         return Judgement("drifted", reason, differing, differing, largest)
     outside = band.first_outside(run.loss)
     if outside is None:
@@ -120,7 +122,7 @@ def tolerance_band(losses: Floats, rule: Rule) -> Band | None:
     al. 2021, with the maximum over steps as score) one more seed then stays inside with probability n / (n + 1).
     """
     seeds = len(losses)
-    if seeds < max(rule.minimum_seeds, 3) or not np.isfinite(losses).all():
+    if seeds < max(rule.minimum_seeds, FEWEST_SEEDS) or not np.isfinite(losses).all():
         return None
     centre = losses.mean(axis=0)
     own = losses - centre

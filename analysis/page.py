@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.clock import clock_sentence
+from analysis.convergence import FEWEST_SEEDS
 from analysis.race_matrix import race_sentence
 from analysis.style import SIGNS
 from analysis.summary import LEVELS, SOUND, shape_text
@@ -187,6 +188,22 @@ def _alignment(pairs: list[Record]) -> str:
     return f"Unaligned: the world size does not divide {count} parameters, so the old copy leaves elements unwritten"
 
 
+def no_band(summary: Record) -> list[str]:
+    """For each model whose drifts were held against no tolerance band: why there is none."""
+    asked = max(summary["rule"]["minimum_seeds"], FEWEST_SEEDS)
+    drifts = (pair for pair in summary["pairs"] if pair["verdict"] == "drifted" and not pair["band"])
+    reasons = {
+        pair["model"]: f"{pair['baseline_seeds']} of {asked} baseline seeds"
+        if pair["baseline_seeds"] < asked
+        else "a baseline seed diverged"
+        for pair in drifts
+    }
+    return [
+        f"No band for {model}: {reason}, so drifted says that its losses are not bit-equal, and no more."
+        for model, reason in reasons.items()
+    ]
+
+
 def _levels(pairs: Iterable[Record]) -> list[str]:
     return sorted({pair["evidence"] for pair in pairs}, key=LEVELS.index)
 
@@ -199,6 +216,7 @@ def _cell(pairs: list[Record]) -> Cell | None:
     if verdict is None:
         return Cell(None, SIGNS[None], "not judged", worst["reason"])
     text = verdict if verdict in SOUND else f"{verdict} at {worst['first_bad_step']}"
+    text += ", no band" if verdict == "drifted" and not worst["band"] else ""
     if len(pairs) > 1:
         same = sum(pair["verdict"] == verdict for pair in pairs)
         text += f" ({same} of {len(pairs)} seeds)"
@@ -322,4 +340,4 @@ def band_note(summary: Record) -> str:
             f"A band of {rule['minimum_seeds']} seeds holds one more seed with probability {level:.0%} at least, "
             f"less than the {rule['confidence']:.0%} of the other intervals."
         )
-    return words
+    return " ".join([words.strip(), *no_band(summary)])

@@ -7,6 +7,7 @@ that, so that results stay readable after a patch file changed; which hashes rea
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,6 +57,12 @@ class Recorded:
         return values[warmup:] if len(values) > warmup else values
 
     @property
+    def versions(self) -> Mapping[str, str | None]:
+        """Package versions that can change a number; wandb mirrors what was recorded."""
+        versions = self.record.get("versions") or {}
+        return {name: version for name, version in versions.items() if name != "wandb"}
+
+    @property
     def unfit(self) -> str | None:
         """Why the run cannot be judged; None if it can."""
         steps = self.columns["step"]
@@ -102,7 +109,23 @@ class Matched:
 
     def _pair(self, run: Run, baseline: Run) -> Pair:
         ours, theirs = self.of.get(run.run_id), self.of.get(baseline.run_id)
-        return Pair(run, baseline, ours, theirs, _why_not(ours, theirs))
+        reason = _why_not(ours, theirs)
+        for whose, one in (("", ours), ("its baseline: ", theirs)):
+            if one and not reason and (odd := self.odd_patches(one)):
+                reason = f"{whose}used other patches than most runs of {one.run.variant}: {', '.join(odd)}"
+        return Pair(run, baseline, ours, theirs, reason)
+
+    def odd_patches(self, recorded: Recorded) -> Mapping[str, str]:
+        """The run's patches where they are not those of most runs of its variant and release; else empty."""
+        ours = recorded.run.patches
+        return ours if ours != self._usual_patches[recorded.run.variant, recorded.run.release] else {}
+
+    @cached_property
+    def _usual_patches(self) -> dict[tuple[str, str], dict[str, str]]:
+        counts: dict[tuple[str, str], Counter[str]] = {}
+        for one in self.of.values():
+            counts.setdefault((one.run.variant, one.run.release), Counter())[json.dumps(one.run.patches)] += 1
+        return {key: json.loads(count.most_common(1)[0][0]) for key, count in counts.items()}
 
     @property
     def not_run(self) -> list[tuple[Run, str]]:
@@ -116,8 +139,15 @@ class Matched:
         return [run_id for run_id in self.recorded if run_id not in used]
 
     def seeds_of(self, recorded: Recorded) -> list[Recorded]:
-        """All judgeable runs that differ from `recorded` in the seed alone, itself included."""
-        return [other for other in self.siblings[_key(recorded.run, "release", "seed")] if not other.unfit]
+        """One judgeable run a seed that differs from `recorded` in the seed alone, itself included."""
+        alike = (
+            other
+            for other in self.siblings[_key(recorded.run, "seed")]
+            if not other.unfit
+            and other.run.patches == recorded.run.patches
+            and other.versions == recorded.versions
+        )
+        return list({**{other.run.seed: other for other in alike}, recorded.run.seed: recorded}.values())
 
 
 def few_seeds(pairs: Iterable[Pair], limit: int = 5) -> list[Pair]:
@@ -151,7 +181,7 @@ def match(study: Study, collected: Collected) -> Matched:
     siblings: dict[str, list[Recorded]] = {}
     for one in recorded.values():
         by_key.setdefault(_key(one.run, *unsure), one)
-        siblings.setdefault(_key(one.run, "release", "seed"), []).append(one)
+        siblings.setdefault(_key(one.run, "seed"), []).append(one)
     of = {
         run.run_id: found
         for run in study.runs
@@ -202,7 +232,7 @@ def _why_not(run: Recorded | None, baseline: Recorded | None) -> str | None:
     if reason := _unfit(baseline):
         return f"its baseline: {reason}"
     assert run is not None and baseline is not None
-    if differing := _differing_versions(run.record, baseline.record):
+    if differing := _differing_versions(run, baseline):
         return f"run and baseline used different versions: {differing}"
     if len(run.curve) != len(baseline.curve):
         return f"run and baseline have {len(run.curve)} and {len(baseline.curve)} steps"
@@ -214,9 +244,9 @@ def _why_not(run: Recorded | None, baseline: Recorded | None) -> str | None:
     return "run and baseline saw different batches on a rank other than 0" if len(digests) > 1 else None
 
 
-def _differing_versions(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
-    ours, theirs = run.get("versions") or {}, baseline.get("versions") or {}
-    names = sorted({*ours, *theirs} - {"wandb"})  # mirrors what was recorded; changes no number
+def _differing_versions(run: Recorded, baseline: Recorded) -> str:
+    ours, theirs = run.versions, baseline.versions
+    names = sorted({*ours, *theirs})
     return ", ".join(f"{n} {ours.get(n)} and {theirs.get(n)}" for n in names if ours.get(n) != theirs.get(n))
 
 

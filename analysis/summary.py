@@ -48,6 +48,18 @@ REORDERING = (
     "multi-node",
 )  # where work that nothing orders can run out of order
 
+CONDITIONS = (  # what a pair and its control share; the baseline's id stands for seed, shape and data
+    "model",
+    "release",
+    "device",
+    "schedule",
+    "poison",
+    "gradient_accumulation",
+    "throughput_timer",
+    "link",
+    "baseline_run_id",
+)
+
 Record = dict[str, Any]
 
 
@@ -89,7 +101,7 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
         check_secondary_gathers(recorded, study)
     bands = Bands(matched)
     pairs = [pair_record(pair, bands, study) for pair in matched.pairs]
-    environments = environments_of(matched.of.values())
+    environments = environments_of(matched)
     runs = {pair.run_id: pair.run for pair in matched.pairs}
     summary: Record = {
         "schema_version": SCHEMA_VERSION,
@@ -126,14 +138,23 @@ class Bands:
 
     def __init__(self, matched: Matched) -> None:
         self.matched = matched
-        self._known: dict[str, Band | None] = {}
+        self._known: dict[str, tuple[Band | None, int]] = {}
 
-    def of(self, baseline: Recorded) -> Band | None:
+    def of(self, baseline: Recorded | None) -> Band | None:
+        """The band; None where there are too few seeds for one."""
+        return self._look_up(baseline)[0]
+
+    def seeds(self, baseline: Recorded | None) -> int:
+        """How many seeds of the baseline there are to make a band of."""
+        return self._look_up(baseline)[1]
+
+    def _look_up(self, baseline: Recorded | None) -> tuple[Band | None, int]:
+        if baseline is None or baseline.unfit:
+            return None, 0
         if baseline.run_id not in self._known:
-            rule = self.matched.study.rule
             seeds = [one for one in self.matched.seeds_of(baseline) if len(one.curve) == len(baseline.curve)]
-            band = tolerance_band(np.stack([one.curve.loss for one in seeds]), rule)
-            self._known |= {one.run_id: band for one in seeds}
+            band = tolerance_band(np.stack([one.curve.loss for one in seeds]), self.matched.study.rule)
+            self._known |= {one.run_id: (band, len(seeds)) for one in seeds}
         return self._known[baseline.run_id]
 
 
@@ -171,6 +192,8 @@ def pair_record(pair: Pair, bands: Bands, study: Study) -> Record:
         "baseline_variant": pair.baseline.variant,
         "baseline_device": pair.baseline.device,
         "baseline_policy": pair.baseline.policy,
+        "baseline_seeds": bands.seeds(pair.recorded_baseline),
+        "band": judgement is not None and bands.of(pair.recorded_baseline) is not None,
         "model": run.model,
         "model_aligned": unaligned == 0,
         "unaligned_parameters": unaligned,
@@ -301,14 +324,32 @@ def extra_host_syncs(pair: Record, pairs: Iterable[Record]) -> float | None:
     ours = pair["host_syncs_per_step"]
     if ours is None or pair["verdict"] not in SOUND or not pair["same_conditions"]:
         return None
-    if (pair["baseline_device"], pair["baseline_policy"]) == (pair["device"], pair["policy"]):
+    if baseline_ran_alike(pair):
         theirs = pair["baseline_host_syncs_per_step"]
-        return None if theirs is None else ours - theirs
-    same = ("model", "device", "policy", "poison", "gradient_accumulation", "link", "baseline_run_id")
-    for other in pairs:
-        if other["variant"] == pair["baseline_variant"] and all(other[name] == pair[name] for name in same):
-            return None if other["host_syncs_per_step"] is None else ours - other["host_syncs_per_step"]
-    return None
+    else:
+        control = control_of(pair, pairs, pair["baseline_variant"])
+        theirs = control["host_syncs_per_step"] if control else None
+    return None if theirs is None else ours - theirs
+
+
+def baseline_ran_alike(pair: Mapping[str, Any]) -> bool:
+    """Whether the pair's baseline ran on the same device, in the same order and trained alike."""
+    order = (pair["baseline_device"], pair["baseline_policy"]) == (pair["device"], pair["policy"])
+    return bool(pair["same_conditions"] and order)
+
+
+def control_of(
+    pair: Mapping[str, Any], pairs: Iterable[Mapping[str, Any]], variant: str
+) -> Mapping[str, Any] | None:
+    """The judged pair of `variant` that differs from `pair` in the variant alone; None where there is none."""
+    alike = (
+        other
+        for other in pairs
+        if other["variant"] == variant
+        and other["verdict"]
+        and all(other[name] == pair[name] for name in CONDITIONS)
+    )
+    return next(alike, None)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -317,9 +358,11 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def group_records(matched: Matched, study: Study) -> list[Record]:
-    """Pairs that differ in the seed alone, together: the final-window loss difference, paired by seed."""
+    """Judgeable pairs that differ in the seed alone, together: the final-window loss difference, paired by seed."""
     groups: dict[tuple[Any, ...], list[Pair]] = {}
     for pair in matched.pairs:
+        if pair.reason or pair.recorded is None:
+            continue
         run = pair.run
         key = (
             run.model,
@@ -331,6 +374,7 @@ def group_records(matched: Matched, study: Study) -> list[Record]:
             run.release,
             str(run.training),
             run.link,
+            str(pair.recorded.versions),
         )
         groups.setdefault(key, []).append(pair)
     return [_group_record(group, study) for group in groups.values()]
@@ -338,10 +382,9 @@ def group_records(matched: Matched, study: Study) -> list[Record]:
 
 def _group_record(group: list[Pair], study: Study) -> Record:
     first = group[0].run
-    judgeable = [pair for pair in group if not pair.reason]
     curves: list[tuple[Curve, Curve]] = [
         (pair.recorded.curve, pair.recorded_baseline.curve)
-        for pair in judgeable
+        for pair in group
         if pair.recorded and pair.recorded_baseline
     ]
     difference = final_difference(
@@ -355,18 +398,23 @@ def _group_record(group: list[Pair], study: Study) -> Record:
         "device": first.device,
         "shape": first.shape.model_dump(mode="json"),
         "gradient_accumulation": first.training.gradient_accumulation,
-        "seeds": [pair.run.seed for pair in judgeable],
-        "run_ids": [pair.run_id for pair in judgeable],
+        "seeds": [pair.run.seed for pair in group],
+        "run_ids": [pair.run_id for pair in group],
         "final_loss_difference": asdict(difference) if difference else None,
         "evidence": weaker(first.evidence, group[0].baseline.evidence),
     }
 
 
-def environments_of(recorded: Iterable[Recorded]) -> list[Record]:
-    """The distinct sets of package versions and commits that runs were made with, the most common first."""
+def environments_of(matched: Matched) -> list[Record]:
+    """The distinct sets of package versions, commits and odd patches that runs had, the most common first."""
     found: dict[str, Record] = {}
-    for one in recorded:
-        content = {"versions": one.record.get("versions") or {}, "git": one.record.get("git") or {}}
+    for one in matched.of.values():
+        odd = matched.odd_patches(one)
+        content = {
+            "versions": one.record.get("versions") or {},
+            "git": one.record.get("git") or {},
+            "patches": {one.run.variant: dict(odd)} if odd else {},
+        }
         entry = found.setdefault(json.dumps(content, sort_keys=True), {**content, "run_ids": []})
         entry["run_ids"].append(one.run_id)
     return sorted(found.values(), key=lambda entry: -len(entry["run_ids"]))

@@ -59,7 +59,7 @@ def test_without_enough_seeds_what_differs_has_drifted() -> None:
     loss = changed(losses(), 7, losses()[7] + 1e-9)
     found = judge(curve(loss), BASELINE, None, RULE)
     assert (found.verdict, found.first_bad_step) == ("drifted", 7)
-    assert "needs 3 baseline seeds" in found.reason
+    assert "needs 3 sound baseline seeds" in found.reason
 
 
 def test_outside_the_band_is_drifted_from_the_first_step_outside() -> None:

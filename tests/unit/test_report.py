@@ -91,6 +91,14 @@ def test_what_was_not_run_is_listed_and_its_figure_says_so(tmp_path: Path) -> No
     assert "Nothing was run." in text
 
 
+def test_a_drift_without_a_band_is_called_so(tmp_path: Path) -> None:
+    write_study(tmp_path, matrix=STUDY["matrix"][0])
+    text = Reader(build_report(tmp_path).read_text()).text
+    assert "drifted at 3, no band" in text
+    said = "No band for toy: 1 of 3 baseline seeds, so drifted says that its losses are not bit-equal"
+    assert said in text and said in (tmp_path / "report.md").read_text()
+
+
 def test_names_with_markup_are_escaped(tmp_path: Path) -> None:
     name = "<script>alert(1)</script>&\"'"
     matrix = [{**block, "model": name} for block in STUDY["matrix"]]

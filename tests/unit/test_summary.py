@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ from harness.study import REPOSITORY, Run, load_study
 from tests.synthetic import Curve, as_known, healthy, toy_model, write_run, write_study
 
 pytestmark = pytest.mark.usefixtures("made_up_patches")
+THREE_EVENTS = {
+    "model": "toy",
+    "variant": "event",
+    "shape": "2x2-hpz2",
+    "policy": ["eager", "side-first", "main-first"],
+}
 SCHEMA = json.loads((REPOSITORY / "analysis" / "schema" / "summary.schema.json").read_text())
 
 
@@ -28,6 +35,14 @@ def summary_of(folder: Path) -> dict[str, Any]:
     summary = summarise(load_study(folder), collect_study(folder))
     jsonschema.validate(summary, SCHEMA)
     return summary
+
+
+def change_record(folder: Path, run: Run, change: Callable[[dict[str, Any]], None]) -> None:
+    """Edit a run's run.json."""
+    file = folder / "runs" / run.run_id / "run.json"
+    record = json.loads(file.read_text())
+    change(record)
+    write_json(file, record)
 
 
 def pairs_by(summary: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -133,16 +148,46 @@ def test_hpz_without_secondary_gathers_is_refused(tmp_path: Path) -> None:
 def test_runs_of_different_versions_are_not_compared(tmp_path: Path) -> None:
     study = write_study(tmp_path)
     run = next(run for run in study.runs if run.variant == "fixed")
-    file = tmp_path / "runs" / run.run_id / "run.json"
-    record = json.loads(file.read_text())
-    record["versions"]["torch"] = "1.0"
-    write_json(file, record)
+    change_record(tmp_path, run, lambda record: record["versions"].update({"torch": "1.0"}))
     summary = summary_of(tmp_path)
     assert (
         "run and baseline used different versions: torch 1.0 and"
         in pairs_by(summary)["fixed", run.policy]["reason"]
     )
     assert [len(entry["run_ids"]) for entry in summary["environments"]] == [len(study.runs) - 1, 1]
+
+
+def test_runs_of_other_patches_than_their_variant_are_not_judged(tmp_path: Path) -> None:
+    study = write_study(tmp_path, matrix=THREE_EVENTS)
+    run = next(run for run in study.runs if run.variant == "event")
+    change_record(tmp_path, run, lambda record: record["run"]["patches"].update({"event.patch": "e" * 64}))
+    summary = summary_of(tmp_path)
+    odd = next(pair for pair in summary["pairs"] if pair["run_id"] == run.run_id)
+    assert odd["verdict"] is None
+    assert odd["reason"] == "used other patches than most runs of event: event.patch"
+    assert [len(entry["run_ids"]) for entry in summary["environments"]] == [len(study.runs) - 1, 1]
+    assert summary["environments"][1]["patches"] == {"event": {"event.patch": "e" * 64}}
+
+
+def test_a_band_is_of_one_release_and_one_set_of_versions(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    pair = pairs_by(summary_of(tmp_path))["unordered", "side-first"]
+    assert (pair["baseline_seeds"], pair["band"]) == (3, True)
+    other = next(run for run in study.runs if run.variant == "zero3" and run.seed == 3)
+    change_record(tmp_path, other, lambda record: record["versions"].update({"torch": "1.0"}))
+    pair = pairs_by(summary_of(tmp_path))["unordered", "side-first"]
+    assert (pair["baseline_seeds"], pair["band"]) == (2, False)
+    assert pair["reason"] == "not bit-equal, and no tolerance band: it needs 3 sound baseline seeds"
+
+
+def test_seeds_of_different_versions_form_groups_of_their_own(tmp_path: Path) -> None:
+    seeds = {"model": "toy", "variant": "event", "shape": "2x2-hpz2", "seed": [1, 2]}
+    study = write_study(tmp_path, matrix=seeds)
+    assert [group["seeds"] for group in summary_of(tmp_path)["groups"]] == [[1, 2]]
+    for run in study.runs:
+        if run.seed == 2:
+            change_record(tmp_path, run, lambda record: record["versions"].update({"torch": "1.0"}))
+    assert [group["seeds"] for group in summary_of(tmp_path)["groups"]] == [[1], [2]]
 
 
 def test_runs_that_saw_different_batches_are_not_compared(tmp_path: Path) -> None:
