@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.figures import Figure
 from analysis.style import INK, MUTED, line_of
-from analysis.summary import SOUND, extra_host_syncs
+from analysis.summary import SOUND, extra_host_syncs, shape_text
 from harness.errors import HarnessError
 
 Record = Mapping[str, Any]
@@ -58,52 +58,69 @@ def draw_waits(table: pd.DataFrame) -> Canvas:
     return canvas
 
 
+WHERE = {"between nodes": "", "inside a node": "_intra"}  # part of the node's bytes → part of the audit's key
+
+
 def bytes_figure(summary: Record) -> Figure:
-    """Bytes that a node sends to other nodes in a step: recorded bars, the formula as a tick."""
-    rows = [
-        {
-            "model": row["model"],
-            "shape": f"{row['shape']['nodes']}x{row['shape']['ranks_per_node']}",
-            "accumulation": row["gradient_accumulation"],
-            "sharding": name,
-            "bytes": row[f"{key}_bytes"],
-            "formula": row[f"{key}_formula"],
-            "evidence": row["evidence"],
-            "run_id": row["run_ids"][0],
-        }
-        for row in summary["audit"]
-        for name, key in (("ZeRO-3", "zero3"), ("hpZ", "hpz"))
-    ]
-    return _figure(
-        "bytes_between_nodes", "Bytes that one node sends to other nodes in a step", rows, draw_bytes
-    )
+    """Bytes that a node sends in a step, to others and inside itself: recorded bars, the formula as a tick.
+
+    They do not depend on the link's rate, so studies of several links show each configuration once.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for row in summary["audit"]:
+        for sharding, key, ids in (("ZeRO-3", "zero3", "baseline_run_ids"), ("hpZ", "hpz", "run_ids")):
+            for where, part in WHERE.items():
+                content = {
+                    "model": row["model"],
+                    "shape": shape_text(row["shape"] | {"hpz": 1}),
+                    "accumulation": row["gradient_accumulation"],
+                    "recompute": row["recompute"],
+                    "variants": ", ".join(row["variants"]),
+                    "sharding": sharding,
+                    "where": where,
+                    "bytes": row[f"{key}{part}_bytes"],
+                    "formula": row[f"{key}{part}_formula"],
+                    "evidence": row["evidence"],
+                }
+                rows.setdefault(str(content), {**content, "run_ids": []})["run_ids"] += row[ids]
+    return _figure("bytes_by_link", "Bytes that one node sends in a step", list(rows.values()), draw_bytes)
 
 
 def draw_bytes(table: pd.DataFrame) -> Canvas:
-    labels = [f"{r.model}, {r.shape}, g={r.accumulation}" for r in table.itertuples()]
-    groups = list(dict.fromkeys(labels))
-    canvas, axes = plt.subplots(figsize=(6.4, 0.9 + 0.5 * len(groups)), layout="constrained")
-    scale, unit = (
-        (1e9, "GB")
-        if table["bytes"].max() > 1e9
-        else (1e6, "MB")
-        if table["bytes"].max() > 1e6
-        else (1e3, "kB")
+    table = table.assign(label=_bytes_labels(table))
+    groups = list(dict.fromkeys(table["label"]))
+    canvas, panels = plt.subplots(
+        1, 2, figsize=(7.4, 0.9 + 0.5 * len(groups)), sharex=True, sharey=True, layout="constrained"
     )
-    for label, row in zip(labels, table.to_dict("records"), strict=True):
-        y = groups.index(label) + (-0.19 if row["sharding"] == "ZeRO-3" else 0.19)
-        colour = line_of("zero3" if row["sharding"] == "ZeRO-3" else "fixed").colour
-        axes.barh(y, row["bytes"] / scale, height=0.34, color=colour, alpha=0.85)
-        axes.plot([row["formula"] / scale] * 2, [y - 0.17, y + 0.17], color="#d55e00", linewidth=1.6)
-        axes.text(
-            max(row["bytes"], row["formula"]) / scale, y, f"  {row['sharding']}", va="center", fontsize=7.5
-        )
-    axes.set_yticks(range(len(groups)), groups)
-    axes.set_ylim(len(groups) - 0.4, -0.6)
-    axes.set_xlim(0, 1.15 * max(table["bytes"].max(), table["formula"].max()) / scale)
-    axes.set_xlabel(f"{unit} per step (tick: by formula)")
-    axes.grid(False, axis="y")
+    largest = max(table["bytes"].max(), table["formula"].max())
+    scale, unit = next((s, u) for s, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")) if largest >= s)
+    for panel, where in zip(panels, WHERE, strict=True):
+        for row in table[table["where"] == where].to_dict("records"):
+            zero3 = row["sharding"] == "ZeRO-3"
+            y = groups.index(row["label"]) + (-0.19 if zero3 else 0.19)
+            colour = line_of("zero3" if zero3 else "fixed").colour
+            panel.barh(y, row["bytes"] / scale, height=0.34, color=colour, alpha=0.85)
+            panel.plot([row["formula"] / scale] * 2, [y - 0.17, y + 0.17], color="#d55e00", linewidth=1.6)
+            end = max(row["bytes"], row["formula"]) / scale
+            panel.text(end, y, f"  {row['sharding']}", va="center", fontsize=7.5)
+        panel.set_title(where)
+        panel.set_xlabel(f"{unit} per step (tick: by formula)")
+        panel.grid(False, axis="y")
+    panels[0].set_yticks(range(len(groups)), groups)
+    panels[0].set_ylim(len(groups) - 0.4, -0.6)
+    panels[0].set_xlim(0, 1.25 * largest / scale)
     return canvas
+
+
+def _bytes_labels(table: pd.DataFrame) -> list[str]:
+    """What sets a configuration apart: variants where one configuration has rows of several, all else always."""
+    several = table.groupby(["model", "shape", "accumulation", "recompute"])["variants"].nunique().max() > 1
+    return [
+        f"{row.model}, {row.shape}, g={row.accumulation}"
+        + (", recompute" if row.recompute else "")
+        + (f"\n{row.variants}" if several else "")
+        for row in table.itertuples()
+    ]
 
 
 def times_figure(summary: Record) -> Figure:
@@ -212,9 +229,11 @@ def _strip(table: pd.DataFrame, value: str) -> tuple[Canvas, Axes]:
 def _figure(
     name: str, title: str, rows: list[dict[str, Any]], draw: Callable[[pd.DataFrame], Canvas]
 ) -> Figure:
+    """A figure of rows that name their run in `run_id`, or several in the list `run_ids`."""
     if not rows:
         raise HarnessError(f"figure {name} needs at least one finished pair that counts; run the study again")
+    ids = dict.fromkeys(one for row in rows for one in row.get("run_ids") or [row["run_id"]])
     table = pd.DataFrame(rows)
-    return Figure(
-        name, title, table, tuple(dict.fromkeys(table["run_id"])), tuple(sorted(set(table["evidence"]))), draw
-    )
+    if "run_ids" in table:
+        table["run_ids"] = [" ".join(dict.fromkeys(found)) for found in table["run_ids"]]
+    return Figure(name, title, table, tuple(ids), tuple(sorted(set(table["evidence"]))), draw)

@@ -103,6 +103,7 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
     pairs = [pair_record(pair, bands, study) for pair in matched.pairs]
     environments = environments_of(matched)
     runs = {pair.run_id: pair.run for pair in matched.pairs}
+    wire = wire_records(matched)
     summary: Record = {
         "schema_version": SCHEMA_VERSION,
         "study": study.name,
@@ -116,8 +117,8 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
             variant_record(name, pairs) for name in dict.fromkeys(pair["variant"] for pair in pairs)
         ],
         "groups": group_records(matched, study),
-        "audit": audit_records(pairs, runs, {pair.run_id: pair.baseline for pair in matched.pairs}),
-        "wire": wire_records(matched),
+        "audit": audit_records(pairs, runs, {pair.run_id: pair.baseline for pair in matched.pairs}, wire),
+        "wire": wire,
         "gpu": gpu_record(matched, pairs),
         "races": matrix_record(load_matrix(collected.folder)),
         "simulated": clock_record(load_clock(collected.folder, study.name)),

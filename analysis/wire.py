@@ -14,10 +14,9 @@ from analysis.audit import volume_bound
 from analysis.convergence import Floats
 from analysis.pairs import Matched, Pair, Recorded
 from analysis.throughput import step_seconds_ratio
-from harness.study import Rule
+from harness.study import Rule, bits_per_second
 
 Record = dict[str, Any]
-BITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
 
 def wire_records(matched: Matched) -> list[Record]:
@@ -31,7 +30,7 @@ def wire_sentence(records: list[Record]) -> str:
     timed = [record for record in records if record["link"] and record["speed_up"]]
     if not timed:
         return ""
-    slowest = min((record["link"] for record in timed), key=_rate)
+    slowest = min((record["link"] for record in timed), key=bits_per_second)
     mine = [record for record in timed if record["link"] == slowest]
     speeds = sorted(record["speed_up"] for record in mine)
     kept = sorted(record["speed_up"] / record["byte_ratio"] for record in mine)
@@ -49,12 +48,7 @@ def unfilled(records: list[Record]) -> dict[str, float]:
     found = {
         record["link"]: record["bus_gbit_s"] for record in records if record["link"] and record["bus_gbit_s"]
     }
-    return {link: bus for link, bus in found.items() if bus * 1e9 < 0.5 * _rate(link)}
-
-
-def _rate(link: str) -> float:
-    """Bit/s."""
-    return float(link[:-4]) * BITS[link[-4:]]
+    return {link: bus for link, bus in found.items() if bus * 1e9 < 0.5 * bits_per_second(link)}
 
 
 def wire_record(pair: Pair, rule: Rule) -> Record | None:
@@ -90,7 +84,7 @@ def wire_record(pair: Pair, rule: Rule) -> Record | None:
 def _side(prefix: str, recorded: Recorded, rule: Rule, link: str | None) -> Record:
     measured = float(steady(recorded, "wire_bytes", rule).mean())
     predicted = steady(recorded, "wire_bytes_predicted", rule)
-    rate = _rate(link) if link else None
+    rate = bits_per_second(link) if link else None
     return {
         f"{prefix}wire_bytes": round(measured),
         f"{prefix}wire_bytes_predicted": round(float(predicted.mean())) if predicted.size else None,

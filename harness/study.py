@@ -32,7 +32,8 @@ POLICIES = ("eager", "side-first", "main-first", "timed")
 RANDOM_POLICY = re.compile(r"(?:random|timed)\((\d+)\)")
 SHIPPED = {"mmlu": "experiments/data/mmlu-mini.csv"}
 POISONS = ("nan", "pattern", "stale")
-LINK = re.compile(r"[1-9]\d*(?:\.\d+)?(?:kbit|mbit|gbit)")
+BITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
+LINK = re.compile(rf"[1-9]\d*(?:\.\d+)?(?:{'|'.join(BITS)})")
 LONGEST_STALL = 10_000  # µs; a step makes hundreds of copies, and a run must end
 
 
@@ -385,6 +386,11 @@ def parse_link(value: Any, device: str) -> str | None:
             "matrix.link: the virtual device has no network; use device: cpu or leave link out"
         )
     return str(value)
+
+
+def bits_per_second(link: str) -> float:
+    """The rate of a link as bit/s."""
+    return float(link[:-4]) * BITS[link[-4:]]
 
 
 def parse_stall(value: Any, device: str) -> int:

@@ -70,6 +70,7 @@ class Curve:
     grad_norm: Sequence[float] | None = None
     secondary_gathers: int = 30
     host_syncs: int | None = 6
+    bytes_inter: int = 1000
     step_seconds: Sequence[float] = field(default_factory=lambda: [0.1])
 
     def records(self) -> list[StepRecord]:
@@ -85,7 +86,7 @@ class Curve:
                 secondary_gathers=self.secondary_gathers,
                 host_syncs=self.host_syncs,
                 bytes_intra=2000,
-                bytes_inter=1000,
+                bytes_inter=self.bytes_inter,
                 skipped=False,
                 batch_hash=step,
             )

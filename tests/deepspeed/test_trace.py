@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from analysis.audit import formula_inter_bytes
+from analysis.audit import formula_bytes
 from analysis.report import build_report
 from harness.errors import HarnessError, RunFailed
 from harness.models import ModelFile, parameter_count
@@ -103,7 +103,7 @@ def test_bytes_between_nodes_agree_with_the_formula(study: Study, taken: dict[st
     for variant in ("zero3", "fixed"):
         sent, _ = total_bytes(taken[variant], A100)
         # Beside the parameters a step sends a few scalars and DeepSpeed's own bookkeeping.
-        assert sent == pytest.approx(formula_inter_bytes(run_of(study, variant)), rel=0.1)
+        assert sent == pytest.approx(formula_bytes(run_of(study, variant)).inter, rel=0.1)
 
 
 def test_arithmetic_is_six_operations_a_parameter_and_token(study: Study, taken: dict[str, Trace]) -> None:
