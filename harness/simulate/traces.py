@@ -19,10 +19,12 @@ from harness.simulate.trace import Trace, load
 from harness.study import REPOSITORY, Run
 from harness.variants import Variant, cache_folder, overlay_path
 
+HARNESS = REPOSITORY / "harness"
 MAKERS = (  # what decides a trace's content
-    *(f"simulate/{name}.py" for name in ("meta", "record", "trace")),
-    "device/operators.py",
-    "models.py",
+    *(HARNESS / "simulate" / f"{name}.py" for name in ("meta", "record", "trace")),
+    *sorted((HARNESS / "device").glob("*.py")),
+    HARNESS / "race" / "names.py",
+    HARNESS / "models.py",
 )
 IRRELEVANT = {"learning_rate", "betas", "eps", "weight_decay", "warmup_steps", "steps", "task", "checkpoint"}
 Progress = Callable[[str], None]
@@ -46,8 +48,8 @@ def trace_key(run: Run) -> str:
 @cache
 def _makers() -> str:
     digest = hashlib.sha256()
-    for name in MAKERS:
-        digest.update((REPOSITORY / "harness" / name).read_bytes())
+    for file in MAKERS:
+        digest.update(file.read_bytes())
     for package in ("torch", "transformers"):
         try:
             digest.update(version(package).encode())
