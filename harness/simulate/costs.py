@@ -144,7 +144,7 @@ def collective(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
     candidates = [_ring(op, payload, where, on)]
     if op in ("all_reduce", "broadcast", "reduce"):
         candidates.append(_tree(op, payload, where, on))
-    if on.algorithm == "hierarchical" and 1 < where.nodes < where.size:
+    if on.network.algorithm == "hierarchical" and 1 < where.nodes < where.size:
         candidates.append(_hierarchical(op, payload, where, on))
     return min(candidates, key=lambda wire: wire.seconds)
 
@@ -157,7 +157,7 @@ def _rates(where: Layout, on: Cluster) -> tuple[float, float]:
 
 def _ring(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
     """Every edge carries (p - 1) / p of the payload, twice that for all_reduce; the slowest edge sets the pace."""
-    rounds = 2 if op in TWICE or (on.algorithm == "gloo" and op == "reduce_scatter") else 1
+    rounds = 2 if op in TWICE or (on.network.algorithm == "gloo" and op == "reduce_scatter") else 1
     edge = rounds * payload * (where.size - 1) / where.size
     inside, between = _rates(where, on)
     crossings = where.nodes if where.nodes > 1 else 0

@@ -46,6 +46,9 @@ class Network(_Profile):
     bits_per_second: Positive
     efficiency: Share
     latency: Seconds  # of one hop between nodes, seen by NCCL
+    algorithm: Literal["ring", "hierarchical", "gloo"] = "ring"
+    """How collectives travel. NCCL gathers and scatters along rings; `hierarchical` may go between nodes first and then
+    inside each; over `gloo` a reduce-scatter travels as an all-reduce (harness.launch.gloo_bytes)."""
 
     @property
     def bandwidth(self) -> float:
@@ -72,9 +75,6 @@ class Cluster(BaseModel):
     network: Network
     host: Host
     contention: bool = True
-    algorithm: Literal["ring", "hierarchical", "gloo"] = "ring"
-    """NCCL gathers and scatters along rings; `hierarchical` goes inside the node first, then between nodes; over `gloo`
-    a reduce-scatter travels as an all-reduce (harness.launch.gloo_bytes)."""
     streams: bool = True
     """False for CPUs: the host runs every kernel itself and waits wherever a stream would."""
 

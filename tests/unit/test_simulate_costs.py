@@ -67,7 +67,7 @@ def test_all_reduce_is_a_reduce_scatter_and_an_all_gather() -> None:
 
 
 def test_over_gloo_a_reduce_scatter_travels_as_an_all_reduce() -> None:
-    gloo = A100.model_copy(update={"algorithm": "gloo"})
+    gloo = with_changes("network", algorithm="gloo")
     scatter, whole = (collective(op, 10**9, world(2), gloo) for op in ("reduce_scatter", "all_reduce"))
     assert (
         scatter.nic_bytes == whole.nic_bytes == 2 * collective("all_gather", 10**9, world(2), gloo).nic_bytes
@@ -93,8 +93,8 @@ def test_groups_beside_each_other_share_the_nic() -> None:
     assert wire.seconds == pytest.approx(8 * alone.seconds, rel=0.05)
 
 
-def test_going_inside_the_node_first_saves_latency_at_scale() -> None:
-    hierarchical = A100.model_copy(update={"algorithm": "hierarchical"})
+def test_going_between_nodes_first_saves_latency_at_scale() -> None:
+    hierarchical = with_changes("network", algorithm="hierarchical")
     ring, staged = (collective("all_gather", 10**4, world(128), on) for on in (A100, hierarchical))
     assert staged.seconds < ring.seconds
 
