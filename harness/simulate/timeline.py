@@ -66,11 +66,6 @@ class Timeline:
             found[name] = times + 1, seconds + float(self.blocked[row])
         return found
 
-    def busy(self, stream: int) -> float:
-        """Seconds that a stream works."""
-        rows = self.trace.columns["stream"] == stream
-        return float(np.nansum((self.end - self.start)[rows]))
-
     def exposed(self) -> float:
         """Seconds in which collectives run and no kernel does."""
         kind = self.trace.columns["kind"]
@@ -107,7 +102,7 @@ def simulate(trace: Trace, on: Cluster, *, repeat: int = 2) -> Timeline:
 class _Stream:
     """A FIFO; positions count what was ever put into it."""
 
-    __slots__ = ("done", "issued", "last", "queue", "running", "waits_for")
+    __slots__ = ("done", "issued", "queue", "running", "waits_for")
 
     def __init__(self) -> None:
         self.queue: deque[tuple[int, int, int]] = (
@@ -116,7 +111,6 @@ class _Stream:
         self.issued = self.done = 0
         self.running = False
         self.waits_for: tuple[int, int] | None = None
-        self.last = HOST_CAUSE  # the run (row + rows × repetition) that ended last
 
 
 class _Job:
@@ -141,7 +135,6 @@ class _Simulation:
         self.streams = [_Stream() for _ in range(count)]
         self.active: list[_Job] = []
         self.events: dict[int, tuple[int, int]] = {}
-        self.now = 0.0  # of the device
         self.moved = 0.0  # when the rates of active jobs were last brought up to date
         self.memory = _Memory(int(trace.about.get("live_bytes", 0)), on.gpu.memory_bytes)
 
@@ -154,13 +147,11 @@ class _Simulation:
         self.begun, self.ended, self.waited = [0.0] * total, [0.0] * total, [0.0] * total
         self.released = [HOST_CAUSE] * total  # of a host wait: the run whose end let it go on
         self.memory_waits: set[int] = set()
-        marks, host = [0.0], 0.0
+        host = 0.0
         for index in range(total):
             host = self._host(index, host)
-            if (index + 1) % self.rows == 0:
-                marks.append(max([host, *(job.end for job in self.active)]))
-                if index + 1 < total:
-                    self.memory.restart()
+            if (index + 1) % self.rows == 0 and index + 1 < total:
+                self.memory.restart()
         self._drain()
         ends = [np.nanmax([0.0, *self.end[: self.rows * (n + 1)]]) for n in range(repeat)]
         marks = [0.0, *(max(end, self.ended[self.rows * (n + 1) - 1]) for n, end in enumerate(ends))]
@@ -307,12 +298,11 @@ class _Simulation:
         self._change(now)
         self.active.remove(job)
         self._share(now)
-        self.now, self.finished = now, job.run
+        self.finished = job.run
         self.end[job.run] = now
         stream = self.streams[job.stream]
         stream.running = False
         stream.done += 1
-        stream.last = job.run
         self._next(job.stream, now, job.run)
         self._wake(job.stream, now, job.run)
         return now

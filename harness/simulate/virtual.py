@@ -6,7 +6,6 @@ All ranks are forked here, real values move, and rank 0 records one step in the 
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 import traceback
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from harness.device import OpRecord, VirtualDevice, open_device
+from harness.launch.local import free_port
 from harness.simulate.record import WARM_UP_STEPS, Recorder, secondary_storages, trace_from
 from harness.simulate.timed import matmul_flops
 from harness.simulate.trace import save
@@ -97,9 +97,7 @@ def main() -> None:
     if run.device != "virtual":
         run = run.model_copy(update={"device": "virtual", "policy": "eager", "poison": "nan"})
     import_everything("virtual")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ranks = [_fork_rank(run, rank, port, trace_file) for rank in range(run.shape.world_size)]
     codes = [os.waitpid(pid, 0)[1] for pid in ranks]
     sys.exit(1 if any(codes) else 0)
