@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import json
 import math
-import os
 import platform
 import subprocess
 import time
@@ -30,6 +29,7 @@ from pydantic import Field
 
 from harness.errors import HarnessError
 from harness.study import REPOSITORY, Frozen, Run
+from harness.whole_file import write_text_whole
 
 SCHEMA = 1
 PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "numpy", "wandb")
@@ -202,10 +202,8 @@ def _whole_lines(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write beside and rename, so that a reader never sees half a file."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    beside.write_text(json.dumps(content, indent=1) + "\n")
-    beside.replace(file)
+    """Write it whole or not at all. Raises HarnessError on a full or read-only disk."""
+    write_text_whole(file, json.dumps(content, indent=1) + "\n")
 
 
 def utc_now() -> str:

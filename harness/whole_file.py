@@ -18,7 +18,7 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> Path:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise HarnessError(
-            f"{file}: cannot be written ({error.strerror}); free space and try again"
+            f"{file}: cannot be written ({error.strerror}); free space or give another place"
         ) from error
     return file
 

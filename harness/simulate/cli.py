@@ -18,6 +18,7 @@ from rich.table import Table
 from harness.console import wide_console
 from harness.errors import HarnessError
 from harness.study import Study, load_study, save_study
+from harness.whole_file import write_text_whole
 
 if TYPE_CHECKING:
     from harness.simulate.tables import Simulated
@@ -226,7 +227,7 @@ def calibrate(
 
     found = calibrate_machine()
     if output is not None:
-        output.write_text(profile_yaml(found))
+        write_text_whole(output, profile_yaml(found))
     if as_json:
         print(json.dumps(found.record(), indent=1))
         return

@@ -17,6 +17,7 @@ import numpy as np
 from harness.simulate.costs import LIMITS, describe
 from harness.simulate.timeline import Timeline
 from harness.simulate.trace import Kind
+from harness.whole_file import write_whole
 
 HOST_THREAD = 0
 Event = dict[str, Any]
@@ -37,9 +38,10 @@ def chrome_trace(timeline: Timeline, process: int = 1, title: str = "") -> dict[
 
 
 def write_chrome_trace(timeline: Timeline, file: Path, title: str = "") -> None:
-    """Write it to `file`; compressed where the name ends in .gz."""
+    """Write it to `file`; compressed where the name ends in .gz. Raises HarnessError where it cannot be written."""
     text = json.dumps(chrome_trace(timeline, title=title), separators=(",", ":")).encode()
-    file.write_bytes(gzip.compress(text, mtime=0) if file.suffix == ".gz" else text)
+    content = gzip.compress(text, mtime=0) if file.suffix == ".gz" else text
+    write_whole(file, lambda beside: beside.write_bytes(content))
 
 
 def _names(timeline: Timeline, process: int, title: str) -> Iterator[Event]:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from harness.whole_file import write_whole
+
 FORMAT = 1
 HOST = -1  # "stream" of what only the host does
 
@@ -133,7 +135,7 @@ def from_rows(
 
 
 def save(trace: Trace, file: Path) -> None:
-    """Write the trace to `file` (npz, compressed); whoever comes first wins, nobody sees half a file."""
+    """Write the trace to `file` (npz, compressed), whole or not at all. Raises HarnessError on a full disk."""
     texts = {
         "format": FORMAT,
         "names": trace.names,
@@ -143,12 +145,14 @@ def save(trace: Trace, file: Path) -> None:
         "secondaries": trace.secondaries,
         "about": trace.about,
     }
-    beside = file.with_name(f".{file.name}.tmp.npz")
+    columns = {"texts": np.frombuffer(json.dumps(texts).encode(), "u1"), **trace.columns}
+
+    def write(beside: Path) -> None:
+        with beside.open("wb") as content:  # given a name, numpy would add .npz to it
+            np.savez_compressed(content, allow_pickle=False, **columns)
+
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        beside, allow_pickle=False, texts=np.frombuffer(json.dumps(texts).encode(), "u1"), **trace.columns
-    )
-    beside.replace(file)
+    write_whole(file, write)
 
 
 def load(file: Path) -> Trace:
