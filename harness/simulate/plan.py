@@ -1,7 +1,7 @@
 """What `hpz simulate` computes for a study: the `simulate` part of the study file, expanded into cells.
 
-A cell is one run on one network. Blocks have the axes of the study's matrix, and beside them `network` and the keys of
-DeepSpeed's `zero_optimization` that move the race's window.
+A cell is one run on one cluster. Blocks have the axes of the study's matrix, and beside them the hardware and the keys
+of DeepSpeed's `zero_optimization` that move the race's window.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ZERO_AXES = (
     "stage3_param_persistence_threshold",
     "reduce_bucket_size",
 )
-CELL_AXES = ("network", "gpu", *ZERO_AXES)
+CELL_AXES = ("network", "gpu", "host", *ZERO_AXES)
 TABLES = ("sync_cost", "windows", "scaling", "hpz_sizes")
 Block = dict[str, Any]
 
@@ -67,6 +67,11 @@ class Cell:
     host: str
 
     @property
+    def key(self) -> tuple[str, str, str, str, str]:
+        """What tells it from every other cell of a study."""
+        return self.table, self.run.run_id, self.gpu, self.network, self.host
+
+    @property
     def cluster(self) -> Cluster:
         return cluster(self.gpu, self.network, self.host)
 
@@ -86,14 +91,18 @@ def settings_of(study: Study) -> Settings:
 
 
 def cells(study: Study) -> list[Cell]:
-    """All cells, table by table, each once. Raises HarnessError naming the block."""
+    """All cells, table by table, each once. Raises HarnessError naming the block, and where there are none."""
     settings = settings_of(study)
-    found: dict[tuple[str, str, str, str], Cell] = {}
+    found: dict[tuple[str, ...], Cell] = {}
     for table in TABLES:
         for number, block in enumerate(getattr(settings, table)):
             where = f"simulate.{table}[{number}]"
             for cell in _expand(study, settings, table, block, where):
-                found.setdefault((table, cell.run.run_id, cell.gpu, cell.network), cell)
+                found.setdefault(cell.key, cell)
+    if not found:
+        raise HarnessError(
+            f"simulate: names no cells; give blocks under {', '.join(TABLES[:-1])} or {TABLES[-1]}"
+        )
     return list(found.values())
 
 
@@ -102,20 +111,21 @@ def _expand(study: Study, settings: Settings, table: str, block: Block, where: s
     for key in block:
         if key not in valid:
             raise HarnessError(f"{where}.{key} is not an axis; {nearest(str(key), valid)}")
-    networks = _listed(block.get("network", settings.networks))
     gpus = _listed(block.get("gpu", settings.gpu))
-    _check_known(gpus, networks, where)
+    networks = _listed(block.get("network", settings.networks))
+    hosts = _listed(block.get("host", settings.host))
+    _check_known({"gpus": gpus, "networks": networks, "hosts": hosts}, where)
     zero = {key: _listed(block[key]) for key in ZERO_AXES if key in block}
     matrix = {key: value for key, value in block.items() if key not in CELL_AXES}
     for values in product(*zero.values()):
         for run in _runs(study, matrix, dict(zip(zero, values, strict=True)), where):
-            for gpu, network in product(gpus, networks):
-                yield Cell(table, run, gpu, network, settings.host)
+            for gpu, network, host in product(gpus, networks, hosts):
+                yield Cell(table, run, gpu, network, host)
 
 
-def _check_known(gpus: list[str], networks: list[str], where: str) -> None:
+def _check_known(named: Mapping[str, list[str]], where: str) -> None:
     try:
-        for kind, names in (("gpus", gpus), ("networks", networks)):
+        for kind, names in named.items():
             for name in names:
                 find(kind, name)
     except HarnessError as error:

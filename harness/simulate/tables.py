@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.simulate.hardware import cluster
 from harness.simulate.plan import Cell, cells, settings_of
 from harness.simulate.timeline import LIMITED_BY, Timeline, simulate
 from harness.simulate.trace import Kind, Trace, load
 from harness.simulate.traces import trace_file, traces
 from harness.study import Study
+from harness.whole_file import write_text_whole
 
 EVIDENCE = "simulated-time"
 COPY = "_partition_param_sec"  # where the fix makes the host wait
@@ -59,8 +59,8 @@ def simulate_study(study: Study, progress: Progress = lambda what, done, of: Non
             records += own
             margins += parts
             progress("timelines", number, len(work))
-    order = {(c.table, c.run.run_id, c.gpu, c.network): place for place, c in enumerate(planned)}
-    records.sort(key=lambda r: order[r["table"], r["run_id"], r["gpu"], r["network"]])
+    order = {cell.key: place for place, cell in enumerate(planned)}
+    records.sort(key=lambda r: order[r["table"], r["run_id"], r["gpu"], r["network"], r["host"]])
     return Simulated(study.name, pd.DataFrame(records), pd.DataFrame(margins, columns=MARGIN_COLUMNS))
 
 
@@ -122,6 +122,8 @@ def cell_record(cell: Cell, timeline: Timeline) -> dict[str, Any]:
         "fits": timeline.fits,
         "memory_wait_seconds": timeline.memory_wait,
         **_margin_summary(timeline),
+        "trace_seconds": trace.about["trace_seconds"]["step"],
+        "trace_peak_rss_bytes": trace.about["trace_peak_rss_bytes"],
     }
 
 
@@ -318,19 +320,14 @@ def write(simulated: Simulated, folder: Path) -> dict[str, Path]:
     files = {}
     for name, table in tables.items():
         files[name] = folder / f"{name}.csv"
-        table.to_csv(files[name], index=False)
+        write_text_whole(files[name], table.to_csv(index=False))
         if name not in ("margins", "claims"):
             content[name] = json.loads(table.to_json(orient="records"))
     files["json"] = folder / "simulated.json"
-    files["json"].write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text_whole(files["json"], json.dumps(content, indent=1, allow_nan=False) + "\n")
     return files
 
 
 def read(folder: Path, study: str) -> Simulated:
     """What `write` wrote. Raises OSError where it is not there."""
     return Simulated(study, pd.read_csv(folder / "cells.csv"), pd.read_csv(folder / "margins.csv"))
-
-
-def on_profile(trace: Trace, gpu: str, network: str, host: str = "server") -> Timeline:
-    """One trace on one shipped cluster, for notebooks and checks."""
-    return simulate(trace, cluster(gpu, network, host))

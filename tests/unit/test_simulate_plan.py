@@ -54,6 +54,11 @@ def test_a_cell_is_a_run_on_a_network(study: Any) -> None:
     assert planned[0].cluster.network.bits_per_second == 25e9
 
 
+def test_the_host_is_an_axis(study: Any) -> None:
+    planned = cells(study(sync_cost=[{**BLOCK, "variant": "fixed", "host": ["server", "slow-server"]}]))
+    assert [cell.cluster.host.launch_seconds for cell in planned] == [8e-6, 16e-6]
+
+
 def test_zero_sizes_are_axes(study: Any) -> None:
     block = {
         **BLOCK,
@@ -108,6 +113,7 @@ def test_a_trace_depends_on_the_variant(study: Any) -> None:
             {"sync_cost": [{**BLOCK, "network": "tin-cans"}]},
             r"simulate\.sync_cost\[0\]: 'tin-cans' is not among networks",
         ),
+        ({"gpu": "a100-sxm-80gb"}, r"simulate: names no cells; give blocks under sync_cost, .* or hpz_sizes"),
     ],
 )
 def test_what_is_wrong_is_named(study: Any, simulate: dict[str, Any], message: str) -> None:
