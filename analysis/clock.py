@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.simulate.plan import Settings
 from harness.simulate.tables import (
     CLAIMED,
     EVIDENCE,
@@ -23,6 +24,7 @@ from harness.simulate.tables import (
     hpz_sizes,
     ninety_eight,
     read,
+    scaling,
     sync_cost,
     windows,
 )
@@ -158,10 +160,12 @@ def records(table: pd.DataFrame) -> list[Record]:
 
 
 def case(row: Mapping[Any, Any]) -> str:
-    """A training setting in few words."""
-    words = f"{row['model']}, batch {row['micro_batch']} × {row['sequence_length']}"
+    """A training setting and how many GPUs have it, in few words; the host where it is not the usual one."""
+    gpus = row["nodes"] * row["ranks_per_node"]
+    words = f"{row['model']}, {gpus:,} GPUs, batch {row['micro_batch']} × {row['sequence_length']}"
     more = row["gradient_accumulation"]
-    return words + (f", {more} micro-batches" if more > 1 else "")
+    words += f", {more} micro-batches" if more > 1 else ""
+    return words + (f", {row['host']}" if row["host"] != Settings().host else "")
 
 
 def order_rows(clock: Clock) -> list[Record]:
@@ -177,7 +181,6 @@ def order_rows(clock: Clock) -> list[Record]:
         found.append(
             {
                 "case": case(first),
-                "gpus": first["gpus"],
                 "network": first["network"],
                 "zero3": seconds.get("zero3"),
                 "unordered": seconds.get("unordered"),
@@ -270,6 +273,13 @@ def size_rows(clock: Clock) -> list[Record]:
     return [row | {"case": case(row)} for row in rows if row["hpz"] > 1]
 
 
+def scaling_rows(clock: Clock) -> list[Record]:
+    """Every world size: step time, bytes of a step, efficiency, and what limits."""
+    if "scaling" not in clock.tables:
+        return []
+    return [row | {"case": case(row)} for row in records(scaling(clock.simulated))]
+
+
 # ---- for summary.json, the first screen and the page
 
 
@@ -315,6 +325,7 @@ class Section:
     measured: list[Record]
     orders: list[Record]  # on the study's first network
     all_orders: list[Record]
+    scaling: list[Record]
     sizes: list[Record]
     step: str | None  # a recorded step for Perfetto, as an address
     files: list[str]
@@ -333,6 +344,7 @@ def section(clock: Clock | None) -> Section | None:
         measured=measured,
         orders=[row for row in orders if row["network"] == orders[0]["network"]],
         all_orders=orders,
+        scaling=scaling_rows(clock),
         sizes=size_rows(clock),
         step=_step(clock.folder),
         files=sorted(file.name for file in clock.folder.glob("*.csv")),

@@ -33,7 +33,7 @@ def simulated_figures(simulated: Simulated) -> list[Figure]:
     makers = {
         "sync_cost": (throughput_figure, order_cost_figure),
         "windows": (window_figure, window_parameters_figure),
-        "scaling": (scaling_figure, limits_figure),
+        "scaling": (scaling_figure, efficiency_figure, limits_figure),
     }
     present = set(simulated.cells["table"])
     return [make(simulated) for table, each in makers.items() if table in present for make in each]
@@ -297,20 +297,40 @@ def draw_window_parameters(table: pd.DataFrame) -> Canvas:
 # ---- scaling
 
 
+SCALING_COLUMNS = (
+    *("case", "variant", "gpus", "step_seconds", "tokens_per_second", "efficiency", "limited_by"),
+    *("node_nic_bytes", "gpu_nvlink_bytes", "run_id", "evidence"),
+)
+
+
 def scaling_figure(simulated: Simulated) -> Figure:
-    """Efficiency over the number of GPUs, by variant and network."""
+    """Step time over the number of GPUs, by variant and network."""
+    title = "Step time over the number of GPUs, the same batch on each"
+    return _figure("simulated_scaling", title, _scaling_lines(simulated), draw_scaling)
+
+
+def efficiency_figure(simulated: Simulated) -> Figure:
+    """Tokens a second and GPU against the smallest world of the same line, by variant and network."""
+    title = "Efficiency over the number of GPUs, against the smallest world"
+    return _figure("simulated_efficiency", title, _scaling_lines(simulated), draw_efficiency)
+
+
+def _scaling_lines(simulated: Simulated) -> pd.DataFrame:
     table = scaling(simulated)
     table = table.assign(case=[f"{r['model']}, {_short(r['network'])}" for _, r in table.iterrows()])
-    keep = ["case", "variant", "gpus", "step_seconds", "tokens_per_second", "efficiency", "limited_by"]
-    return _figure(
-        "simulated_scaling",
-        "Step time over the number of GPUs, the same batch on each",
-        table[[*keep, "run_id", "evidence"]],
-        draw_scaling,
-    )
+    return table[list(SCALING_COLUMNS)]
 
 
 def draw_scaling(table: pd.DataFrame) -> Canvas:
+    return _draw_over_gpus(table, table["step_seconds"], "seconds a step")
+
+
+def draw_efficiency(table: pd.DataFrame) -> Canvas:
+    return _draw_over_gpus(table, 100 * table["efficiency"], "efficiency, %")
+
+
+def _draw_over_gpus(table: pd.DataFrame, values: pd.Series, label: str) -> Canvas:
+    table = table.assign(value=values)
     cases = list(dict.fromkeys(table["case"]))
     canvas, panels = _grid(len(cases))
     for panel, name in zip(panels, cases, strict=True):
@@ -318,7 +338,7 @@ def draw_scaling(table: pd.DataFrame) -> Canvas:
             line, part = line_of(str(variant)), part.sort_values("gpus")
             panel.plot(
                 part["gpus"],
-                part["step_seconds"],
+                part["value"],
                 color=line.colour,
                 linestyle=line.dash,
                 linewidth=min(line.width, 2.0),
@@ -330,10 +350,10 @@ def draw_scaling(table: pd.DataFrame) -> Canvas:
         gpus = sorted(set(table[table["case"] == name]["gpus"]))
         panel.set_xticks(gpus, [str(n) for n in gpus], fontsize=7)
         panel.minorticks_off()
-        panel.set_ylim(0, 1.06 * table[table["case"] == name]["step_seconds"].max())
+        panel.set_ylim(0, 1.06 * table[table["case"] == name]["value"].max())
         panel.set_title(name)
         panel.set_xlabel("GPUs")
-    panels[0].set_ylabel("seconds a step")
+    panels[0].set_ylabel(label)
     _legend_below(canvas, panels[0])
     return canvas
 

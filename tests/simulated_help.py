@@ -144,6 +144,7 @@ def cell(table: str, variant: str, **changes: Any) -> dict[str, Any]:
         "blocked_at_copy_seconds": 0.1 if variant == "fixed" else 0.0,
         "exposed_seconds": STEP[variant] - 1,
         "node_nic_bytes": 4e10 if variant == "zero3" else 2e10,
+        "gpu_nvlink_bytes": 4e10,
         "peak_bytes": 10**10,
         "margin_min_us": 50.0,
         "margin_median_us": 900.0,

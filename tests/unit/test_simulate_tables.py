@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.simulated import shown_margins, simulated_figures
+from harness.errors import HarnessError
 from harness.simulate.export import chrome_trace, write_chrome_trace
 from harness.simulate.tables import (
     MARGIN_COLUMNS,
@@ -92,6 +93,7 @@ def test_every_figure_is_drawn_from_its_table_and_labelled(simulated: Simulated)
         "simulated_windows",
         "simulated_window_parameters",
         "simulated_scaling",
+        "simulated_efficiency",
         "simulated_limits",
     ]
     for figure in figures:
@@ -102,7 +104,8 @@ def test_every_figure_is_drawn_from_its_table_and_labelled(simulated: Simulated)
 
 def test_a_study_with_one_table_has_its_figures_only(simulated: Simulated) -> None:
     only = Simulated("s", simulated.table("scaling"), simulated.margins)
-    assert [figure.name for figure in simulated_figures(only)] == ["simulated_scaling", "simulated_limits"]
+    names = [figure.name for figure in simulated_figures(only)]
+    assert names == ["simulated_scaling", "simulated_efficiency", "simulated_limits"]
 
 
 def test_chrome_trace_holds_streams_host_and_late_gathers(tmp_path: Path) -> None:
@@ -121,6 +124,13 @@ def test_chrome_trace_holds_streams_host_and_late_gathers(tmp_path: Path) -> Non
     assert json.loads(gzip.decompress((tmp_path / "step.json.gz").read_bytes()))["otherData"]["evidence"] == (
         "simulated-time"
     )
+
+
+def test_a_step_for_which_there_is_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        HarnessError, match=r"nowhere/step\.json: cannot be written \(No such file or directory\)"
+    ):
+        write_chrome_trace(simulate(program([op()]), CONTENDED), tmp_path / "nowhere" / "step.json")
 
 
 def test_work_of_one_stream_never_overlaps_in_the_export() -> None:

@@ -155,6 +155,7 @@ def test_what_was_not_computed_is_hidden(tmp_path: Path) -> None:
     only = Simulated("made-up", made_up().table("scaling"), made_up().margins)
     page = build_report(write_simulated(tmp_path, only)).read_text()
     assert "Scaling, and what limits" in page
+    assert "a node sends" in page and "20 GB" in page
     for heading in ("What each ordering costs", "Both readings", "Where the race strikes", "Sizes of hpZ"):
         assert f"<h3>{heading}" not in page
 
@@ -203,7 +204,7 @@ def test_reference_results_are_small_and_give_the_same_figures(tmp_path: Path) -
     }
     for folder in (source, target):
         drawn = build_figures(folder)
-        assert len(drawn) == 7 and all(figure.svg for figure in drawn)
+        assert len(drawn) == 8 and all(figure.svg for figure in drawn)
     for file in (source / "figures").glob("*.svg"):
         assert (target / "figures" / file.name).read_bytes() == file.read_bytes()
 
@@ -232,16 +233,39 @@ def test_a_machine_without_measured_runs_says_so(tmp_path: Path) -> None:
     assert "run that study, then simulate again" in found.about["measured"]
 
 
+def over_a_link(folder: Path) -> Path:
+    """Results of a small study whose link has a known rate."""
+    matrix = {"model": "toy", "variant": "fixed", "shape": "2x2-hpz2", "link": "50mbit"}
+    write_study(folder, matrix=[matrix], device="cpu", baseline={"variant": "zero3"})
+    return folder
+
+
 @pytest.mark.usefixtures("nothing_published")
-def test_another_machines_runs_are_left_out_where_its_calibration_is_not_known() -> None:
-    found = validate(REPOSITORY / "results" / "reference" / "laptop")
-    assert found.about["measured"] == "laptop was run on another machine, and its calibration is not known"
+def test_another_machines_runs_are_left_out_where_its_calibration_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = keep(over_a_link(tmp_path / "runs"), tmp_path / "results" / "reference" / "slow")
+    monkeypatch.setattr(validation_module, "REPOSITORY", tmp_path)
+    about = validate(kept).about
+    assert about["measured"] == "slow was run on another machine, and its calibration is not known"
+
+
+@pytest.mark.usefixtures("nothing_published")
+def test_results_without_a_finished_run_are_passed_over_and_refused_where_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a study leaves them that was submitted and has not begun, or that ran without a limited link."""
+    submitted, unlinked = tmp_path / "submitted", tmp_path / "unlinked"
+    save_study(Study.model_validate(STUDY), submitted)
+    write_study(unlinked)
+    monkeypatch.setattr(validation_module, "MEASURED", (submitted, unlinked))
+    assert "run that study, then simulate again" in validate().about["measured"]
+    with pytest.raises(HarnessError, match=r"unlinked: holds no finished run over a link of known rate; run"):
+        validate(unlinked)
 
 
 def test_measured_runs_are_read_from_run_directories_and_from_kept_tables(tmp_path: Path) -> None:
-    matrix = {"model": "toy", "variant": "fixed", "shape": "2x2-hpz2", "link": "50mbit"}
-    write_study(tmp_path / "runs-of-a-study", matrix=[matrix], device="cpu", baseline={"variant": "zero3"})
-    found = measured_runs(tmp_path / "runs-of-a-study")
+    found = measured_runs(over_a_link(tmp_path / "runs-of-a-study"))
     assert {(one.run.variant, one.bits_per_second) for one in found} == {("zero3", 5e7), ("fixed", 5e7)}
     again = measured_runs(keep(tmp_path / "runs-of-a-study", tmp_path / "reference"))
     assert [(one.run_id, one.seconds) for one in again] == [(one.run_id, one.seconds) for one in found]
