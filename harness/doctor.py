@@ -90,6 +90,8 @@ def load_config(path: Path) -> dict[str, Any]:
         raise HarnessError(
             f"{path}: cannot be read ({error.strerror}); name a DeepSpeed JSON file"
         ) from error
+    except UnicodeDecodeError as error:
+        raise HarnessError(f"{path}: not text in UTF-8; name a DeepSpeed JSON file") from error
     except json.JSONDecodeError as error:
         raise HarnessError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from error
     if not isinstance(config, dict):

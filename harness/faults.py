@@ -33,7 +33,7 @@ class Setup:
     @property
     def zero(self) -> dict[str, Any]:
         """The `zero_optimization` section."""
-        section: dict[str, Any] = self.config.get("zero_optimization", {})
+        section: dict[str, Any] = self.config.get("zero_optimization") or {}
         return section
 
     @property
@@ -315,12 +315,21 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 
+OBJECTS = (  # outer ones first
+    ("zero_optimization",),
+    ("zero_optimization", "offload_param"),
+    ("zero_optimization", "offload_optimizer"),
+    ("timers",),
+    ("timers", "throughput"),
+)
+
+
 def _check(setup: Setup) -> None:
     """Refuses what no answer can be given for, with the key."""
     if not version_key(setup.release):
         raise HarnessError(f"release: {setup.release!r} is not a version such as 0.13.4")
-    if not isinstance(setup.config.get("zero_optimization", {}), dict):
-        raise HarnessError("config: zero_optimization must be an object")
+    for path in OBJECTS:
+        _check_object(setup.config, path)
     size = setup.zero.get("zero_hpz_partition_size", 1)
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise HarnessError(
@@ -334,6 +343,15 @@ def _check(setup: Setup) -> None:
             f"config: zero_optimization.zero_hpz_partition_size={setup.hpz} must divide the world size "
             f"{setup.world_size}; use {_divisors(setup.world_size)}"
         )
+
+
+def _check_object(config: dict[str, Any], path: tuple[str, ...]) -> None:
+    """Refuses a value that is no object where the questions look into one; an absent or null one has no keys."""
+    inner: Any = config
+    for key in path:
+        inner = inner.get(key) or {}
+    if not isinstance(inner, dict):
+        raise HarnessError(f"config: {'.'.join(path)} must be an object, not {inner!r}")
 
 
 def _divisors(number: int) -> str:

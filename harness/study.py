@@ -22,6 +22,7 @@ from harness.errors import HarnessError, nearest
 from harness.models import parse_model
 from harness.stdlib_text import stdlib_sha256
 from harness.variants import Variant, installed_release, patch_hashes, supported_releases
+from harness.whole_file import write_text_whole
 from harness.yaml_file import read_keys
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -250,10 +251,18 @@ class Study(Frozen):
                 inner = inner.get(key) if isinstance(inner, dict) else None
             if inner is not None:
                 raise ValueError(f"deepspeed.{'.'.join(path)} is the study's to decide: {where}")
+        if not isinstance(value.get("zero_optimization", {}), dict):
+            raise ValueError(
+                "deepspeed.zero_optimization must hold keys; leave it out where there is none to set"
+            )
         return value
 
     @model_validator(mode="after")
     def _known_axes(self) -> Self:
+        if not self.matrix:
+            raise ValueError(
+                "matrix holds no block, so there is nothing to run; give model, variant and shape"
+            )
         for index, block in enumerate(self.matrix):
             _check_axes(block, f"matrix[{index}]")
             if missing := {"model", "variant", "shape"} - block.keys():
@@ -264,7 +273,9 @@ class Study(Frozen):
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """All runs, baselines included, each once, in the order of the file."""
-        cells = [run for block in self.matrix for run in self._expand(block)]
+        cells = [
+            run for index, block in enumerate(self.matrix) for run in self._expand(block, f"matrix[{index}]")
+        ]
         return tuple({run.run_id: run for cell in cells for run in (self.baseline_of(cell), cell)}.values())
 
     @cached_property
@@ -275,19 +286,25 @@ class Study(Frozen):
 
     def baseline_of(self, run: Run) -> Run:
         """The run that `run` is compared with: it differs in what `baseline` names, the variant above all."""
-        return self._run({**self._axes_of(run), "variant": "zero3", **self.baseline})
+        return self._run({**self._axes_of(run), "variant": "zero3", **self.baseline}, "baseline")
 
-    def _expand(self, block: Mapping[str, Axis]) -> Iterable[Run]:
+    def _expand(self, block: Mapping[str, Axis], where: str = "matrix") -> Iterable[Run]:
         axes = {**DEFAULT_AXES, **block}
         choices = [value if isinstance(value, list | tuple) else [value] for value in axes.values()]
         for cell in itertools.product(*choices):
-            yield self._run(dict(zip(axes, cell, strict=True)))
+            yield self._run(dict(zip(axes, cell, strict=True)), where)
 
     def _axes_of(self, run: Run) -> dict[str, Any]:
         axes = {axis: getattr(run, axis) for axis in RUN_AXES}
         return axes | {axis: getattr(run.training, axis) for axis in TRAINING_AXES}
 
-    def _run(self, cell: dict[str, Any]) -> Run:
+    def _run(self, cell: dict[str, Any], where: str) -> Run:
+        try:
+            return self._resolved(cell)
+        except ValidationError as error:
+            raise HarnessError(f"{where}.{_first_message(error, Run)}") from error
+
+    def _resolved(self, cell: dict[str, Any]) -> Run:
         variant = Variant.parse(str(cell["variant"]))
         device = cell.get("device", self.device)
         release = str(cell.get("release") or self.release or default_release())
@@ -329,9 +346,11 @@ class Study(Frozen):
 
 def _check_axes(block: Mapping[str, Any], where: str) -> None:
     valid = (*RUN_AXES, *TRAINING_AXES)
-    for key in block:
+    for key, value in block.items():
         if key not in valid:
             raise ValueError(f"{where}.{key} is not an axis; {nearest(str(key), valid)}")
+        if value in ([], ()):
+            raise ValueError(f"{where}.{key} is an empty list, which leaves no run; give a value")
 
 
 @lru_cache(maxsize=1)
@@ -442,8 +461,14 @@ def load_study(path: str | Path) -> Study:
     file = Path(path)
     file = file / "study.yaml" if file.is_dir() else file
     content = read_keys(file, "give a study file, as experiments/laptop.yaml, or a results folder")
+    given = content.get("models") or {}
+    if isinstance(given, dict):
+        content = {
+            **content,
+            "models": {**given, **_models_beside(file, _model_names(content) - given.keys())},
+        }
     try:
-        study = Study.model_validate(_with_models(content, file))
+        study = Study.model_validate(content)
         for name, spec in study.models.items():
             parse_model(spec, f"models.{name}")
         study = study.model_copy(update={"data": _located(study.data, file)})
@@ -456,35 +481,42 @@ def load_study(path: str | Path) -> Study:
 
 
 def save_study(study: Study, folder: Path) -> Path:
-    """Write the study as resolved to `folder`/study.yaml; a folder of another study is refused."""
+    """Write the study as resolved to `folder`/study.yaml. Raises HarnessError, for a folder of another study too."""
     file = folder / "study.yaml"
     text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
-    if file.exists() and (other := yaml.safe_load(file.read_text())) and other.get("name") != study.name:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
         raise HarnessError(
-            f"{folder} holds results of study {other.get('name')!r}; give another folder with --results"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(".tmp")
-    beside.write_text(text)
-    beside.replace(file)
-    return file
+            f"{folder}: cannot be a results folder ({error.strerror}); give another one with --results"
+        ) from error
+    if file.exists():
+        other = read_keys(file, "delete it, or give another folder with --results").get("name")
+        if other != study.name:
+            raise HarnessError(
+                f"{folder} holds results of study {other!r}; give another folder with --results"
+            )
+    return write_text_whole(file, text)
 
 
-def _with_models(content: dict[str, Any], file: Path) -> dict[str, Any]:
-    models = dict(content.get("models") or {})
-    blocks = content.get("matrix") or []
-    simulated = content.get("simulate") or {}
-    tables = (
-        [part for part in simulated.values() if isinstance(part, list)] if isinstance(simulated, dict) else []
-    )
-    blocks = [blocks] if isinstance(blocks, dict) else blocks
-    for block in [*blocks, *(block for table in tables for block in table)]:
-        names = block.get("model", []) if isinstance(block, dict) else []
-        for name in names if isinstance(names, list) else [names]:
-            source = file.parent / "models" / f"{name}.yaml"
-            if name not in models and source.is_file():
-                models[name] = yaml.safe_load(source.read_text())
-    return {**content, "models": models}
+def _models_beside(file: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What models/<name>.yaml beside the study holds, for each name that has such a file. Raises HarnessError."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in sorted(names):
+        source = file.parent / "models" / f"{name}.yaml"
+        if source.is_file():
+            found[name] = read_keys(source, "model files lie in experiments/models")
+            parse_model(found[name], str(source))
+    return found
+
+
+def _model_names(content: dict[str, Any]) -> set[str]:
+    """The models that a study names, in its matrix and in what it simulates, before anything of it is checked."""
+    matrix, simulated = content.get("matrix"), content.get("simulate")
+    tables = [matrix, *(simulated.values() if isinstance(simulated, dict) else [])]
+    blocks = [block for table in tables for block in (table if isinstance(table, list) else [table])]
+    named = [block.get("model", []) for block in blocks if isinstance(block, dict)]
+    return {str(name) for names in named for name in (names if isinstance(names, list) else [names])}
 
 
 def _located(data: Data, file: Path) -> Data:

@@ -81,10 +81,14 @@ def test_nothing_at_hand_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("{", r"ds_config.json: line 1: not JSON"), ("[]", "ds_config.json: must hold one JSON object")],
+    [
+        (b"{", r"ds_config.json: line 1: not JSON"),
+        (b"[]", "ds_config.json: must hold one JSON object"),
+        (b"\xff\xfe\x00", "ds_config.json: not text in UTF-8"),
+    ],
 )
-def test_unusable_configuration_is_one_sentence(config: Path, text: str, sentence: str) -> None:
-    config.write_text(text)
+def test_unusable_configuration_is_one_sentence(config: Path, text: bytes, sentence: str) -> None:
+    config.write_bytes(text)
     with pytest.raises(HarnessError, match=sentence):
         doctor.load_config(config)
 

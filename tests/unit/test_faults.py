@@ -140,7 +140,15 @@ def test_every_yes_has_a_way_out_and_every_fault_a_source() -> None:
         (Setup(release="newest", config={}), "release: 'newest' is not a version such as 0.13.4"),
         (
             Setup(release="0.19.8", config={"zero_optimization": 3}),
-            "config: zero_optimization must be an object",
+            "config: zero_optimization must be an object, not 3",
+        ),
+        (
+            Setup(release="0.19.8", config=config(offload_param="cpu")),
+            "config: zero_optimization.offload_param must be an object, not 'cpu'",
+        ),  # type: ignore[arg-type]
+        (
+            Setup(release="0.19.8", config={"timers": {"throughput": 4}}),
+            "config: timers.throughput must be an object, not 4",
         ),
         (
             Setup(release="0.19.8", config=config(hpz="auto")),

@@ -132,6 +132,12 @@ def test_every_shipped_study_expands(file: Path) -> None:
             {"matrix": matrix(shape="3x2-hpz3")},
             r"hpz=3 must divide ranks_per_node=2 or be a multiple of it; use one of",
         ),
+        ({"matrix": []}, r"matrix holds no block, so there is nothing to run"),
+        ({"matrix": matrix(model=[])}, r"matrix\[0\]\.model is an empty list, which leaves no run"),
+        ({"matrix": [matrix(), matrix(seed="one")]}, r"matrix\[1\]\.seed: .*valid integer.*'one'"),
+        ({"matrix": matrix(device="tpu")}, r"matrix\[0\]\.device: .*'cuda' \(given: 'tpu'\)"),
+        ({"baseline": {"steps": 0}}, r"baseline\.steps: .*greater than or equal to 1 \(given: 0\)"),
+        ({"models": "toy"}, r"models: Input should be a valid dictionary \(given: 'toy'\)"),
         ({"matrix": matrix(shape="two")}, r"'two' is not of the form NODESxRANKS-hpzSIZE"),
         ({"matrix": matrix(shape="2x2")}, r"hpz=1 turns hpZ off, so variant 'fixed' cannot run"),
         ({"matrix": {"model": "toy", "variant": "fixed"}}, r"matrix\[0\] lacks shape"),
@@ -139,6 +145,11 @@ def test_every_shipped_study_expands(file: Path) -> None:
             {"deepspeed": {"zero_optimization": {"stage": 2}}},
             r"deepspeed\.zero_optimization\.stage is the study's",
         ),
+        (
+            {"deepspeed": {"zero_optimization": None}},
+            r"deepspeed\.zero_optimization must hold keys; leave it out",
+        ),
+        ({"deepspeed": {"zero_optimization": 3}}, r"deepspeed\.zero_optimization must hold keys"),
         ({"data": {"source": "file", "path": "nowhere.txt"}}, r"data\.path: no file 'nowhere\.txt'"),
         ({"data": {"source": "file"}}, r"data\.path: needed for source 'file'; give a text file"),
         (
@@ -165,6 +176,33 @@ def test_a_missing_file_and_broken_yaml_are_named(tmp_path: Path) -> None:
     broken.write_text("name: [")
     with pytest.raises(HarnessError, match=r"broken\.yaml: not YAML"):
         load_study(broken)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("source: [", r"^\S*models/toy\.yaml: not YAML"),
+        ("- 1", r"^\S*models/toy\.yaml: holds no keys"),
+        (yaml.safe_dump({**MODEL, "sauce": 1}), r"^\S*models/toy\.yaml: sauce is not a key"),
+    ],
+)
+def test_what_is_wrong_in_a_model_file_is_blamed_on_it(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "toy.yaml").write_text(text)
+    with pytest.raises(HarnessError, match=message):
+        load_study(write(tmp_path, models={}))
+
+
+def test_a_results_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HarnessError, match=r"file/below: cannot be a results folder \(.*give another one"):
+        save_study(load_study(write(tmp_path)), tmp_path / "file" / "below")
+
+
+def test_a_results_folder_whose_study_is_broken_is_named(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("name: [")
+    with pytest.raises(HarnessError, match=r"study\.yaml: not YAML"):
+        save_study(load_study(write(tmp_path)), tmp_path)
 
 
 def test_results_of_another_study_are_refused(tmp_path: Path) -> None:
