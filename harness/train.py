@@ -83,10 +83,7 @@ def run_rank(
         stall_us=run.stall_us,
         one_gpu=run.virtual_nodes,
     )
-    if run.evidence == "multi-node" and device.backend != "nccl":
-        raise HarnessError(
-            f"{run.run_id}: its ranks share GPUs here, which is no multi-node evidence; give each rank a GPU"
-        )
+    check_evidence(run, device.backend)
     opened(device)
     stop = StopRequest()
     device.rendezvous()
@@ -104,6 +101,14 @@ def run_rank(
     session.finish(score)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+
+
+def check_evidence(run: Run, backend: str) -> None:
+    """Refuse what would be recorded at a level of evidence that it does not have. Raises HarnessError."""
+    if run.evidence == "multi-node" and backend != "nccl":
+        raise HarnessError(
+            f"{run.run_id}: its ranks share GPUs here, which is no multi-node evidence; give each rank a GPU"
+        )
 
 
 def open_run_batches(run: Run, place: Rank) -> Batches:
@@ -333,7 +338,7 @@ class Session:
         self.device.synchronize()
         self.write_arrived(wait=True)
         with self.device.paused():
-            state = {"step": step, "rng": torch.get_rng_state(), "batches": self.seen}
+            state = {"step": step, "rng": random_state(), "batches": self.seen}
             self.engine.save_checkpoint(
                 str(self.directory.checkpoints), tag=f"step{step}", client_state=state
             )
@@ -346,7 +351,7 @@ class Session:
         with self.device.paused():
             _, state = self.engine.load_checkpoint(str(self.directory.checkpoints))
             forget_secondary_partitions(self.engine)
-            torch.set_rng_state(state["rng"])
+            restore_random_state(state["rng"])
         return int(state["step"]), str(state["batches"])
 
     def evaluate(self) -> Score | None:
@@ -379,6 +384,20 @@ class Session:
             self.directory.update_status(
                 final=final.model_dump(), step=final.steps - 1, heartbeat_utc=utc_now()
             )
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """Generators of the host and of the device, which are one and the same where there is no device."""
+    from deepspeed.accelerator import get_accelerator
+
+    return {"host": torch.get_rng_state(), "device": get_accelerator().get_rng_state()}
+
+
+def restore_random_state(state: Mapping[str, torch.Tensor]) -> None:
+    from deepspeed.accelerator import get_accelerator
+
+    torch.set_rng_state(state["host"])
+    get_accelerator().set_rng_state(state["device"])
 
 
 def shards_sha256(module: torch.nn.Module) -> str:

@@ -1,9 +1,10 @@
 """What gloo's collectives put on the wire between nodes, as measured with interface counters on `hpz cluster`.
 
 Measured with torch 2.13 on 2 nodes × 1 and × 2 ranks, 4 bytes to 8 MiB, links of 50 Mbit/s and 1 Gbit/s; the model
-below agrees with the counters within 3 % from 4 KiB on (tests/slurm/test_wire_bytes.py measures it again). Two
-findings matter for hpZ: torch runs a reduce-scatter over gloo as an all-reduce, at twice the volume that NCCL's ring
-needs; and every ring crosses each node's link once, whatever the number of its ranks.
+below agrees with the counters within 3 % from 4 KiB on (tests/unit/test_slurm_task.py holds what was counted;
+tests/slurm/test_training.py counts a training anew). Two findings matter for hpZ: torch runs a reduce-scatter over
+gloo as an all-reduce, at twice the volume that NCCL's ring needs; and every ring crosses each node's link once,
+whatever the number of its ranks.
 """
 
 from __future__ import annotations
