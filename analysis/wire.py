@@ -76,7 +76,7 @@ def wire_record(pair: Pair, rule: Rule) -> Record | None:
         "speed_up_low": 1 / ratio.high if ratio and ratio.high else None,
         "speed_up_high": 1 / ratio.low if ratio and ratio.low else None,
         "bus_gbit_s": bus_bandwidth(run),
-        "same_allocation": allocation(run) is not None and allocation(run) == allocation(baseline),
+        "same_allocation": allocations(run) is not None and allocations(run) == allocations(baseline),
         "evidence": pair.run.evidence,
     }
 
@@ -107,7 +107,11 @@ def bus_bandwidth(recorded: Recorded) -> float | None:
     return float(max(rows, key=lambda row: row["bytes"])["bus_gbit_s"]) if rows else None
 
 
-def allocation(recorded: Recorded) -> str | None:
-    """Names the measurement of the network that a run shares with the others of its allocation."""
-    network = json.loads(recorded.row["status"] or "{}").get("network") or {}
-    return network.get("utc")
+def allocations(recorded: Recorded) -> list[str] | None:
+    """The allocations that made a run's steps; a record that names none has the time of its network's measurement,
+
+    which the runs of an allocation share.
+    """
+    status = json.loads(recorded.row["status"] or "{}")
+    measured = (status.get("network") or {}).get("utc")
+    return status.get("allocations") or ([measured] if measured else None)

@@ -116,6 +116,7 @@ class Status(Frozen):
     reason: str | None = None  # one sentence, where the run did not end well
     final: Final | None = None
     network: dict[str, Any] | None = None
+    allocations: tuple[str, ...] = ()  # on SLURM: ARRAY_TASK/RESTART of each allocation that made steps of it
 
 
 class RunDirectory:

@@ -71,6 +71,11 @@ class Allocation:
     nodes: str
     step_owner: str  # the id that steps of this task carry
 
+    @property
+    def name(self) -> str:
+        """Tells it from the one that a requeue gives the same task."""
+        return f"{self.job}/{self.restart}"
+
     @classmethod
     def from_slurm(cls) -> Allocation:
         get = os.environ.get
@@ -230,7 +235,7 @@ class Driver:
         self, directory: RunDirectory, block: int, before: int, started: str, ended: Ended
     ) -> None:
         """One line in allocations.jsonl: which steps ran where, in which turn, and how that ended."""
-        line = {
+        line: dict[str, Any] = {
             "schema": 1,
             "job": self.allocation.job,
             "restart": self.allocation.restart,
@@ -249,6 +254,10 @@ class Driver:
         }
         with (directory.path / "allocations.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
+        if line["until_step"] > before:
+            earlier = directory.status().allocations if before else ()
+            each_once = dict.fromkeys((*earlier, self.allocation.name))
+            directory.update_status(allocations=tuple(each_once))
 
     @contextmanager
     def links_shaped(self, todo: list[RunDirectory]) -> Iterator[None]:

@@ -10,9 +10,13 @@ import pytest
 from harness.cluster import Cluster
 from harness.errors import HarnessError
 from harness.launch.scheduler import Clients, Scheduler
-from harness.launch.slurm import submit
+from harness.launch.slurm import cancel, submit
+from harness.launch.status import study_rows
 from harness.record import RunDirectory
+from harness.study import load_study
 from tests.slurm.conftest import Submitter, logs, wait_for, wait_for_states
+from tests.unit.test_cli import hpz
+from tests.unit.test_mirror import history, stored
 
 ONE_NODE = {"model": "llama2-toy", "variant": "fixed", "shape": "1x2-hpz2", "seed": [1, 2, 3]}
 
@@ -87,14 +91,24 @@ def test_submitting_again_sends_only_what_is_missing(submitter: Submitter, clien
     assert [task.group for task in again.tasks] == [first[0].tasks[0].group]
 
 
-def test_the_saved_script_repeats_the_study(submitter: Submitter, cluster: Cluster) -> None:
+def test_the_saved_script_repeats_the_study(submitter: Submitter, cluster: Cluster, clients: Clients) -> None:
+    submitter.behaviour = {"step_seconds": 0.3}
     study, results, (sent,) = submitter()
     wait_for_states(study, results, "done")
     for run in study.runs:
         RunDirectory(results / "runs" / run.run_id).update_status(state="pending", final=None)
         (results / "runs" / run.run_id / "checkpoint" / "latest").unlink()
-    done = cluster.run(["sbatch", str(sent.folder / "submit.sbatch")])
+    done = cluster.run(["sbatch", "--parsable", str(sent.folder / "submit.sbatch")])
     assert done.returncode == 0, done.stderr
+    repeat = f"{done.stdout.strip()}_0"
+    wait_for(
+        lambda: (
+            ("running", repeat)
+            in [(row.state, row.job) for row in study_rows(study, results, Scheduler(clients))[0]]
+        ),
+        30,
+        results,
+    )
     wait_for_states(study, results, "done")
 
 
@@ -131,9 +145,6 @@ def test_spaces_quotes_and_a_name_that_would_run_commands_do_no_harm(
 
 
 def test_cancelled_runs_are_interrupted_and_can_be_sent_again(submitter: Submitter, clients: Clients) -> None:
-    from harness.launch.slurm import cancel
-    from harness.launch.status import study_rows
-
     submitter.behaviour = {"step_seconds": 5}
     study, results, (sent,) = submitter()
     wait_for(
@@ -150,3 +161,52 @@ def test_cancelled_runs_are_interrupted_and_can_be_sent_again(submitter: Submitt
     _, _, again = submitter()
     assert len(again) == 1
     wait_for_states(study, results, "done")
+
+
+def rates(cluster: Cluster) -> list[str]:
+    """What limits each node's data link, in tc's words."""
+    return [cluster.run(["tc", "qdisc", "show", "dev", "eth0"], node=node).stdout for node in ("n0", "n1")]
+
+
+def test_links_have_the_clusters_rate_again_after_a_study_that_set_it(
+    submitter: Submitter, cluster: Cluster
+) -> None:
+    submitter.behaviour = {"step_seconds": 0.5}
+    profile = submitter.profile(shapes_links=True, network_interface="eth0")
+    matrix = {"model": "llama2-toy", "variant": "zero3", "shape": "2x2", "link": "50mbit"}
+    study, results, _ = submitter(profile, matrix=matrix)
+    wait_for(lambda: all("rate 50Mbit" in rate for rate in rates(cluster)), 40, results)
+    wait_for_states(study, results, "done")
+    wait_for(lambda: all("rate 200Mbit" in rate for rate in rates(cluster)), 40, results)
+
+
+def test_a_throttle_holds_over_several_arrays(submitter: Submitter, clients: Clients) -> None:
+    submitter.behaviour = {"step_seconds": 0.2}
+    profile = submitter.profile(throttle=1, max_array_size=1)
+    study, results, sent = submitter(profile, matrix={**ONE_NODE, "seed": [1, 2]})
+    running: list[int] = []
+
+    def all_done() -> bool:
+        running.append(sum(job.state == "RUNNING" for job in clients.squeue()))
+        return all(RunDirectory(results / "runs" / run.run_id).status().state == "done" for run in study.runs)
+
+    wait_for(all_done, 90, results)
+    assert len(sent) == 2 and max(running) == 1
+
+
+def test_the_readmes_commands_lead_from_a_study_to_its_report(submitter: Submitter) -> None:
+    """submit → watch → report, as a user types them."""
+    file, results = submitter.study_file(), submitter.root / "results"
+    profile = submitter.root / "profile.yaml"
+    profile.write_text(json.dumps(submitter.profile(wandb="offline").model_dump(exclude_defaults=True)))
+    sent = hpz("submit", str(file), "--cluster", str(profile), "--results", str(results))
+    assert sent.returncode == 0 and "Look on with: hpz watch" in sent.stdout, sent.stderr
+    watched = hpz("watch", str(results))
+    assert watched.returncode == 0 and watched.stdout.count("done  4/4") == 2, watched.stderr
+    assert hpz("report", str(results)).returncode == 0
+    assert (results / "report.html").exists()
+    directory = RunDirectory(results / "runs" / load_study(file).runs[0].run_id)
+    wait_for(lambda: (directory.path / "wandb.json").exists(), 60, results)  # the job's last act
+    assert sorted(history(stored(directory))) == [0, 1, 2, 3]
+    pushed = hpz("wandb", str(results))
+    assert pushed.returncode == 0 and "0 new steps of 2 runs" in pushed.stdout, pushed.stderr

@@ -66,6 +66,7 @@ def test_the_network_baseline_is_recorded_with_each_run(turns_taken: tuple[Study
         assert 0.03 < largest["bus_gbit_s"] < 0.1  # the link gives 0.1, headers and a busy machine take some
 
 
+@pytest.mark.timeout(2 * SECONDS + 200)
 def test_a_requeue_in_the_middle_changes_no_loss(
     cluster: Cluster, study_file: StudyFile, tmp_path: Path
 ) -> None:

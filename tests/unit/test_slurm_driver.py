@@ -136,6 +136,13 @@ def test_runs_are_mirrored_to_wandb_when_their_task_ends(study: Study, tmp_path:
     assert len(list(directory.path.glob("wandb/offline-run-*"))) == 1
 
 
+def test_the_allocations_that_made_steps_are_recorded(study: Study, tmp_path: Path) -> None:
+    task = driver(study, tmp_path, TRAINS)
+    task.allocation = Allocation("7_0", 2, "n[0-1]", "7")
+    task.run()
+    assert run_directory(study, tmp_path).status().allocations == ("7_0/2",)
+
+
 def test_a_mirror_that_fails_or_hangs_harms_no_run(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

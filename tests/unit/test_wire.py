@@ -96,6 +96,26 @@ def test_the_summary_sets_the_speed_up_beside_the_bytes(tmp_path: Path) -> None:
     assert fast["speed_up"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        ({"allocations": ["7_0/0"]}, {"allocations": ["7_0/0"]}, True),
+        ({"allocations": ["7_0/0"]}, {"allocations": ["7_0/0", "7_0/1"]}, False),  # a requeue in between
+        ({"network": {"utc": "today", "rows": []}}, {"network": {"utc": "today", "rows": []}}, True),
+        ({}, {}, False),
+    ],
+)
+def test_a_pair_shares_its_nodes_where_the_same_allocations_made_its_steps(
+    ours: dict[str, Any], theirs: dict[str, Any], same: bool, tmp_path: Path
+) -> None:
+    study = write_metered(tmp_path)
+    for run in study.runs:
+        changes = ours if run.shape.hpz > 1 else theirs
+        RunDirectory(tmp_path / "runs" / run.run_id).update_status(**changes)
+    summary = summarise(study, collect_study(tmp_path))
+    assert [record["same_allocation"] for record in summary["wire"]] == [same, same]
+
+
 def test_the_report_shows_the_wire_only_where_it_was_metered(tmp_path: Path) -> None:
     write_metered(tmp_path / "metered")
     page = build_report(tmp_path / "metered").read_text()
