@@ -269,9 +269,11 @@ class Driver:
             for directory in todo:
                 directory.update_status(state="failed", reason=reason, ended_utc=utc_now())
             raise HarnessError(reason)
-        yield
-        if self.task.link and (problem := self.shape_links(usual)):
-            print(f"hpz: links stay at {self.task.link}: {problem}", file=sys.stderr)
+        try:
+            yield
+        finally:
+            if self.task.link and (problem := self.shape_links(usual)):
+                print(f"hpz: links stay at {self.task.link}: {problem}", file=sys.stderr)
 
     def shape_links(self, link: str | None) -> str | None:
         """Limit what each node sends to `link`, or lift the limit; returns why that could not be done, or None."""

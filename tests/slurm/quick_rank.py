@@ -57,13 +57,15 @@ def crash(how: str) -> None:
 
 
 def train(directory: RunDirectory, place: Place, until: int, seconds: float, asked: list[int]) -> None:
-    steps = directory.run().training.steps
+    run = directory.run()
+    steps, gathers = run.training.steps, 30 if run.shape.hpz > 1 else 0
     step = steps_reached(directory)
     writer = StepWriter(directory.steps_file, step) if place.rank == 0 else None
     while step < until and not asked:
         wait(seconds, asked)
         if writer is not None:
-            writer.write(StepRecord(step, 4.0 - step / 100, 1.0, 1e-3, 64, seconds, 0, None, 0, 0, False))
+            loss = 4.0 - step / 100
+            writer.write(StepRecord(step, loss, 1.0, 1e-3, 64, seconds, gathers, None, 0, 0, False))
             directory.update_status(heartbeat_utc=utc_now(), step=step)
             save(directory, step + 1)
         step += 1

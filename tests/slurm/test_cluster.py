@@ -171,6 +171,21 @@ def test_names_that_are_no_folder_are_refused(name: str) -> None:
         Cluster.find(name)
 
 
+def test_clusters_are_not_kept_in_another_users_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPZ_CLUSTERS", str(tmp_path))
+    other = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    with pytest.raises(HarnessError, match="belongs to another user; set HPZ_CLUSTERS to a folder of yours"):
+        Cluster.find("mine")
+
+
+def test_a_node_that_is_not_there_is_named_with_those_that_are(cluster: Cluster) -> None:
+    with pytest.raises(HarnessError, match="has no node 'n7'; it has n0, n1"):
+        cluster.run(["true"], node="n7")
+
+
 def test_a_cluster_that_is_not_up_is_named() -> None:
     with pytest.raises(HarnessError, match="hpz cluster up --name nobody"):
         Cluster.find("nobody")
