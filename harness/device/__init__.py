@@ -2,7 +2,7 @@
 
 from harness.device.counters import Counters, Traffic, link_bytes, step_traffic
 from harness.device.device import Device, VirtualDevice, cuda_was_started, open_device, open_process_device
-from harness.device.errors import DeviceError
+from harness.device.errors import DeviceError, MixedDevices
 from harness.device.observe import Access, Collective, Observer, OpRecord, Site, WaitTarget
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Counters",
     "Device",
     "DeviceError",
+    "MixedDevices",
     "Observer",
     "OpRecord",
     "Site",

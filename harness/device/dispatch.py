@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.device.errors import DeviceError
+from harness.device.errors import DeviceError, MixedDevices
 from harness.device.memory import Memory, accesses, is_pinned, on_device
 from harness.device.observe import HOST, SITE_DEPTH, OpKind, OpRecord, call_site
 from harness.device.operators import Kind, Operator, describe
@@ -148,7 +148,7 @@ class Dispatcher(TorchDispatchMode):
         if any(t.dim() for t in host) or any(
             any(t is w for w in host) for t in _written(operator, args, kwargs)
         ):
-            raise DeviceError(
+            raise MixedDevices(
                 f"{operator.name}: expected all tensors to be on the same device, but found cpu and cpu:0"
             )
         self._tell_host(operator, host, ())
@@ -170,7 +170,7 @@ class Dispatcher(TorchDispatchMode):
         indices = args[1]
         if not on_device(args[0]):
             if any(on_device(t) for t in tensors_of(args)):
-                raise DeviceError(f"{operator.name}: device indices or values with a host tensor")
+                raise MixedDevices(f"{operator.name}: device indices or values with a host tensor")
             return self._on_host(operator, func, args, kwargs)
         if any(t is not None and not on_device(t) for t in indices):
             self._tell_host(operator, tensors_of(indices), ())

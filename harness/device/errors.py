@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class DeviceError(RuntimeError):
     """Says what the program did, and that the device refuses rather than guesses."""
+
+
+class MixedDevices(DeviceError):
+    """Tensors of host and device in one operator."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,41 @@ from harness.race.launch import Program
 
 
 def adapt_hugging_face() -> None:
-    """Trainer and Accelerate look for a GPU themselves; here they get the virtual device, which has bf16."""
-    import transformers.training_args
-    from accelerate.state import PartialState  # type: ignore[import-untyped]
+    """Trainer and Accelerate look for a GPU themselves; here they get the virtual device, which has bf16.
 
-    transformers.training_args.is_torch_bf16_gpu_available = lambda: True
-    PartialState.default_device = property(lambda self: DEVICE)
+    Whoever imports them, and whenever: a script may do so through a module of its own.
+    """
+    for name, fit in HUGGING_FACE.items():
+        if name in sys.modules:
+            fit(sys.modules[name])
+    sys.meta_path.insert(0, FittedImport())
+
+
+def _fit_training_arguments(module: Any) -> None:
+    module.is_torch_bf16_gpu_available = lambda: True
+
+
+def _fit_accelerate(module: Any) -> None:
+    module.PartialState.default_device = property(lambda self: DEVICE)
+
+
+HUGGING_FACE = {"transformers.training_args": _fit_training_arguments, "accelerate.state": _fit_accelerate}
+
+
+class FittedImport(MetaPathFinder):
+    """Fits the modules of HUGGING_FACE as soon as they are loaded."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name in HUGGING_FACE else None
+        if spec is not None and isinstance(loader := spec.loader, SourceFileLoader):
+            load = loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                load(module)
+                HUGGING_FACE[name](module)
+
+            loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
 
 
 def adapt_deepspeed(device: Device, program: Program) -> None:

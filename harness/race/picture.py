@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from html import escape
 
 from harness.race.launch import Flip
 from harness.race.report import Race, Trace
 
+HOST_LANE = "host"
 LANE, BAR, STEP, LEFT, TOP = 56, 26, 30, 190, 72  # pixels
 COLOURS = {"op": "#c9d3dd", "first": "#e8b04a", "second": "#6aa5d8", "order": "#5c6b7a", "missing": "#cc2a2a"}
 
@@ -22,13 +24,13 @@ def picture(
     marks = _in_order(window, executed)
     lanes = {name: TOP + LANE * at for at, name in enumerate(_lanes(window))}
     column = {id(mark): at for at, mark in enumerate(marks)}
-    role = {pair.hold: "first", pair.until: "second"}
+    role = partial(_role, pair, race.second.stream == HOST_LANE)
     width, height = LEFT + STEP * (len(marks) + 2), TOP + LANE * len(lanes) + 44
     parts = [
         *_frame(_title(race, pair), lanes, width, executed is not None),
         *_orderings(marks, lanes, column),
-        *(_bar(mark, lanes, column, race, role) for mark in marks if mark.what == "op"),
-        *_missing(role, marks, lanes, column),
+        *(_bar(mark, lanes, column, race, role(mark)) for mark in marks if mark.what == "op"),
+        *_missing({role(mark): mark for mark in marks if mark.what == "op"}, lanes, column),
     ]
     body = "\n".join(parts)
     return (
@@ -55,7 +57,7 @@ def _in_order(window: Sequence[Trace], executed: Mapping[int, int] | None) -> li
 def _lanes(window: Sequence[Trace]) -> list[str]:
     """The host first, then the streams in the order of their first op."""
     names = dict.fromkeys(mark.stream for mark in window)
-    return sorted(names, key=lambda name: name != "host")
+    return sorted(names, key=lambda name: name != HOST_LANE)
 
 
 def _title(race: Race, pair: Flip) -> str:
@@ -77,10 +79,14 @@ def _frame(title: str, lanes: Mapping[str, int], width: int, ran: bool) -> Itera
         yield f'<line x1="{LEFT - 8}" x2="{width - 8}" y1="{y + 13}" y2="{y + 13}" stroke="#e6eaee"/>'
 
 
-def _bar(
-    mark: Trace, lanes: Mapping[str, int], column: Mapping[int, int], race: Race, roles: Mapping[int, str]
-) -> str:
-    role = roles.get(mark.index, "op")
+def _role(pair: Flip, host: bool, mark: Trace) -> str:
+    """`first`, `second` or `op`; an access of the host's has the index of the op that comes after it."""
+    if mark.index == pair.hold and mark.stream != HOST_LANE:
+        return "first"
+    return "second" if mark.index == pair.until and (mark.stream == HOST_LANE) == host else "op"
+
+
+def _bar(mark: Trace, lanes: Mapping[str, int], column: Mapping[int, int], race: Race, role: str) -> str:
     x, y = LEFT + STEP * column[id(mark)], lanes[mark.stream]
     label = f"{mark.name}\n{mark.place}"
     width = STEP - 6
@@ -119,10 +125,7 @@ def _orderings(marks: Sequence[Trace], lanes: Mapping[str, int], column: Mapping
             yield f"<title>{escape(f'the host waits: {mark.name}')}</title></line>"
 
 
-def _missing(
-    roles: Mapping[int, str], marks: Sequence[Trace], lanes: Mapping[str, int], column: Mapping[int, int]
-) -> Iterator[str]:
-    ends = {roles.get(mark.index, "op"): mark for mark in marks if mark.what == "op"}
+def _missing(ends: Mapping[str, Trace], lanes: Mapping[str, int], column: Mapping[int, int]) -> Iterator[str]:
     if "first" not in ends or "second" not in ends:
         return
     (x0, y0), (x1, y1) = (

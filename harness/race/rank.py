@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from harness.device import Device, VirtualDevice, open_device, open_process_device
+from harness.device import Device, MixedDevices, VirtualDevice, open_device, open_process_device
 from harness.device.policies import POLICIES
 from harness.errors import HarnessError
 from harness.race.adapt import adapt_deepspeed, adapt_hugging_face
@@ -80,6 +80,10 @@ class Watch:
             self.excerpt = Excerpt(flip.hold, flip.until, self.name_streams)
             device.observe(self.excerpt)
 
+    @property
+    def device_ops(self) -> int:
+        return 0 if self.device is None else self.device.machine.ops
+
     def name_streams(self) -> None:
         """Now, while the program that holds them is alive."""
         assert self.device is not None
@@ -112,8 +116,7 @@ def run_script(job: Job, watch: Watch) -> str:
     device = open_device("virtual", policy=job.policy, poison=job.poison, seed=job.seed)
     watch.attach(device)
     adapt_deepspeed(device, program)
-    if program.transformers:
-        adapt_hugging_face()
+    adapt_hugging_face()
     script = Path(program.script).resolve()
     sys.argv = [str(script), *program.arguments]
     sys.path.insert(0, str(script.parent))
@@ -123,6 +126,10 @@ def run_script(job: Job, watch: Watch) -> str:
         with contextlib.suppress(_CleanExit), _explained(script):
             names = runpy.run_path(str(script), run_name="__main__")
         device.synchronize()
+    if not watch.device_ops:
+        raise HarnessError(
+            f"{script.name} ran no op on the virtual device, so nothing was analysed: {ADVICE}"
+        )
     return digest_of(names)
 
 
@@ -139,22 +146,30 @@ def _explained(script: Path) -> Iterator[None]:
         if stop.code in (None, 0):
             raise _CleanExit from None
         raise
+    except MixedDevices as error:
+        raise HarnessError(
+            f"{place_in(script, error)} computes with host and device tensors together: {ADVICE}"
+        ) from error
     except (AssertionError, RuntimeError, AttributeError, NotImplementedError) as error:
-        if not any(sign in str(error) for sign in ("CUDA", "cuda", "NVIDIA", "nccl", "NCCL")):
+        if not any(sign in str(error) for sign in CUDA_SIGNS):
             raise
-        raise HarnessError(cuda_sentence(error, script)) from error
+        raise HarnessError(
+            f"{place_in(script, error)} asks for CUDA by name, and this analysis runs on the virtual device: {ADVICE}"
+        ) from error
 
 
-def cuda_sentence(error: BaseException, script: Path) -> str:
-    """Where a script asks for CUDA by name, and what to write instead."""
+CUDA_SIGNS = ("CUDA", "cuda", "NVIDIA", "nccl", "NCCL", "dummy base class")  # the last: torch.cuda.Event()
+ADVICE = (
+    "take device, streams and events from deepspeed.accelerator.get_accelerator() (current_device_name(), Stream, "
+    "Event), which is CUDA on a GPU and the virtual device here; torch.cuda.is_available() is False here"
+)
+
+
+def place_in(script: Path, error: BaseException) -> str:
+    """The innermost line of the script and its neighbours that an error came through."""
     frames = traceback.extract_tb(error.__traceback__)
     mine = [frame for frame in frames if Path(frame.filename).parent == script.parent]
-    where = f"{Path(mine[-1].filename).name}:{mine[-1].lineno} ({mine[-1].line})" if mine else script.name
-    return (
-        f"{where} asks for CUDA by name, and this analysis runs on the virtual device: take device, streams and "
-        "events from deepspeed.accelerator.get_accelerator() (current_device_name(), Stream, Event), which is CUDA "
-        "on a GPU and the virtual device here"
-    )
+    return f"{Path(mine[-1].filename).name}:{mine[-1].lineno} ({mine[-1].line})" if mine else script.name
 
 
 def digest_of(names: Mapping[str, Any]) -> str:

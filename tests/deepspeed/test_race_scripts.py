@@ -74,6 +74,23 @@ def test_a_script_that_asks_for_cuda_by_name_is_refused_with_the_line(tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("event", r"without_cuda.py:11 \(torch.cuda.Event\(\)\) asks for CUDA by name"),
+        ("on_the_host", "without_cuda.py ran no op on the virtual device, so nothing was analysed"),
+        ("mixed", r"without_cuda.py:22 \(.*\) computes with host and device tensors together"),
+    ],
+)
+def test_a_script_that_looks_for_cuda_is_told_what_to_write(
+    tmp_path: Path, program: str, message: str
+) -> None:
+    script = str(SCRIPTS / "without_cuda.py")
+    words = ["--script", script, "--ranks", "1", "--results", str(tmp_path), "--", program]
+    with pytest.raises(HarnessError, match=f"{message}.*get_accelerator"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--script", "nowhere.py"], "--script nowhere.py: no such file"),
