@@ -15,7 +15,7 @@ from harness.race.explore import Budget
 from harness.race.investigate import Settings, investigate
 from harness.race.launch import Job, Program, Ranks
 from harness.race.matrix import print_matrix, race_study
-from harness.race.replay import read_replay, replayed
+from harness.race.replay import Values, changed_versions, read_replay, replayed
 from harness.race.report import Report, text
 from harness.record import RunDirectory
 from harness.study import load_study
@@ -134,12 +134,24 @@ def _replay(file: Path, settings: Settings, as_json: bool) -> None:
     replay, job = read_replay(file)
     with Ranks(job.program.overlay, transformers=job.program.transformers) as ranks:
         same, values = replayed(replay, job, lambda job: ranks.run(job, settings.timeout))
+    changed = changed_versions(replay)
     if as_json:
-        content = {"reproduced": same, "expected": replay.expected.model_dump(), "found": values.model_dump()}
+        content = {
+            "reproduced": same,
+            "expected": replay.expected.model_dump(),
+            "found": values.model_dump(),
+            "changed_versions": changed,
+        }
         print(json.dumps(content, indent=1))
     else:
         for line in replay.story:
             print(line)
-        print("reproduced to the bit" if same else "NOT reproduced: other values came out")
+        print("reproduced to the bit" if same else f"NOT reproduced: {not_reproduced(values, changed)}")
     if not same:
         raise typer.Exit(1)
+
+
+def not_reproduced(values: Values, changed: list[str]) -> str:
+    """Why, as far as can be said."""
+    what = f"the program {values.problem}" if values.problem else "other values came out"
+    return f"{what}; {'; '.join(changed) or 'all package versions are those that it was found with'}"

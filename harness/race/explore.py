@@ -1,18 +1,21 @@
 """Looks for a legal schedule under which a race changes values, and shrinks what it finds to the few swaps that matter.
 
 What a schedule can change, it changes by the order of conflicting pairs (Mazurkiewicz traces), and the analysis has
-listed all of them. So besides the named policies and random seeds the search flips listed pairs only: all of one
-race, then, where none matters alone, all together. Whatever changes the final values is shrunk by ddmin.
+listed them. So besides the named policies and random seeds the search flips listed pairs only: all of one race at
+once, then, where that shows nothing, a few of them one by one, then those of all races together. Whatever changes the
+final values is shrunk by ddmin, and counts only where its pairs were really executed in the other order.
+
+The search is bounded by `Budget` and complete for nothing: "none found" says that so many schedules were tried.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.race.launch import Flip, Job, Outcome
 from harness.race.minimise import minimise
-from harness.race.report import Effect, Race, Report, ranks_text
+from harness.race.report import HOST_STREAM, Effect, Race, Report, ranks_text
 
 Run = Callable[[Job], Outcome]
 
@@ -23,12 +26,13 @@ class Budget:
 
     seeds: int = 2  # random policies
     races: int = 12  # races whose pairs are flipped
+    single: int = 3  # pairs of one race that are flipped one by one, where all at once shows nothing
     shrink: int = 8  # schedules to shrink one found schedule
 
 
 @dataclass
 class Found:
-    """A schedule under which values differ from the reference, before and after shrinking."""
+    """A schedule under which values differ from the reference, shrunk; a named policy has no flips."""
 
     races: tuple[str, ...]  # ids
     job: Job
@@ -45,7 +49,7 @@ class Search:
     budget: Budget
     tried: int = 0
     searched: set[str] = field(default_factory=set)  # ids of the races whose pairs were flipped
-    policies: dict[str, bool] = field(default_factory=dict)  # named policy → whether values changed
+    policies: dict[str, Outcome] = field(default_factory=dict)  # named policy under which values change
     found: dict[str, Found] = field(default_factory=dict)  # race id → its schedule
 
     def changes(self, job: Job) -> Outcome | None:
@@ -63,35 +67,57 @@ class Search:
         """side-first, main-first and the random seeds."""
         names = ["side-first", "main-first", *(f"random({seed + 1})" for seed in range(self.budget.seeds))]
         for policy in names:
-            self.policies[policy] = self.changes(self.job.under(policy)) is not None
+            if (outcome := self.changes(self.job.under(policy))) is not None:
+                self.policies[policy] = outcome
 
     def each_race(self, races: Sequence[Race]) -> None:
-        """Flip all pairs of one race at a time."""
+        """Flip all pairs of one race at once; where that shows nothing or stalls the ranks, a few of them singly."""
         for race in races[: self.budget.races]:
-            self._flip((race.id,), flips_of(race))
+            flips = flips_of(race)
+            singly = [[flip] for flip in spread(flips, self.budget.single)] if len(flips) > 1 else []
+            for chosen in (flips, *singly):
+                if self._flip((race,), chosen):
+                    break
 
     def together(self, races: Sequence[Race]) -> None:
         """Flip the pairs of all races at once: an effect may need several."""
         missing = [race for race in races[: self.budget.races] if race.id not in self.found]
         if len(missing) > 1:
-            self._flip(
-                tuple(race.id for race in missing),
-                sorted({flip for race in missing for flip in flips_of(race)}),
-            )
+            self._flip(missing, sorted({flip for race in missing for flip in flips_of(race)}))
 
-    def _flip(self, ids: tuple[str, ...], flips: Sequence[Flip]) -> None:
+    def _flip(self, races: Sequence[Race], flips: Sequence[Flip]) -> bool:
+        """Whether these flips change values; what is left of them after shrinking becomes the races' schedule."""
+        ids = tuple(race.id for race in races)
         self.searched.update(ids)
-        outcome = self.changes(self.job.under("scripted", flips)) if flips else None
-        if outcome is None:
-            return
+        if self.changes(self.job.under("scripted", flips)) is None:
+            return False
         few = minimise(
             flips,
             lambda kept: self.changes(self.job.under("scripted", kept)) is not None,
             self.budget.shrink,
         )
         job = self.job.under("scripted", few, excerpt=True)
-        for race in ids:
-            self.found[race] = Found(ids, job, self.run(job))
+        outcome = self.run(job)
+        if not all(turned_around(flip, races, outcome.order) for flip in few):
+            return False
+        self.found |= dict.fromkeys(ids, Found(ids, job, outcome))
+        return True
+
+
+def turned_around(flip: Flip, races: Sequence[Race], order: Mapping[int, int]) -> bool:
+    """Whether rank 0 ran the pair in the other order; taken as true where it has no part in the race."""
+    race = next(race for race in races if flip in flips_of(race))
+    if 0 not in race.ranks:
+        return True
+    second = ~flip.until if race.second.stream == HOST_STREAM else flip.until
+    never = len(order)
+    return order.get(second, never) < order.get(flip.hold, never)
+
+
+def spread(flips: Sequence[Flip], count: int) -> list[Flip]:
+    """At most `count` of them, the last (which the program's end is nearest to) first, evenly apart."""
+    step = max(1, len(flips) // max(1, count))
+    return list(reversed(flips))[::step][:count]
 
 
 def differs(reference: Outcome, outcome: Outcome) -> bool:
@@ -110,20 +136,21 @@ def explore(races: Sequence[Race], reference: Outcome, job: Job, run: Run, budge
     if races:
         search.named_policies()
         search.each_race(races)
-        if any(search.policies.values()) and not search.found:
+        if search.policies and not search.found:
             search.together(races)
     return search
 
 
 def effects(report: Report, search: Search) -> Iterator[tuple[Race, Effect, Found | None]]:
     """For each race that was searched, what was found; see `Effect.schedules` for how far."""
-    changing = [policy for policy, changed in search.policies.items() if changed]
+    changing = tuple(search.policies)
     for race in report.races:
         if race.id not in search.searched:
             continue
         found = search.found.get(race.id)
         if found is None:
-            yield race, Effect(found=False, schedules=search.tried, also=tuple(changing)), None
+            policy = policy_found(search) if changing else None
+            yield race, Effect(found=False, schedules=search.tried, also=changing), policy
         else:
             effect = Effect(
                 found=True,
@@ -131,9 +158,16 @@ def effects(report: Report, search: Search) -> Iterator[tuple[Race, Effect, Foun
                 schedule=in_words(found.job.flips),
                 decisions=len(found.job.flips),
                 changed=what_changed(search.reference, found.outcome),
-                also=tuple(changing),
+                also=changing,
             )
             yield race, effect, found
+
+
+def policy_found(search: Search) -> Found:
+    """The first named policy that changes values, for all races whose own pairs show nothing."""
+    policy, outcome = next(iter(search.policies.items()))
+    open_races = sorted(search.searched - search.found.keys())
+    return Found(tuple(open_races), search.job.under(policy), outcome)
 
 
 def in_words(flips: Sequence[Flip]) -> str:

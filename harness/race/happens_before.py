@@ -21,6 +21,7 @@ HOST = -1
 Equal to the one of harness.device.observe, which needs torch."""
 
 HISTORY = 32  # accesses kept for one storage before those that a newer one stands for are dropped
+EVENTS_KEPT = 1024  # recorded events kept before those that order nothing any more are dropped
 WINDOW = 240  # trace items kept for the story and the picture
 CASES = 64  # instances kept of one finding; all are counted
 SHOWN = 60  # of them, how many one finding keeps
@@ -126,6 +127,7 @@ class Memory:
 
     storages_peak: int = 0
     touches_peak: int = 0
+    events_peak: int = 0
     touches: int = 0
     dominated: int = 0  # dropped because a newer, ordered access stands for them
     forgotten: int = 0  # dropped unseen, for want of room: a race with them would be missed
@@ -144,6 +146,7 @@ class Analysis:
         self.namer, self.step, self.history, self.on_new = namer, step, history, on_new
         self.clocks: dict[int, Clock] = {HOST: {}}
         self.events: dict[int, Clock] = {}
+        self.events_room = EVENTS_KEPT
         self.storages: dict[int, Storage] = {}
         self.findings: dict[tuple[Any, ...], Finding] = {}
         self.window: deque[Mark] = deque(maxlen=WINDOW)
@@ -177,6 +180,9 @@ class Analysis:
     def record(self, event: int, stream: int, site: Site = ()) -> None:
         """An event was recorded on a stream; recording it again moves it."""
         self.events[event] = dict(self._clock(stream))
+        if len(self.events) >= self.events_room:
+            self._drop_events()
+        self.memory.events_peak = max(self.memory.events_peak, len(self.events))
         self.costs.records[site] += 1
         self.window.append(Mark(self.next_index, stream, "record", f"record event {event}", site, event))
 
@@ -250,6 +256,16 @@ class Analysis:
         if cost:
             self.costs.host_waits[reason, site] += 1
         self.window.append(Mark(self.next_index, HOST, "host-wait", reason, site))
+
+    def _drop_events(self) -> None:
+        """Forget events that stand for nothing but what the host has waited for: to wait for them changes nothing."""
+        host = self.clocks[HOST]
+        self.events = {
+            event: clock
+            for event, clock in self.events.items()
+            if any(host.get(stream, 0) < time for stream, time in clock.items())
+        }
+        self.events_room = max(EVENTS_KEPT, 2 * len(self.events))
 
     def _touch(self, storage: int, new: Touch, clock: Clock) -> None:
         block = self.storages.get(storage)

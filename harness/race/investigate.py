@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.race.explore import Budget, Found, Search, effects, explore
+from harness.race.explore import Budget, Found, Search, effects, explore, what_changed
 from harness.race.launch import Job, Outcome, Ranks
 from harness.race.picture import picture
 from harness.race.replay import write_replay
@@ -72,11 +72,22 @@ def settings_of(job: Job) -> dict[str, object]:
 
 
 def conclude(report: Report, search: Search, folder: Path) -> Report:
-    """Write a replay and a picture for each race that has an effect, and put all effects into the report."""
+    """Write a replay and a picture for each race that has an effect, and put all effects into the report.
+
+    Where none of a race's pairs shows an effect but a named policy does, that policy's schedule is kept.
+    """
     by_id = {race.id: race for race in report.races}
     concluded: dict[str, Effect] = {}
     for race, effect, found in effects(report, search):
-        concluded[race.id] = effect if found is None else keep(race, effect, found, search, by_id, folder)
+        if found is None:
+            concluded[race.id] = effect
+        elif effect.found:
+            concluded[race.id] = keep(race, effect, found, search, by_id, folder)
+        else:
+            involved = tuple(by_id[identity] for identity in found.races)
+            file = folder / f"replay-{found.job.policy}.json"
+            write_replay(file, search, found, involved, (what_changed(search.reference, found.outcome),))
+            concluded[race.id] = effect.model_copy(update={"replay": str(file)})
     return with_effects(report, concluded, search.tried)
 
 

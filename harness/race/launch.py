@@ -121,7 +121,7 @@ class Outcome:
     window: tuple[Trace, ...] = ()  # with `excerpt`: rank 0 around the first flip
     order: dict[int, int] = field(
         default_factory=dict
-    )  # with `excerpt`: op index → place in the executed order
+    )  # with `excerpt`: op index (~index of the host's accesses) → place in the executed order of rank 0
 
     @property
     def digests(self) -> tuple[str | None, ...]:

@@ -7,9 +7,8 @@ from functools import partial
 from html import escape
 
 from harness.race.launch import Flip
-from harness.race.report import Race, Trace
+from harness.race.report import HOST_STREAM, Race, Trace
 
-HOST_LANE = "host"
 LANE, BAR, STEP, LEFT, TOP = 56, 26, 30, 190, 72  # pixels
 COLOURS = {"op": "#c9d3dd", "first": "#e8b04a", "second": "#6aa5d8", "order": "#5c6b7a", "missing": "#cc2a2a"}
 
@@ -24,7 +23,7 @@ def picture(
     marks = _in_order(window, executed)
     lanes = {name: TOP + LANE * at for at, name in enumerate(_lanes(window))}
     column = {id(mark): at for at, mark in enumerate(marks)}
-    role = partial(_role, pair, race.second.stream == HOST_LANE)
+    role = partial(_role, pair, race.second.stream == HOST_STREAM)
     width, height = LEFT + STEP * (len(marks) + 2), TOP + LANE * len(lanes) + 44
     parts = [
         *_frame(_title(race, pair), lanes, width, executed is not None),
@@ -57,7 +56,7 @@ def _in_order(window: Sequence[Trace], executed: Mapping[int, int] | None) -> li
 def _lanes(window: Sequence[Trace]) -> list[str]:
     """The host first, then the streams in the order of their first op."""
     names = dict.fromkeys(mark.stream for mark in window)
-    return sorted(names, key=lambda name: name != HOST_LANE)
+    return sorted(names, key=lambda name: name != HOST_STREAM)
 
 
 def _title(race: Race, pair: Flip) -> str:
@@ -81,9 +80,9 @@ def _frame(title: str, lanes: Mapping[str, int], width: int, ran: bool) -> Itera
 
 def _role(pair: Flip, host: bool, mark: Trace) -> str:
     """`first`, `second` or `op`; an access of the host's has the index of the op that comes after it."""
-    if mark.index == pair.hold and mark.stream != HOST_LANE:
+    if mark.index == pair.hold and mark.stream != HOST_STREAM:
         return "first"
-    return "second" if mark.index == pair.until and (mark.stream == HOST_LANE) == host else "op"
+    return "second" if mark.index == pair.until and (mark.stream == HOST_STREAM) == host else "op"
 
 
 def _bar(mark: Trace, lanes: Mapping[str, int], column: Mapping[int, int], race: Race, role: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -18,16 +19,20 @@ from harness.record import package_versions, write_json
 
 
 class Values(BaseModel):
-    """What an execution ended with: one digest a rank, and a run's losses as written."""
+    """What an execution ended with: one digest a rank, and a run's losses as written; or what it failed with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     digests: tuple[str | None, ...]
     losses: tuple[str, ...] = ()
+    problem: str | None = None
 
     @classmethod
     def of(cls, outcome: Outcome) -> Values:
-        return cls(digests=outcome.digests, losses=outcome.losses)
+        if outcome.problem is None:
+            return cls(digests=outcome.digests, losses=outcome.losses)
+        # Which rank fails first, and how far the others came until they were ended, is chance.
+        return cls(digests=(), problem=re.sub(r"^rank \d+ ", "", outcome.problem))
 
 
 class Replay(BaseModel):
@@ -87,6 +92,16 @@ def replayed(replay: Replay, job: Job, run: Callable[[Job], Outcome]) -> tuple[b
     """Run the schedule again; whether every bit came out as recorded, and what did."""
     values = Values.of(run(job))
     return values == replay.expected, values
+
+
+def changed_versions(replay: Replay) -> list[str]:
+    """The packages that are not those that the schedule was found with, in words."""
+    now = package_versions()
+    return [
+        f"{name} was {then or 'absent'}, is {now.get(name) or 'absent'}"
+        for name, then in replay.versions.items()
+        if now.get(name) != then
+    ]
 
 
 def _sha256(file: str) -> str | None:

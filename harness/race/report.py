@@ -79,7 +79,7 @@ class Effect(Frozen):
     decisions: int | None = None  # how many orders were swapped in it, after minimisation
     changed: str | None = None  # what differs from the reference
     also: tuple[str, ...] = ()  # named policies under which the values of the whole program change
-    replay: str | None = None  # file that reproduces it
+    replay: str | None = None  # file that reproduces it, or the first of `also` where it was not found
     story: tuple[str, ...] = ()
 
 
@@ -128,6 +128,7 @@ class Held(Frozen):
     accesses_peak: int
     accesses_dominated: int  # dropped, a newer one stands for them
     accesses_forgotten: int  # dropped for want of room: a race with them would be missed
+    events_peak: int = 0
 
 
 class RankReport(Frozen):
@@ -223,14 +224,18 @@ def rank_report(
             accesses_peak=memory.touches_peak,
             accesses_dominated=memory.dominated,
             accesses_forgotten=memory.forgotten,
+            events_peak=memory.events_peak,
         ),
         digest=digest,
         problem=problem,
     )
 
 
+HOST_STREAM = "host"
+
+
 def stream_name(streams: Mapping[int, str], stream: int) -> str:
-    return "host" if stream == HOST else streams.get(stream, f"stream {stream}")
+    return HOST_STREAM if stream == HOST else streams.get(stream, f"stream {stream}")
 
 
 def _race(rank: int, finding: Finding, streams: Mapping[int, str]) -> Race:
@@ -343,9 +348,10 @@ def text(report: Report, full: bool = False) -> Iterator[str]:
     yield summary(report)
     for problem in report.problems:
         yield f"problem: {problem}"
+    yield from _held_text(report.held)
     for race in report.races:
         yield ""
-        yield from _race_text(race, full)
+        yield from _race_text(race, full, report.schedules_tried > 0)
 
 
 def summary(report: Report) -> str:
@@ -353,6 +359,15 @@ def summary(report: Report) -> str:
     found = ", ".join(f"{kinds[kind]} {word}" for kind, word in _WORDS.items() if kinds[kind])
     where = f"{report.program}, {report.ranks} rank{'s' if report.ranks > 1 else ''}, {report.ops} ops"
     return f"{where}: {found or 'no unordered accesses'}"
+
+
+def _held_text(held: Held) -> Iterator[str]:
+    yield (
+        f"the analysis held at most {held.accesses_peak} accesses to {held.storages_peak} storages and "
+        f"{held.events_peak} events a rank"
+    )
+    if held.accesses_forgotten:
+        yield f"{held.accesses_forgotten} accesses were forgotten for want of room: a race with them would be missed"
 
 
 _WORDS = {
@@ -367,7 +382,7 @@ _TITLES = {
 }
 
 
-def _race_text(race: Race, full: bool) -> Iterator[str]:
+def _race_text(race: Race, full: bool, searched: bool) -> Iterator[str]:
     names = list(race.names)
     shown = ", ".join(names if full else names[:3]) + (" …" if len(names) > 3 and not full else "")
     yield f"{_TITLES[race.kind]} {race.id} ×{race.count} on {ranks_text(race.ranks)}: {shown}"
@@ -382,12 +397,22 @@ def _race_text(race: Race, full: bool) -> Iterator[str]:
     if race.effect:
         yield f"  {effect_text(race.effect)}"
         yield from (f"    {line}" for line in race.effect.story)
+    elif searched:
+        reason = (
+            "the budget of races was spent" if race.kind == "race" else "only unordered pairs can be swapped"
+        )
+        yield f"  effect: not searched ({reason})"
 
 
 def effect_text(effect: Effect) -> str:
+    replay = f"; replay: hpz race --replay {effect.replay}" if effect.replay else ""
+    if not effect.found and effect.also:
+        return (
+            f"effect: none found of these accesses alone in {effect.schedules} schedules; the program's values change "
+            f"under {', '.join(effect.also)}{replay}"
+        )
     if not effect.found:
         return f"effect: none found in the budget ({effect.schedules} schedules)"
-    replay = f"; replay: hpz race --replay {effect.replay}" if effect.replay else ""
     return f"effect: {effect.changed} under {effect.schedule}{replay}"
 
 

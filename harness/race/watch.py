@@ -55,11 +55,13 @@ class Excerpt(Observer):
     def __init__(self, first: int, last: int, name_streams: Callable[[], None]) -> None:
         self.first, self.last, self.name_streams = first - self.MARGIN, last + self.MARGIN, name_streams
         self.marks: list[Mark] = []
-        self.order: list[int] = []
+        self.order: list[int] = []  # of the host's accesses: ~index
         self.next = 0
 
     def on_op(self, op: OpRecord) -> None:
         self.next = op.index + (op.stream != HOST)
+        if op.stream == HOST:  # it has no index of its own
+            self.order.append(~op.index)
         self._add(Mark(op.index, op.stream, "op", op.name, visible(op.site.stack)))
         if op.index == self.last:
             self.name_streams()

@@ -9,7 +9,7 @@ from typing import Literal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.race.happens_before import HOST, Analysis
+from harness.race.happens_before import EVENTS_KEPT, HOST, Analysis
 from harness.race.memory import Footprint, footprint
 
 Kind = Literal["op", "record", "wait", "sync", "sync-event", "sync-device", "record-stream", "free"]
@@ -358,3 +358,23 @@ def test_costs_count_waits_by_source_place() -> None:
     analysis.record(0, 0, (("a", 1),))
     assert analysis.costs.host_waits == {("stream", (("partition_parameters.py", 1951),)): 3}
     assert analysis.costs.records == {(("a", 1),): 1}
+
+
+def test_events_that_order_nothing_any_more_are_forgotten() -> None:
+    analysis = Analysis()
+    for event in range(10 * EVENTS_KEPT):
+        analysis.op(event, "write", 0, [], [])
+        analysis.record(event, 0)
+        analysis.host_wait_stream(0, "stream")
+    assert analysis.memory.events_peak <= EVENTS_KEPT
+
+
+def test_an_event_that_still_orders_something_is_kept() -> None:
+    analysis = Analysis()
+    analysis.op(0, "write", 0, [], WHOLE)
+    analysis.record(0, 0)
+    for event in range(1, 10 * EVENTS_KEPT):
+        analysis.record(event, 1)
+    analysis.stream_wait(2, 0)
+    analysis.op(1, "read", 2, WHOLE, [])
+    assert analysis.findings == {}

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import jsonschema
+import pytest
 
-from harness.race.explore import Found, Search, explore, flips_of
+from harness.errors import HarnessError
+from harness.race.explore import Budget, Found, Search, explore, flips_of, turned_around
 from harness.race.happens_before import Analysis
+from harness.race.investigate import conclude
 from harness.race.launch import Flip, Job, Outcome, Program
 from harness.race.memory import Footprint
 from harness.race.picture import picture
+from harness.race.replay import Values, changed_versions, read_replay, write_replay
 from harness.race.report import (
     SCHEMA_FILE,
     Effect,
+    Held,
+    Instance,
     Place,
+    Race,
     RankReport,
     Report,
+    effect_text,
     json_schema,
     label_of,
     merge,
@@ -80,7 +90,18 @@ def test_the_text_names_memory_streams_lines_and_ranks() -> None:
 
 def test_a_clean_report_says_so() -> None:
     clean = merge([rank_report(0, Analysis(), {})], "train.py")
-    assert list(text(clean)) == ["train.py, 1 rank, 0 ops: no unordered accesses"]
+    assert list(text(clean)) == [
+        "train.py, 1 rank, 0 ops: no unordered accesses",
+        "the analysis held at most 0 accesses to 0 storages and 0 events a rank",
+    ]
+
+
+def test_a_report_that_had_to_forget_accesses_says_what_that_means() -> None:
+    held = Held(storages_peak=1, accesses_peak=9, accesses_dominated=0, accesses_forgotten=3)
+    report = merge([rank_report(0, Analysis(), {}).model_copy(update={"held": held})], "train.py")
+    assert "3 accesses were forgotten for want of room: a race with them would be missed" in list(
+        text(report)
+    )
 
 
 def test_ranks_are_named_shortly() -> None:
@@ -122,21 +143,45 @@ def test_in_the_picture_of_a_schedule_the_early_read_stands_left_of_the_write() 
 JOB = Job(Program(ranks=1, script="train.py"))
 
 
-def outcome(*digests: str, problem: str | None = None) -> Outcome:
+def outcome(*digests: str, problem: str | None = None, flips: Sequence[Flip] = ()) -> Outcome:
+    """What ranks ended with, after a schedule in which these pairs were turned around."""
     reports = [racy(rank).model_copy(update={"digest": digest}) for rank, digest in enumerate(digests)]
-    return Outcome(tuple(reports), problem)
+    ran = [index for flip in flips for index in (flip.until, flip.hold)]
+    return Outcome(tuple(reports), problem, order={index: place for place, index in enumerate(ran)})
 
 
-def search(effect_of: set[Flip], policies: set[str] = frozenset()) -> Search:
-    """A search over a program whose values change exactly when all of `effect_of` is flipped."""
+def search(
+    effect_of: set[Flip], policies: Collection[str] = (), stalls: Collection[int] = (), races: int = 1
+) -> Search:
+    """A search over a program whose values change exactly when all of `effect_of` is flipped.
+
+    With as many flips as `stalls` says its ranks wait for each other.
+    """
 
     def run(job: Job) -> Outcome:
+        if len(job.flips) in stalls:
+            return outcome("right", problem="no rank moved any more")
         wrong = job.policy in policies or (job.policy == "scripted" and effect_of <= set(job.flips))
-        return outcome("wrong" if wrong else "right")
+        return outcome("wrong" if wrong else "right", flips=job.flips)
 
-    from harness.race.explore import Budget
+    found = merge([racy(0)], "train.py").races
+    more = [
+        race.model_copy(update={"id": f"race {at}", "cases": moved(race, at)})
+        for race in found
+        for at in range(races)
+    ]
+    return explore(more, outcome("right"), JOB, run, Budget())
 
-    return explore(merge([racy(0)], "train.py").races, outcome("right"), JOB, run, Budget())
+
+def moved(race: Race, by: int) -> dict[int, tuple[Instance, ...]]:
+    """The cases of a race, some ops later."""
+    return {
+        rank: tuple(
+            case.model_copy(update={"first": case.first + 10 * by, "second": case.second + 10 * by})
+            for case in cases
+        )
+        for rank, cases in race.cases.items()
+    }
 
 
 def test_the_pairs_of_a_race_are_flipped_and_shrunk_to_the_one_that_matters() -> None:
@@ -149,7 +194,87 @@ def test_the_pairs_of_a_race_are_flipped_and_shrunk_to_the_one_that_matters() ->
 def test_a_race_without_effect_is_said_to_have_none_after_so_many_schedules() -> None:
     found = search({Flip(77, 78)})
     assert not found.found
-    assert found.tried == 5  # side-first, main-first, two seeds, one flip of all cases
+    assert found.tried == 7  # side-first, main-first, two seeds, all cases at once, each of two alone
+
+
+def test_where_all_pairs_at_once_stall_the_ranks_single_pairs_are_tried() -> None:
+    (race,) = search({Flip(0, 1)}, stalls=(2,)).found.values()
+    assert race.job.flips == (Flip(0, 1),)
+
+
+def test_an_effect_that_needs_the_pairs_of_two_races_belongs_to_both() -> None:
+    found = search({Flip(0, 1), Flip(12, 13)}, policies=("side-first",), races=2)
+    assert [one.races for one in found.found.values()] == [("race 0", "race 1")] * 2
+    assert {Flip(0, 1), Flip(12, 13)} <= set(found.found["race 0"].job.flips)
+
+
+def test_a_pair_that_was_not_executed_in_the_other_order_is_no_effect() -> None:
+    races = merge([racy(0)], "train.py").races
+    found = explore(races, outcome("right"), JOB, lambda job: outcome("wrong"), Budget())
+    assert not found.found
+
+
+def test_an_access_of_the_host_has_its_own_place_in_the_executed_order() -> None:
+    (race,) = merge([racy(0)], "train.py").races
+    on_host = race.model_copy(update={"second": race.second.model_copy(update={"stream": "host"})})
+    assert turned_around(Flip(0, 1), [on_host], {~1: 0, 0: 1})
+    assert not turned_around(Flip(0, 1), [on_host], {0: 0, ~1: 1, 1: 2})
+
+
+def test_where_only_a_named_policy_changes_values_its_schedule_is_kept(tmp_path: Path) -> None:
+    found = search({Flip(77, 78)}, policies=("main-first",))
+    report = merge([racy(0)], "train.py")
+    named = report.races[0].model_copy(update={"id": "race 0"})
+    (race,) = conclude(report.model_copy(update={"races": (named,)}), found, tmp_path).races
+    assert race.effect is not None
+    assert not race.effect.found
+    assert "values change under main-first; replay: hpz race --replay" in effect_text(race.effect)
+    replay, job = read_replay(tmp_path / "replay-main-first.json")
+    assert job.policy == "main-first"
+    assert replay.expected.digests == ("wrong",)
+
+
+def test_what_was_not_searched_says_so() -> None:
+    shown = list(text(merged().model_copy(update={"schedules_tried": 9})))
+    assert "  effect: not searched (the budget of races was spent)" in shown
+
+
+def test_a_failure_is_reproduced_by_the_same_failure_alone() -> None:
+    failed = [
+        Values.of(outcome("right", problem=f"rank {rank} failed: {error}"))
+        for rank, error in ((0, "KeyError"), (1, "KeyError"), (0, "OOM"))
+    ]
+    assert failed[0] == failed[1] != failed[2]
+
+
+def test_a_replay_names_the_packages_that_have_changed(tmp_path: Path) -> None:
+    (race,) = merge([racy(0)], "train.py").races
+    found = search({Flip(0, 1)})
+    write_replay(tmp_path / "replay.json", found, found.found["race 0"], (race,), ())
+    replay, _ = read_replay(tmp_path / "replay.json")
+    assert changed_versions(replay) == []
+    old = replay.model_copy(update={"versions": {**replay.versions, "torch": "1.0"}})
+    assert changed_versions(old) == [f"torch was 1.0, is {replay.versions['torch']}"]
+
+
+@pytest.mark.parametrize("content", ["[]", '{"kind": "hpz race replay"}', "no JSON"])
+def test_a_file_that_is_no_replay_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "replay.json").write_text(content)
+    with pytest.raises(
+        HarnessError, match=r"replay.json: is not a replay file; give one that hpz race wrote"
+    ):
+        read_replay(tmp_path / "replay.json")
+
+
+def test_a_replay_of_a_script_that_has_changed_is_refused(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("1")
+    (race,) = merge([racy(0)], "train.py").races
+    found = Found((race.id,), Job(Program(ranks=1, script=str(script))), outcome("wrong"))
+    write_replay(tmp_path / "replay.json", search(set()), found, (race,), ())
+    script.write_text("2")
+    with pytest.raises(HarnessError, match=r"train.py is not the script that .*replay.json was found with"):
+        read_replay(tmp_path / "replay.json")
 
 
 def test_ranks_that_wait_for_each_other_under_a_schedule_are_no_effect() -> None:
@@ -167,8 +292,3 @@ def test_a_program_that_fails_under_a_schedule_has_an_effect() -> None:
 def test_flips_are_the_same_for_all_ranks() -> None:
     (race,) = merged().races
     assert flips_of(race) == [Flip(0, 1), Flip(2, 3)]
-
-
-def test_found_schedules_keep_their_races() -> None:
-    (race,) = merged().races
-    assert Found((race.id,), JOB, outcome("wrong")).races == (race.id,)
