@@ -331,6 +331,8 @@ def matrix_figure(summary: Record) -> Figure:
         }
         for pair in summary["pairs"]
     ]
+    if not rows:
+        raise HarnessError("figure verdicts needs a pair, and every run of this study is a baseline")
     missing = [row["run_id"] for row in rows if row["verdict"] is None]
     if missing:
         raise HarnessError(

@@ -80,6 +80,11 @@ def test_the_matrix_needs_every_verdict(tmp_path: Path) -> None:
         matrix_figure(summary)
 
 
+def test_the_matrix_needs_a_pair() -> None:
+    with pytest.raises(HarnessError, match="figure verdicts needs a pair, and every run of this study is a"):
+        matrix_figure({"pairs": []})
+
+
 def test_all_nan_runs_can_still_be_drawn(tmp_path: Path) -> None:
     write_study(tmp_path, lambda run: as_known(run) if run.variant != "stock" else Curve([float("nan")] * 12))
     assert "<svg" in figures_of(tmp_path)[0].svg()
