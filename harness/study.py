@@ -77,7 +77,9 @@ class Training(Frozen):
     """Everything about one training that is not its model, variant, shape or data."""
 
     task: Literal["pretrain", "finetune"] = "pretrain"
-    checkpoint: str | None = None  # finetune: folder or Hub name of the weights to start from
+    checkpoint: str | None = (
+        None  # finetune: folder or Hub name of the weights; {model} stands for the model's name
+    )
     steps: int = Field(default=24, ge=1)
     micro_batch: int = Field(default=2, ge=1)  # sequences per rank and micro-step
     sequence_length: int = Field(default=32, ge=2)  # tokens
@@ -93,6 +95,14 @@ class Training(Frozen):
     overlap_comm: bool = True
     throughput_timer: bool = True
     checkpoint_every: int = Field(default=0, ge=0)  # steps between checkpoints; 0: only when asked to stop
+
+    @model_validator(mode="after")
+    def _weights_fit_the_task(self) -> Self:
+        if self.checkpoint and self.task == "pretrain":
+            raise ValueError(
+                "task pretrain starts from random weights; set task: finetune, or leave checkpoint out"
+            )
+        return self
 
 
 class Data(Frozen):
@@ -128,7 +138,6 @@ class Launch(Frozen):
 
     timeout_seconds: float = Field(default=600, gt=0)
     lanes: int | None = Field(default=None, ge=1)  # runs side by side; None: as cores and memory allow
-    stop_on_nonfinite: bool = False
 
 
 class Run(Frozen):
@@ -316,6 +325,8 @@ class Study(Frozen):
                 f"matrix.shape: hpz=1 turns hpZ off, so variant {variant.name!r} cannot run in {shape}"
             )
         own = {axis: cell[axis] for axis in TRAINING_AXES if axis in cell}
+        if self.training.checkpoint:
+            own["checkpoint"] = self.training.checkpoint.replace("{model}", str(cell["model"]))
         training = Training(**{**self.training.model_dump(), **own})
         virtual = device == "virtual"
         return Run(
@@ -484,12 +495,7 @@ def save_study(study: Study, folder: Path) -> Path:
     """Write the study as resolved to `folder`/study.yaml. Raises HarnessError, for a folder of another study too."""
     file = folder / "study.yaml"
     text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HarnessError(
-            f"{folder}: cannot be a results folder ({error.strerror}); give another one with --results"
-        ) from error
+    make_results_folder(folder)
     if file.exists():
         other = read_keys(file, "delete it, or give another folder with --results").get("name")
         if other != study.name:
@@ -497,6 +503,25 @@ def save_study(study: Study, folder: Path) -> Path:
                 f"{folder} holds results of study {other!r}; give another folder with --results"
             )
     return write_text_whole(file, text)
+
+
+def make_results_folder(folder: Path) -> None:
+    """The folder, made where it is not there. Raises HarnessError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HarnessError(
+            f"{folder}: cannot be a results folder ({error.strerror}); give another one with --results"
+        ) from error
+
+
+def check_weights(study: Study) -> None:
+    """Refuse to start a fine-tuning from random weights, which may well be planned and simulated. HarnessError."""
+    if study.training.task == "finetune" and not study.training.checkpoint:
+        raise HarnessError(
+            "training.checkpoint: a finetune starts from weights; give a folder or a Hub name, with {model} for each "
+            "model's name where there are several"
+        )
 
 
 def _models_beside(file: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,7 @@ from harness.launch.slurm import (
 from harness.launch.slurm import cancel as cancel_jobs
 from harness.launch.slurm import submit as submit_study
 from harness.launch.status import Row, count_states, study_rows
-from harness.study import Study, load_study, save_study
+from harness.study import Study, check_weights, load_study, save_study
 
 WATCH_SECONDS = 1.0  # between looks at the runs' files; the scheduler is asked less often
 COLOURS = {"done": "green", "running": "cyan", "stalled": "red", "failed": "red", "out-of-memory": "red"}
@@ -61,6 +61,7 @@ def submit(
         for planned in plan_submissions(study, folder, profile, None):
             _print_script(planned, render(planned, profile))
         return
+    check_weights(study)
     save_study(study, folder)
     sent = submit_study(study, folder, profile)
     if as_json:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from harness.errors import HarnessError
-from harness.study import REPOSITORY, Run, Study, load_study, parse_shape, save_study
+from harness.study import REPOSITORY, Run, Study, check_weights, load_study, parse_shape, save_study
 
 MODEL = yaml.safe_load((REPOSITORY / "experiments" / "models" / "llama2-toy.yaml").read_text())
 MINIMAL: dict[str, Any] = {
@@ -118,6 +118,10 @@ def test_every_shipped_study_expands(file: Path) -> None:
         ({"trainig": {}}, r"tiny\.yaml: trainig is not a key; did you mean 'training'\?"),
         ({"training": {"stepz": 3}}, r"training\.stepz is not a key; did you mean 'steps'\?"),
         ({"training": {"steps": 0}}, r"training\.steps: .*greater than or equal to 1 \(given: 0\)"),
+        (
+            {"training": {"checkpoint": "weights"}},
+            r"training: task pretrain starts from random weights; set task: finetune",
+        ),
         ({"matrix": matrix(polcy="eager")}, r"matrix\[0\]\.polcy is not an axis; did you mean 'policy'\?"),
         (
             {"matrix": matrix(policy="sidefirst")},
@@ -167,6 +171,31 @@ def test_bad_input_gets_one_sentence(tmp_path: Path, changes: dict[str, Any], me
     with pytest.raises(HarnessError, match=message) as error:
         load_study(write(tmp_path, **changes))
     assert "\n" not in str(error.value)
+
+
+def test_a_finetune_without_weights_is_planned_but_not_started(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, training={"task": "finetune"}))
+    with pytest.raises(
+        HarnessError, match=r"training\.checkpoint: a finetune starts from weights; give a folder"
+    ):
+        check_weights(study)
+    check_weights(load_study(write(tmp_path, training={"task": "finetune", "checkpoint": "weights"})))
+    check_weights(load_study(write(tmp_path)))
+
+
+def test_each_model_may_start_from_its_own_weights(tmp_path: Path) -> None:
+    study = load_study(
+        write(
+            tmp_path,
+            models={"toy": MODEL, "twin": MODEL},
+            matrix=matrix(model=["toy", "twin"]),
+            training={"task": "finetune", "checkpoint": "weights/{model}"},
+        )
+    )
+    assert {(run.model, run.training.checkpoint) for run in study.runs} == {
+        ("toy", "weights/toy"),
+        ("twin", "weights/twin"),
+    }
 
 
 def test_a_missing_file_and_broken_yaml_are_named(tmp_path: Path) -> None:
