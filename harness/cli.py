@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -98,7 +99,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a study on this machine, go on where it was stopped, and report. Example: hpz run experiments/laptop.yaml"""
-    from harness.launch.local import check_machine, run_study, terminate_on_sigterm
+    from harness.launch.local import check_machine, run_study, sole_launcher, terminate_on_sigterm
     from harness.launch.progress import watch_runs
 
     study = load_study(study_file)
@@ -106,10 +107,11 @@ def run(
     folder = results_folder(study_file, study, results)
     if witness and results is None and not study_file.is_dir():
         folder = folder.with_name(f"{folder.name}-{witness}")  # watched runs are slower: kept apart
-    save_study(study, folder)
     terminate_on_sigterm()
-    with watch_runs(study, folder, quiet=as_json) as watch:
-        statuses = run_study(study, folder, watch, witness)
+    with sole_launcher(folder):
+        save_study(study, folder)
+        with watch_runs(study, folder, quiet=as_json) as watch:
+            statuses = run_study(study, folder, watch, witness)
     _report(folder, as_json)
     failed = [status for status in statuses if status.state != "done"]
     if failed:
@@ -191,6 +193,8 @@ def wandb(
         raise RunFailed(f"{len(failed)} runs could not be pushed; {failed[0].run_id}: {failed[0].error}")
 
 
+INTERRUPTED = 128 + signal.SIGINT
+
 VERBS: tuple[Callable[..., None], ...] = (
     *(submit, status, watch, cancel),
     *(race, simulate, calibrate, doctor, audit, triage),
@@ -212,11 +216,13 @@ def main() -> None:
             raise
         print(f"hpz: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, HarnessError) else 1)
-    except KeyboardInterrupt:
-        print("hpz: interrupted; finished runs are kept, the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer's answer to Ctrl-C, which says nothing
+            print(
+                "hpz: interrupted; finished runs are kept, the same command goes on from here",
+                file=sys.stderr,
+            )
+        raise
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Finished runs are never done again, so a study that was killed at any moment goe
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -22,16 +23,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, RunFailed
 from harness.launch.gpu import check_gpus
 from harness.launch.memory import out_of_memory
 from harness.record import Exit, RunDirectory, Status, utc_now
-from harness.study import REPOSITORY, Run, Study
+from harness.study import REPOSITORY, Run, Study, check_weights, make_results_folder
 from harness.variants import Variant, overlay_path
 
 GIB = 2**30
 RANK_MEMORY = 0.7 * GIB  # a rank of a toy model, forked warm, with room to spare
-START_SECONDS = 120  # for a warm process to import everything
+START_SECONDS = 300  # for a warm process to import everything
 SERVER = "harness.launch.forkserver"
 
 
@@ -53,23 +54,39 @@ class Server:
 
     process: subprocess.Popen[bytes]
     errors: Path
+    started: float = field(default_factory=time.monotonic)
     ready: bool = False
     unread: bytes = b""
+    problem: str | None = None
 
     def send(self, command: dict[str, Any]) -> None:
+        """Raises RunFailed when the process is gone."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(command).encode() + b"\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(json.dumps(command).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError as error:
+            raise self.failed(f"ended with code {self.process.wait()}") from error
 
     def receive(self) -> Iterator[dict[str, Any]]:
-        """The messages that have arrived. Raises HarnessError when the process is gone."""
+        """The messages that have arrived. Raises RunFailed when the process is gone."""
         assert self.process.stdout is not None
         chunk = os.read(self.process.stdout.fileno(), 65536)
         if not chunk:
-            last = " | ".join(self.errors.read_text(errors="replace").splitlines()[-4:])
-            raise HarnessError(f"the process that starts ranks ended with code {self.process.wait()}: {last}")
+            raise self.failed(f"ended with code {self.process.wait()}")
         *lines, self.unread = (self.unread + chunk).split(b"\n")
         yield from map(json.loads, lines)
+
+    def check_started(self) -> None:
+        """Raises RunFailed when the imports take too long to end at all."""
+        if not self.ready and time.monotonic() - self.started > START_SECONDS:
+            raise self.failed(f"has not imported everything after {START_SECONDS:g} s")
+
+    def failed(self, what: str) -> RunFailed:
+        """The exception for what has become of the process, with its last words."""
+        last = " | ".join(self.errors.read_text(errors="replace").splitlines()[-4:])
+        self.problem = f"the process that starts ranks {what}: {last or 'no output'}"
+        return RunFailed(self.problem)
 
 
 @dataclass
@@ -101,6 +118,7 @@ def check_machine(study: Study, witness: str | None = None) -> None:
             "matrix.link: links have a rate only between the nodes of a cluster; start one with `hpz cluster up` and "
             "use hpz submit --cluster slurm/clusters/one-machine.yaml"
         )
+    check_weights(study)
     check_gpus(study.runs)
 
 
@@ -111,13 +129,14 @@ def run_study(
 
     `witness` (sanitizer or profile) watches every rank, see harness.device.witness.
 
-    Raises KeyboardInterrupt after the ranks are down and the runs marked as interrupted.
+    Raises KeyboardInterrupt after the ranks are down and the runs marked as interrupted, and RunFailed where the
+    process that starts ranks is lost.
     """
     check_machine(study)
     directories = {run.run_id: RunDirectory(results / "runs" / run.run_id) for run in study.runs}
     todo = []
     for run in study.runs:
-        status = directories[run.run_id].status()
+        status = settled(directories[run.run_id])
         if status.state == "done":
             watch(Progress("skipped", run, status))
         else:
@@ -127,6 +146,28 @@ def run_study(
         with fail_on_overfull_disk(results), Launcher(study, directories, watch, witness) as launcher:
             launcher.launch(todo)
     return [directories[run.run_id].status() for run in study.runs]
+
+
+def settled(directory: RunDirectory) -> Status:
+    """The status of a run that nobody runs; one whose launcher was killed after the final record is done."""
+    status = directory.status()
+    if status.final is not None and status.state in ("running", "interrupted"):
+        return directory.update_status(state="done", reason=None, ended_utc=status.ended_utc or utc_now())
+    return status
+
+
+@contextmanager
+def sole_launcher(results: Path) -> Iterator[None]:
+    """Keeps a results folder for this process, however it ends. Raises HarnessError where another one has it."""
+    make_results_folder(results)
+    with (results / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise HarnessError(
+                f"{results}: another hpz run is at work there; wait for it, or give another folder with --results"
+            ) from error
+        yield
 
 
 @contextmanager
@@ -161,7 +202,9 @@ class Launcher:
 
     def __exit__(self, *_: object) -> None:
         for active in self.active.values():
-            active.directory.update_status(state="interrupted", ended_utc=utc_now(), reason="interrupted")
+            problem = active.server.problem
+            state, reason = ("failed", problem) if problem else ("interrupted", "interrupted")
+            active.directory.update_status(state=state, ended_utc=utc_now(), reason=reason)
         for server in self.servers.values():
             self._stop(server)
         self.selector.close()
@@ -175,8 +218,7 @@ class Launcher:
             while queue and len(self.active) < lanes:
                 self._start(queue.pop())
             self._retire(queue)
-            for key, _ in self.selector.select(timeout=0.5):
-                self._hear(key.data)
+            self._listen()
             self._check_deadlines()
 
     def _warm_all(self, runs: Iterable[Run]) -> None:
@@ -184,8 +226,14 @@ class Launcher:
         for run in runs:
             self._server(run)
         while not all(server.ready for server in self.servers.values()):
-            for key, _ in self.selector.select(timeout=0.5):
-                self._hear(key.data)
+            self._listen()
+
+    def _listen(self) -> None:
+        """Hear what the warm processes have to say, for half a second at most."""
+        for key, _ in self.selector.select(timeout=0.5):
+            self._hear(key.data)
+        for server in self.servers.values():
+            server.check_started()
 
     def _start(self, run: Run) -> None:
         directory = self.directories[run.run_id]
@@ -249,7 +297,8 @@ class Launcher:
     def _stop(self, server: Server) -> None:
         assert server.process.stdin is not None and server.process.stdout is not None
         self.selector.unregister(server.process.stdout)
-        server.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # of a process that is gone
+            server.process.stdin.close()
         try:
             server.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -267,20 +316,14 @@ class Launcher:
 
     def _rank_ended(self, active: Active, message: dict[str, Any]) -> None:
         rank, code, killed = message["rank"], message["code"], message["signal"]
-        last = active.directory.last_lines(rank, 1)
+        lines = active.directory.last_lines(rank) or ["no output"]
         ended_by_us = active.verdict is not None
-        reason = (
-            "finished"
-            if code == 0
-            else "taken down with the run"
-            if ended_by_us
-            else " ".join(last) or "no output"
-        )
-        active.exits[rank] = Exit(code=code, signal=killed, reason=reason)
+        reason = "\n".join(["taken down with the run"] * ended_by_us + lines)
+        active.exits[rank] = Exit(code=code, signal=killed, reason="finished" if code == 0 else reason)
         if code != 0 and not ended_by_us:
             memory = out_of_memory(active.directory, active.run.shape.world_size)
             state = "out-of-memory" if memory else "failed"
-            active.end(state, f"rank {rank} ended with {killed or f'code {code}'}: {reason}")
+            active.end(state, f"rank {rank} ended with {killed or f'code {code}'}: {lines[-1]}")
         if len(active.exits) == active.run.shape.world_size:
             self._finish(active)
 
