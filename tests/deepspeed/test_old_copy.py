@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from analysis.missing import missing_map
-from harness.errors import HarnessError
+from harness import historical
+from harness.errors import HarnessError, RunFailed
 from harness.historical import HIDDEN, RELEASE, findings, train
 from harness.missing_copy import new_copy_raises, old_copy
 from harness.models import load_model_file
@@ -117,6 +119,20 @@ def test_release_0_13_4_itself_is_not_a_number_from_step_0_on_unaligned_sizes() 
         pytest.skip(str(error))
     assert math.isnan(train("unaligned", "stock")[0])
     assert all(math.isfinite(loss) for loss in train("unaligned", "fixed"))
+
+
+def test_historical_ranks_without_losses_are_named_with_their_last_lines() -> None:
+    with pytest.raises(
+        RunFailed, match=r"stock: ended without losses; last lines by rank: \[\['Killed'\], \[\]\]"
+    ):
+        historical._losses(["Loading\nKilled\n", ""], "stock")
+
+
+def test_historical_ranks_that_do_not_end_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(historical, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(historical, "overlay_path", lambda *_: tmp_path)
+    with pytest.raises(RunFailed, match=r"DeepSpeed 0.13.4, stock, aligned: no end after 0.1 s"):
+        train("aligned", "stock")
 
 
 def test_historical_findings_name_what_is_not_as_known() -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.record import RunDirectory, StepRecord, StepWriter
+from harness.study import Study
+from tests.synthetic import STUDY
 
 STEP = StepRecord(
     step=0,
@@ -74,6 +76,13 @@ def test_status_changes_from_many_sides_are_all_kept(tmp_path: Path) -> None:
             pool.submit(directory.update_status, state="running")
     status = directory.status()
     assert (status.step, status.attempts, status.state) == (1, 1, "running")
+
+
+def test_a_run_directory_that_cannot_be_made_is_named(tmp_path: Path, made_up_patches: None) -> None:
+    (tmp_path / "runs").write_text("")
+    (run, *_) = Study.model_validate(STUDY).runs
+    with pytest.raises(HarnessError, match=r"runs/one: cannot be written \(.*; free space or use --results"):
+        RunDirectory(tmp_path / "runs" / "one").create(run)
 
 
 def test_a_foreign_run_record_is_named(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from harness.variants import (
 )
 from harness.variants.series import sha256, version_key
 from harness.variants.sources import cache_folder, release_source
-from harness.variants.syntax import OFFLOAD, PARTITION, STAGE3
+from harness.variants.syntax import FILES, OFFLOAD, PARTITION, STAGE3
+from harness.variants.verify import loaded_files
 
 needs_deepspeed = pytest.mark.skipif(
     installed_release() not in supported_releases(), reason="no supported DeepSpeed"
@@ -312,6 +313,53 @@ def test_syntax_check_catches_a_planted_deviation(what: str, cache: Path) -> Non
     _pass_hash_check(overlay, file)
     with pytest.raises(HarnessError, match=sentence):
         verify_overlay(overlay, NAMED["fixed"], release, release_source(release), imports=False)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        (PARTITION, rf"{PARTITION} is not what series.toml pins for fixed"),
+        ("constants.py", r"constants.py is not the file of .*deepspeed"),
+    ],
+)
+def test_a_comment_is_enough_to_fail_the_pinned_hashes(file: str, sentence: str, cache: Path) -> None:
+    release = str(installed_release())
+    overlay = overlay_path(NAMED["fixed"])
+    path = overlay / "deepspeed" / file
+    text = path.read_text()
+    path.unlink()  # else the hard link would write into the installed package
+    path.write_text(text + "# looks innocent\n")
+    _pass_hash_check(overlay, file)
+    with pytest.raises(HarnessError, match=sentence):
+        verify_overlay(overlay, NAMED["fixed"], release, release_source(release), imports=False)
+
+
+def test_an_overlay_that_cannot_be_imported_is_one_sentence(tmp_path: Path) -> None:
+    write_package(tmp_path, init="raise ImportError('no such accelerator')")
+    with pytest.raises(
+        HarnessError, match=r"cannot be imported from it \(ImportError: no such accelerator\)"
+    ):
+        loaded_files(tmp_path)
+
+
+def test_a_file_that_python_loads_from_elsewhere_is_named(tmp_path: Path) -> None:
+    elsewhere = write_package(tmp_path / "elsewhere")
+    overlay = write_package(tmp_path / "overlay", init=f"__path__ = [{str(elsewhere / 'deepspeed')!r}]")
+    sentence = rf"Python loads {PARTITION} from {elsewhere}/deepspeed/{PARTITION}, not from the overlay"
+    with pytest.raises(HarnessError, match=sentence):
+        loaded_files(overlay)
+    assert list(loaded_files(elsewhere)) == [PARTITION, OFFLOAD, STAGE3]
+
+
+def write_package(folder: Path, init: str = "") -> Path:
+    """A package that calls itself DeepSpeed, with the files under test empty."""
+    for name in FILES:
+        file = folder / "deepspeed" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    (folder / "deepspeed" / "__init__.py").write_text(init)
+    return folder
 
 
 @needs_deepspeed
