@@ -55,35 +55,36 @@ class PlainLines:
 
 
 class Display:
-    """Bar over all runs and a row for each running one: step, steps per second, loss."""
+    """Bar over all runs and a row for each that runs or did not end well: step, steps per second, loss, state."""
 
     def __init__(self, study: Study, results: Path) -> None:
         self.results = results
-        self.running: dict[str, Run] = {}
+        self.rows: dict[str, tuple[Run, str]] = {}
         self.seen: dict[str, deque[tuple[float, int]]] = {}
         self.bar = Bar(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         )
         self.task = self.bar.add_task(study.name, total=len(study.runs))
-        self.failed = 0
 
     def on(self, progress: Progress) -> None:
-        run_id = progress.run.run_id
+        run_id, state = progress.run.run_id, progress.status.state
+        self.rows[run_id] = progress.run, state
         if progress.kind == "started":
-            self.running[run_id] = progress.run
             self.seen[run_id] = deque(maxlen=64)
             return
-        self.running.pop(run_id, None)
-        self.failed += progress.status.state != "done"
-        self.bar.update(self.task, advance=1, description=f"{self.failed} failed" if self.failed else "runs")
+        if state == "done":
+            del self.rows[run_id]
+        failed = sum(state != "running" for _, state in self.rows.values())
+        self.bar.update(self.task, advance=1, description=f"{failed} failed" if failed else "runs")
 
     def __rich__(self) -> Group:
         table = Table(box=None, padding=(0, 2))
-        for column in ("run", "step", "steps/s", "loss"):
+        for column in ("run", "step", "steps/s", "loss", "state"):
             table.add_column(column)
-        for run_id, run in list(self.running.items()):
+        for run_id, (run, state) in list(self.rows.items()):
             step, loss = last_step(RunDirectory(self.results / "runs" / run_id))
-            table.add_row(run_id, f"{step}/{run.training.steps}", self._rate(run_id, step), loss)
+            rate = self._rate(run_id, step) if state == "running" else "–"
+            table.add_row(run_id, f"{step}/{run.training.steps}", rate, loss, state)
         return Group(self.bar, table)
 
     def _rate(self, run_id: str, step: int) -> str:
