@@ -300,10 +300,6 @@ class HubDocuments:
     def _stream(self) -> Any:
         from datasets import load_dataset
 
-        if not self.data.path:
-            raise HarnessError(
-                "data.path: needed for source 'hub'; give a Hub name or a folder with a dataset"
-            )
         try:
             stream = load_dataset(self.data.path, self.data.name, split=self.data.split, streaming=True)
         except (OSError, ValueError, RuntimeError) as error:

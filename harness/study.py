@@ -1,7 +1,8 @@
 """A study file becomes runs: this module holds the records that cross the house and all validation of them.
 
 A study is a small YAML file (see experiments/). Each block under `matrix` is a product of axes; every cell of it is
-one run, and a run's id is a hash of everything that can change its numbers.
+one run, and a run's id is a hash of everything in the study that can change its numbers (versions of packages and the
+machine are no part of it: the first are recorded in run.json).
 """
 
 from __future__ import annotations
@@ -118,9 +119,20 @@ class Data(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _identify_stdlib(cls, given: Any) -> Any:
-        stdlib = isinstance(given, dict) and given.get("source", "stdlib") == "stdlib"
-        return {**given, "sha256": given.get("sha256") or stdlib_sha256()} if stdlib else given
+    def _spell_out(cls, given: Any) -> Any:
+        """`hub: NAME` and `file: PATH` stand for source and path; the standard library's text gets its hash."""
+        if not isinstance(given, dict):
+            return given
+        for source in {"hub", "file"} & given.keys():
+            if named := {"source", "path"} & given.keys():
+                raise ValueError(
+                    f"{source} stands for source and path; leave {' and '.join(sorted(named))} out"
+                )
+            given = {"source": source, "path": given[source], **given}
+            del given[source]
+        if given.get("source", "stdlib") == "stdlib":
+            given = {**given, "sha256": given.get("sha256") or stdlib_sha256()}
+        return given
 
 
 class Rule(Frozen):
@@ -176,9 +188,10 @@ class Run(Frozen):
 
     @cached_property
     def run_id(self) -> str:
-        """Readable name plus a hash of everything that can change the run's numbers."""
+        """Readable name plus a hash of everything in the study that can change the run's numbers."""
         content = self.model_dump(mode="json", exclude={"study"})
-        content["data"].pop("path", None)
+        if self.data.sha256:
+            del content["data"]["path"]  # the text itself says which it is, wherever it lies
         for name in ("link", "stall_us", "virtual_nodes"):
             if not content[name]:
                 del content[name]  # a field that says nothing changes no number, and no id
@@ -553,6 +566,10 @@ def _located(data: Data, file: Path) -> Data:
             )
         return data
     if data.source == "hub":
+        if not data.path:
+            raise HarnessError(
+                "data.path: needed for source 'hub'; give a Hub name or a folder with a dataset"
+            )
         return data
     path = data.path or SHIPPED.get(data.source)
     if path is None:

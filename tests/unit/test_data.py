@@ -281,11 +281,6 @@ def test_a_dataset_that_cannot_be_had_is_named(tmp_path: Path) -> None:
         batches(Data(source="hub", path=str(tmp_path / "empty"))).at(0, 0)
 
 
-def test_a_hub_source_needs_a_path() -> None:
-    with pytest.raises(HarnessError, match=r"data.path: needed for source 'hub'"):
-        batches(Data(source="hub")).at(0, 0)
-
-
 # MMLU format.
 
 ROW = "What?,w,x,y,z,B\n"

@@ -69,6 +69,17 @@ def test_a_run_id_changes_with_the_text_and_not_with_its_place(tmp_path: Path) -
     assert not set(ids(tmp_path)) & set(ids(tmp_path, sha256="0" * 64)), "the default text is identified, too"
 
 
+def test_hub_and_file_are_short_for_source_and_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("a")
+    assert ids(tmp_path, file="mine.txt") == ids(tmp_path, source="file", path="mine.txt")
+    data = load_study(write(tmp_path, data={"hub": "some/set", "split": "test"})).data
+    assert (data.source, data.path, data.split) == ("hub", "some/set", "test")
+
+
+def test_two_sets_of_the_hub_are_two_runs(tmp_path: Path) -> None:
+    assert not set(ids(tmp_path, hub="some/set")) & set(ids(tmp_path, hub="another/set"))
+
+
 def test_results_are_read_where_their_text_is_not(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("a")
     study = load_study(write(tmp_path, data={"source": "file", "path": "mine.txt"}))
@@ -155,6 +166,8 @@ def test_every_shipped_study_expands(file: Path) -> None:
         ),
         ({"deepspeed": {"zero_optimization": 3}}, r"deepspeed\.zero_optimization must hold keys"),
         ({"data": {"source": "file", "path": "nowhere.txt"}}, r"data\.path: no file 'nowhere\.txt'"),
+        ({"data": {"source": "hub"}}, r"data\.path: needed for source 'hub'; give a Hub name or a folder"),
+        ({"data": {"hub": "a", "path": "b"}}, r"data: hub stands for source and path; leave path out"),
         ({"data": {"source": "file"}}, r"data\.path: needed for source 'file'; give a text file"),
         (
             {"data": {"path": "mine.txt"}},
