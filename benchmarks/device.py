@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -85,14 +84,13 @@ def middle(values: list[float], form: str) -> str:
 def measure(device: str, model: str) -> None:
     """The worker: import once, fork the ranks, wait for them."""
     sys.path.insert(0, str(REPOSITORY))
+    from harness.launch.local import free_port
     from harness.train import import_everything
 
     kind, _, policy = device.partition(" ")
     import_everything(kind)
-    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        free.close()
+    with tempfile.TemporaryDirectory() as folder:
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         run = describe_run(model, kind, policy or "eager", Path(folder))
         ranks = [fork_rank(run, rank, place, Path(folder)) for rank in range(4)]
         if any(os.waitpid(pid, 0)[1] for pid in ranks):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 
 from harness.device import Collective, Observer, OpRecord, open_device
+from harness.launch.local import free_port
 from harness.study import Run
 from harness.train import Rank, build_engine, import_everything, open_run_batches
 
@@ -70,10 +70,7 @@ def main() -> None:
 
 def fork_ranks(world: int, work: Callable[[], None]) -> None:
     """Do `work` as each rank of a world of its own; exits where one of them fails."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
     ranks = [fork_rank(rank, place, work) for rank in range(world)]
     if any(os.waitpid(pid, 0)[1] for pid in ranks):
         sys.exit(1)
