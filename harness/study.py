@@ -7,9 +7,11 @@ machine are no part of it: the first are recorded in run.json).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property, lru_cache
@@ -522,6 +524,8 @@ def make_results_folder(folder: Path) -> None:
     """The folder, made where it is not there. Raises HarnessError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise HarnessError(
             f"{folder}: cannot be a results folder ({error.strerror}); give another one with --results"

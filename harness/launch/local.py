@@ -201,13 +201,13 @@ class Launcher:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for server in self.servers.values():
+            self._stop(server)
+        self.selector.close()
         for active in self.active.values():
             problem = active.server.problem
             state, reason = ("failed", problem) if problem else ("interrupted", "interrupted")
             active.directory.update_status(state=state, ended_utc=utc_now(), reason=reason)
-        for server in self.servers.values():
-            self._stop(server)
-        self.selector.close()
 
     def launch(self, runs: Iterable[Run]) -> None:
         queue = in_order(runs)[::-1]  # popped from the end

@@ -54,8 +54,12 @@ def installed_release() -> str | None:
 
 
 def supported_releases() -> list[str]:
-    """Every release with a patch series, oldest first."""
+    """Every release with a patch series, oldest first. Raises HarnessError where the patches did not come along."""
     found = [path.parent.name.removeprefix("deepspeed-") for path in PATCHES.glob("deepspeed-*/series.toml")]
+    if not found:
+        raise HarnessError(
+            f"{PATCHES}: no patches there; install hpZ Lab from its clone, with pip install -e"
+        )
     return sorted(found, key=version_key)
 
 

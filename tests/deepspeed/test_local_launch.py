@@ -69,7 +69,7 @@ def test_a_failed_rank_takes_its_run_down_with_every_ranks_last_lines(
     for rank in waiting:
         os.kill(ranks[rank], signal.SIGSTOP)  # as in a collective that never ends
     os.kill(ranks[2], signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 1 and "1 of 1 runs did not finish: rank 2 ended with SIGTERM" in said
     status = directory.status()
     assert status.state == "failed" and not any(alive(pid) for pid in ranks.values())
@@ -139,7 +139,7 @@ def test_ranks_that_leave_no_final_record_fail_their_run(
 def test_a_results_folder_has_one_launcher_at_a_time(study_file: StudyFile, tmp_path: Path) -> None:
     with sole_launcher(tmp_path / "results"):
         second, _ = start_only(study_file(matrix=ZERO3), tmp_path / "results")
-        _, said = second.communicate(timeout=60)
+        _, said = second.communicate(timeout=120)
     assert second.returncode == 2
     assert said == (
         f"hpz: {tmp_path}/results: another hpz run is at work there; "
@@ -195,7 +195,7 @@ def test_a_killed_study_goes_on_where_it_stood(
     process, directory = start(file, tmp_path / "results")
     ranks = ranks_of(directory)
     process.send_signal(blow)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     wait_for(lambda: not any(alive(pid) for pid in ranks.values()))
     if blow == signal.SIGINT:
         assert process.returncode == 130 and "hpz: interrupted; finished runs are kept" in said

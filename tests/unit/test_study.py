@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,14 @@ def test_a_results_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HarnessError, match=r"file/below: cannot be a results folder \(.*give another one"):
         save_study(load_study(write(tmp_path)), tmp_path / "file" / "below")
+
+
+def test_a_results_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(HarnessError, match=r"cannot be a results folder \(Permission denied\)"):
+        save_study(load_study(write(tmp_path)), tmp_path / "results")
 
 
 def test_a_results_folder_whose_study_is_broken_is_named(tmp_path: Path) -> None:

@@ -90,6 +90,16 @@ def test_releases_are_listed_oldest_first() -> None:
     assert supported_releases() == ["0.13.4", "0.18.0", "0.19.5", "0.19.8"]
 
 
+def test_an_installation_without_patches_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.variants.series.PATCHES", tmp_path)
+    with pytest.raises(
+        HarnessError, match="no patches there; install hpZ Lab from its clone, with pip install"
+    ):
+        supported_releases()
+
+
 @pytest.mark.parametrize(("text", "key"), [("0.13.4", (0, 13, 4)), ("0.19.8+cu128", (0, 19, 8)), ("new", ())])
 def test_version_key(text: str, key: tuple[int, ...]) -> None:
     assert version_key(text) == key
