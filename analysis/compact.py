@@ -7,8 +7,11 @@ from pathlib import Path
 
 from analysis.clock import FOLDER, STEP
 from analysis.collect import collect_study
+from analysis.race_matrix import load_matrix
 from analysis.simulated import shown_margins
 from harness.errors import HarnessError
+from harness.race.matrix import Fault
+from harness.record import write_json
 from harness.simulate.tables import read
 from harness.study import REPOSITORY, load_study
 
@@ -43,12 +46,26 @@ def keep(folder: str | Path, target: Path | None = None) -> Path:
             place = target / part / found.parent.name
             place.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(found, place / found.name)
-    for name in ("calibration.json", "races.json"):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, target / name)
+    if (folder / "calibration.json").is_file():
+        shutil.copyfile(folder / "calibration.json", target / "calibration.json")
+    if (matrix := load_matrix(folder)) is not None:
+        faults = tuple(moved(fault, target) for fault in matrix.faults)
+        write_json(
+            target / "races.json", matrix.model_copy(update={"faults": faults}).model_dump(mode="json")
+        )
     if (folder / FOLDER).is_dir():
         _keep_simulated(folder / FOLDER, target / FOLDER, study.name)
     return target
+
+
+def moved(fault: Fault, target: Path) -> Fault:
+    """The fault with the paths of what `target` keeps of it."""
+    shown = target.relative_to(REPOSITORY) if target.is_relative_to(REPOSITORY) else target
+    effect = fault.effect
+    if effect.replay is not None:
+        replay = shown / "races" / fault.run_id / Path(effect.replay).name
+        effect = effect.model_copy(update={"replay": str(replay)})
+    return fault.model_copy(update={"report": str(shown / "runs.parquet"), "effect": effect})
 
 
 def _keep_simulated(source: Path, target: Path, study: str) -> None:

@@ -14,7 +14,16 @@ from harness.errors import HarnessError
 from harness.race.matrix import Matrix, table_rows
 
 Record = dict[str, Any]
-COLUMNS = ("release", "variant", "overlap_comm", "runs", "found", "host_waits", "event_records")
+COLUMNS = (
+    "release",
+    "variant",
+    "overlap_comm",
+    "runs",
+    "found",
+    "host_waits",
+    "event_records",
+    "stream_waits",
+)
 
 
 def load_matrix(folder: Path) -> Matrix | None:

@@ -19,7 +19,7 @@ from analysis.explained import explained, patches_of
 from analysis.explorer import as_script, explorer_data
 from analysis.levels import compared
 from analysis.pairs import match
-from analysis.race_matrix import fault_sentence
+from analysis.race_matrix import fault_sentence, load_matrix
 from analysis.races import race_rows, waits
 from analysis.summary import load_summary, shape_text, summarise_matched, write_summary
 from analysis.text import latex, latex_orders, markdown
@@ -56,6 +56,7 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
     summary = summarise_matched(matched, collected)
     comparison = _compare(summary, against) if against else None
     clock = load_clock(folder, matched.study.name)
+    analysed = load_matrix(folder)
     drawn = draw_all(matched, summary, folder / "figures", clock)
     groups = explorer_data(matched, summary)
     html = render(
@@ -70,6 +71,7 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
         clock_figures=drawn.clock,
         races=race_rows(matched, folder),
         waits=[] if summary["races"] else waits(matched),
+        line_costs=analysed.costs if analysed else (),
         explorer=Markup(as_script(groups)) if groups else None,
     )
     write_summary(folder, summary)

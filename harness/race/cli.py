@@ -80,6 +80,8 @@ def race(
             print(matrix.model_dump_json(indent=1))
         else:
             print_matrix(matrix, wide_console())
+        if any(row.problem for row in matrix.rows):
+            raise typer.Exit(1)
 
 
 def script_program(

@@ -66,6 +66,7 @@ def settings_of(job: Job) -> dict[str, object]:
         "release": program.release,
         "variant": program.variant,
         "poison": job.poison,
+        "steps": program.run["training"]["steps"] if program.run else None,
         "arguments": list(program.arguments),
         "config": program.config,
     }

@@ -10,27 +10,30 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
 from harness.race.explore import explore
-from harness.race.investigate import Settings, analysed, conclude
+from harness.race.investigate import Settings, analysed, conclude, settings_of
 from harness.race.launch import Job, Outcome, Program, Ranks
 from harness.race.report import Cost, Effect, Frozen, Race, Report
 from harness.record import RunDirectory, write_json
 from harness.study import Run, Study, save_study
 
+T = TypeVar("T")
 SCHEMA_FILE = Path(__file__).with_name("race-matrix.schema.json")
 
 
 class Row(Frozen):
-    """One run of the study. Costs are per optimizer step on rank 0."""
+    """One run of the study. Costs are per optimizer step on rank 0, start-up left out."""
 
     run_id: str
     model: str
@@ -57,13 +60,26 @@ class Row(Frozen):
         return (*self.labels, *self.unnamed)
 
 
+class LineCost(Frozen):
+    """What ordering costs at one source line of one release, variant and overlap: a mean over its runs, on rank 0."""
+
+    release: str
+    variant: str
+    overlap_comm: bool
+    kind: Literal["host-wait", "event-record", "stream-wait"]
+    reason: str  # of a host wait
+    place: str
+    per_step: float
+    runs: int  # over which it is the mean
+
+
 class Fault(Frozen):
     """One fault in one release: where it was searched for an effect, and what came of it."""
 
     name: str
     release: str
     run_id: str
-    report: str  # the run's races.json
+    report: str  # the run's races.json, or the table that holds it
     effect: Effect
 
 
@@ -76,7 +92,9 @@ class Matrix(Frozen):
     question: str
     rows: tuple[Row, ...]
     faults: tuple[Fault, ...]
-    seconds: float
+    costs: tuple[LineCost, ...] = ()
+    seconds: float  # of the last call
+    analysed: int | None = None  # runs in the last call; the others were analysed before
 
 
 Say = Callable[[str], None]
@@ -92,12 +110,20 @@ def race_study(study: Study, folder: Path, settings: Settings, steps: int, quiet
         if not quiet:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    Analyses(study, folder, settings, steps, say).run()
+    analysed = Analyses(study, folder, settings, steps, say).run()
     reports = {run.run_id: load_report(folder, run) for run in study.runs}
     faults = tuple(search_faults(study, folder, reports, settings, steps, say))
     rows = tuple(row_of(run, reports[run.run_id]) for run in study.runs)
     seconds = round(time.monotonic() - started, 1)
-    matrix = Matrix(study=study.name, question=study.question, rows=rows, faults=faults, seconds=seconds)
+    matrix = Matrix(
+        study=study.name,
+        question=study.question,
+        rows=rows,
+        faults=faults,
+        costs=tuple(line_costs(study.runs, reports)),
+        seconds=seconds,
+        analysed=analysed,
+    )
     write_json(folder / "races.json", matrix.model_dump(mode="json"))
     return matrix
 
@@ -110,9 +136,12 @@ def load_report(folder: Path, run: Run) -> Report:
     return Report.model_validate_json(report_file(folder, run).read_text())
 
 
-def analysed_before(folder: Path, run: Run) -> bool:
-    """Whether a report is there that tells of no failure."""
-    return report_file(folder, run).exists() and not load_report(folder, run).problems
+def analysed_before(folder: Path, run: Run, steps: int) -> bool:
+    """Whether a report of the same analysis is there that tells of no failure."""
+    if not report_file(folder, run).exists():
+        return False
+    report, asked = load_report(folder, run), settings_of(Job(Program.of_run(run, steps)))
+    return not report.problems and all(report.settings.get(name) == asked[name] for name in asked)
 
 
 class Analyses:
@@ -123,8 +152,9 @@ class Analyses:
         self.lock, self.ended, self.started = threading.Lock(), 0, time.monotonic()
         self.stopped = False
 
-    def run(self) -> None:
-        todo = [run for run in self.study.runs if not analysed_before(self.folder, run)]
+    def run(self) -> int:
+        """Analyse what is missing; returns how many runs that were."""
+        todo = [run for run in self.study.runs if not analysed_before(self.folder, run, self.steps)]
         self.ended = len(self.study.runs) - len(todo)
         if self.ended:
             self.say(f"{self.ended} of {len(self.study.runs)} runs were analysed before")
@@ -136,6 +166,7 @@ class Analyses:
             except BaseException:  # Ctrl-C, too: the lanes end after the run that they are at
                 self.stopped = True
                 raise
+        return len(todo)
 
     def _share(self, runs: Sequence[Run]) -> None:
         with Ranks(Program.of_run(runs[0]).overlay, transformers=True) as ranks:
@@ -159,9 +190,8 @@ class Analyses:
 
 
 def by_overlay(runs: Sequence[Run]) -> Iterator[list[Run]]:
-    ordered = sorted(runs, key=lambda run: (run.release, run.variant))
-    for _, group in groupby(ordered, key=lambda run: (run.release, run.variant)):
-        yield list(group)
+    for _, group in grouped(runs, lambda run: (run.release, run.variant)):
+        yield group
 
 
 def row_of(run: Run, report: Report) -> Row:
@@ -233,10 +263,10 @@ def searched(
     run: Run, races: Sequence[Race], report: Report, folder: Path, settings: Settings, steps: int
 ) -> Report:
     """The report with the effects of these races; searched once, then kept in the run's races.json."""
-    if report.schedules_tried:
-        return report
     assert settings.budget is not None
     job, budget = Job(Program.of_run(run, steps)), settings.budget
+    if report.schedules_tried and report.settings.get("budget") == asdict(budget):
+        return report
     with Ranks(job.program.overlay, transformers=True) as ranks:
 
         def execute(job: Job) -> Outcome:
@@ -244,6 +274,7 @@ def searched(
 
         search = explore(races, execute(job.under("eager")), job, execute, budget)
         report = conclude(report, search, report_file(folder, run).parent)
+    report = report.model_copy(update={"settings": {**report.settings, "budget": asdict(budget)}})
     write_json(report_file(folder, run), report.model_dump(mode="json"))
     return report
 
@@ -256,13 +287,37 @@ def fault_of(name: str, run: Run, report: Report, file: Path) -> Fault:
     return Fault(name=name, release=run.release, run_id=run.run_id, report=str(file), effect=effect)
 
 
+def line_costs(runs: Sequence[Run], reports: Mapping[str, Report]) -> Iterator[LineCost]:
+    """What ordering costs by source line, the most frequent of each release, variant and overlap first."""
+    for key, group in grouped(runs, lambda run: (run.release, run.variant, run.training.overlap_comm)):
+        ran = [report for run in group if (report := reports[run.run_id]).steps and not report.problems]
+        total: defaultdict[tuple[Any, str, str], float] = defaultdict(float)
+        for report in ran:
+            for cost in report.costs:
+                place = f"{cost.place}" if cost.place else "(no Python frame)"
+                total[cost.kind, cost.reason, place] += cost.count / (report.steps or 1)
+        release, variant, overlap = key
+        for (kind, reason, place), times in sorted(total.items(), key=lambda item: -item[1]):
+            yield LineCost(
+                release=release,
+                variant=variant,
+                overlap_comm=overlap,
+                kind=kind,
+                reason=reason,
+                place=place,
+                per_step=round(times / len(ran), 2),
+                runs=len(ran),
+            )
+
+
 # ---- the table
 
 
 def print_matrix(matrix: Matrix, console: Console) -> None:
     """One line for each release, variant and overlap, with how many of its settings show which fault."""
     table = Table(
-        title=f"{matrix.study}: {len(matrix.rows)} runs analysed in {matrix.seconds:.0f} s (evidence: virtual-device)"
+        title=f"{matrix.study}: {len(matrix.rows)} runs, {matrix.analysed} of them analysed in these "
+        f"{matrix.seconds:.0f} s (evidence: virtual-device)"
     )
     for column in (
         "release",
@@ -272,6 +327,7 @@ def print_matrix(matrix: Matrix, console: Console) -> None:
         "unordered accesses found in",
         "host waits",
         "events",
+        "stream waits",
     ):
         table.add_column(column, overflow="fold")
     for cells in table_rows(matrix.rows):
@@ -284,28 +340,53 @@ def print_matrix(matrix: Matrix, console: Console) -> None:
         console.print(
             f"{fault.name} in {fault.release}: {what}{replay}", highlight=False, markup=False, soft_wrap=True
         )
+    for line in cost_lines(matrix):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+SHOWN_LINES = 4  # places of one variant that the terminal shows; races.json and the page have all
+
+
+def cost_lines(matrix: Matrix) -> Iterator[str]:
+    """Where the host waits in the newest release with overlap on, a line for each variant."""
+    newest = max((cost.release for cost in matrix.costs), default="")
+    waits = [
+        cost
+        for cost in matrix.costs
+        if cost.release == newest and cost.overlap_comm and cost.kind == "host-wait" and cost.per_step
+    ]
+    if waits:
+        yield f"Host waits a step by source line, DeepSpeed {newest}, overlap on (all: races.json, hpz report):"
+    for variant, costs in grouped(waits, lambda cost: cost.variant):
+        places = [f"{cost.place} ({cost.reason}) {cost.per_step:g}" for cost in costs]
+        more = f"; and {len(places) - SHOWN_LINES} more places" if len(places) > SHOWN_LINES else ""
+        yield f"  {variant}: {'; '.join(places[:SHOWN_LINES])}{more}"
+
+
+def grouped(items: Iterable[T], key: Callable[[T], Any]) -> Iterator[tuple[Any, list[T]]]:
+    """The items by their key, in its order."""
+    for value, group in groupby(sorted(items, key=key), key=key):
+        yield value, list(group)
 
 
 def table_rows(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
-    def key(row: Row) -> tuple[Any, ...]:
-        return row.release, row.variant, row.overlap_comm
-
-    for (release, variant, overlap), found in groupby(sorted(rows, key=key), key=key):
-        group = list(found)
+    for key, group in grouped(rows, lambda row: (row.release, row.variant, row.overlap_comm)):
+        release, variant, overlap = key
         names = sorted({name for row in group for name in row.faults})
         counts = [f"{name} {sum(name in row.faults for row in group)}/{len(group)}" for name in names]
         broken = sum(row.problem is not None for row in group)
         counts += [f"did not run {broken}/{len(group)}"] if broken else []
-        waits = sum(row.host_waits for row in group) / len(group)
-        records = sum(row.event_records for row in group) / len(group)
+        costs = [
+            sum(getattr(row, name) for row in group) / len(group)
+            for name in ("host_waits", "event_records", "stream_waits")
+        ]
         yield (
             release,
             variant,
             "on" if overlap else "off",
             str(len(group)),
             "; ".join(counts) or "none",
-            f"{waits:.1f}",
-            f"{records:.1f}",
+            *(f"{cost:.1f}" for cost in costs),
         )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from harness.device.policies import Eager, Policy
 from harness.race.launch import Flip
 
 if TYPE_CHECKING:
-    from harness.device.streams import Op
+    from harness.device.streams import Machine, Op
 
 
 class Scripted(Policy):
@@ -49,7 +49,13 @@ class Busy(Eager):
     """For the analysis: ops run as issued, yet the device always seems to lag behind the host.
 
     What a query has shown to be done orders as a wait does. A device that is never behind would hide the races of
-    every program that asks.
+    every program that asks. `begun` is called when the program starts to run under it.
     """
 
     lags = True
+
+    def __init__(self, begun: Callable[[], None] = lambda: None) -> None:
+        self.begun = begun
+
+    def begin(self, machine: Machine) -> None:
+        self.begun()

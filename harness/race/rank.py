@@ -19,7 +19,7 @@ from harness.device import Device, MixedDevices, VirtualDevice, open_device, ope
 from harness.device.policies import POLICIES
 from harness.errors import HarnessError
 from harness.race.adapt import adapt_deepspeed, adapt_hugging_face
-from harness.race.happens_before import Analysis, shortened
+from harness.race.happens_before import Analysis, Costs, shortened
 from harness.race.launch import Job
 from harness.race.names import Namer, roots, stream_names
 from harness.race.policy import Busy, Scripted
@@ -45,8 +45,8 @@ def import_everything(with_transformers: bool) -> None:
 def run_job(folder: Path, rank: int) -> None:
     """Run the job of a folder as this rank and write rank-N.json there. Raises what the program raises."""
     job = Job.parse(json.loads((folder / "job.json").read_text()))
-    POLICIES["busy"], POLICIES["scripted"] = Busy, lambda: Scripted(job.flips)
     watch = Watch(job, folder, rank)
+    POLICIES["busy"], POLICIES["scripted"] = lambda: Busy(watch.begin), lambda: Scripted(job.flips)
     digest = None
     try:
         run = train if job.program.run is not None else run_script
@@ -68,6 +68,7 @@ class Watch:
         self.streams: dict[int, str] = {}
         self.excerpt: Excerpt | None = None
         self.device: VirtualDevice | None = None
+        self.began = False
 
     def attach(self, device: Device) -> None:
         assert isinstance(device, VirtualDevice)
@@ -79,6 +80,12 @@ class Watch:
             flip = self.job.flips[0]
             self.excerpt = Excerpt(flip.hold, flip.until, self.name_streams)
             device.observe(self.excerpt)
+
+    def begin(self) -> None:
+        """The engine stands and training begins (after a pause, again): what start-up waited for is no step's cost."""
+        if not self.began:
+            self.began = True
+            self.analysis.costs = Costs(ops=self.analysis.costs.ops)
 
     @property
     def device_ops(self) -> int:

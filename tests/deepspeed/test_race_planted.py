@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +19,18 @@ from tests.deepspeed.race_help import job_of
 
 STAGE3, COORDINATOR, PARTITION = "stage3.py", "partitioned_param_coordinator.py", "partition_parameters.py"
 CURRENT = "get_accelerator().current_stream()"
+GATHER = "(dist.allgather_fn)(output_tensor"
+SECONDARY_COPY = "param.ds_secondary_tensor.narrow(0, 0, sec_numel).copy_("
+TO_PINNED = {"device": "cpu", "pin_memory": True}
+OFFLOAD = {
+    "zero_optimization": {"offload_param": TO_PINNED, "offload_optimizer": TO_PINNED},
+    "zero_force_ds_cpu_optimizer": False,
+}
 
 
 @dataclass(frozen=True)
 class Bug:
-    """An edit of one file, on top of a variant, and what it must lead to: functions of the first and second side."""
+    """An edit of one file, on top of a variant, and what it must lead to: a part of each of the two source lines."""
 
     file: str
     before: str
@@ -30,6 +39,7 @@ class Bug:
     second: str
     kind: str = "race"
     variant: str = "event+step"
+    config: dict[str, Any] = field(default_factory=dict)  # laid over the script's
 
 
 BUGS = {
@@ -37,36 +47,52 @@ BUGS = {
         STAGE3,
         f"self.reduce_and_partition_stream.wait_stream({CURRENT})",
         "pass",
-        "<module>",
-        "__add_grad_to_ipg_bucket",
+        "grad_weight = grad_output.t().matmul(input)",
+        "new_grad_tensor.copy_(param.grad, non_blocking=True)",
     ),
     "the wrong stream waits for fetched parameters": Bug(
         COORDINATOR,
         f"{CURRENT}.wait_stream(self.__allgather_stream)",
         f"self.__allgather_stream.wait_stream({CURRENT})",
-        "wait",
-        "<module>",
+        "(torch.cat)(partitions)",
+        "torch.addmm(bias, input, weight.t())",
     ),
     "the step does not wait for the reduce stream": Bug(
-        STAGE3, "self.reduce_and_partition_stream.synchronize()", "pass", "partition_grads", "step"
+        STAGE3,
+        "self.reduce_and_partition_stream.synchronize()",
+        "pass",
+        "grad_buffer.copy_(grad_partition, non_blocking=True)",
+        "self.flatten(self.averaged_gradients[sub_group_id])",
+    ),
+    "the step on the host does not wait for the gradients that are sent to it": Bug(
+        STAGE3,
+        "self.reduce_and_partition_stream.synchronize()",
+        "pass",
+        "fp32_grad_tensor.copy_(grad_buffer.to(dtype=self.master_weights_and_grads_dtype), non_blocking=True)",
+        "optimizer.step()",
+        config=OFFLOAD,
     ),
     "a coalesced all-gather is not waited for": Bug(
-        PARTITION, "instrument_w_nvtx(self.allgather_handle.wait)()", "pass", "_all_gather_dtype", "wait"
+        PARTITION,
+        "instrument_w_nvtx(self.allgather_handle.wait)()",
+        "pass",
+        GATHER,
+        "(torch.cat)(partitions)",
     ),
     "gathered parameters are freed without record_stream": Bug(
         PARTITION,
         f"param.data.record_stream({CURRENT})",
         "pass",
-        "<module>",
-        "free_param",
+        "torch.addmm(bias, input, weight.t())",
+        "param.data = torch.empty(0",
         kind="freed-in-use",
     ),
     "gradients are freed without record_stream": Bug(
         STAGE3,
         f"param.grad.record_stream({CURRENT})",
         "pass",
-        "__add_grad_to_ipg_bucket",
-        "__add_grad_to_ipg_bucket",
+        "new_grad_tensor.copy_(param.grad, non_blocking=True)",
+        "param.grad.data = new_grad_tensor",
         kind="freed-in-use",
     ),
     "the event of the secondary copy is recorded too early": Bug(
@@ -75,25 +101,25 @@ BUGS = {
         "            param.ds_secondary_ready_event = get_accelerator().Event()\n"
         "            param.ds_secondary_ready_event.record()\n"
         "            one_dim_param = param.contiguous().view(-1)\n",
-        "_partition_param_sec",
-        "_all_gather_dtype",
+        SECONDARY_COPY,
+        "(torch.cat)([",
     ),
     "the default stream waits for the secondary copy": Bug(
         PARTITION,
         f"{CURRENT}.wait_event(param.ds_secondary_ready_event)",
         "get_accelerator().default_stream().wait_event(param.ds_secondary_ready_event)",
-        "_partition_param_sec",
-        "_all_gather_dtype",
+        SECONDARY_COPY,
+        "(torch.cat)([",
     ),
     "nothing waits for the secondary copy": Bug(
-        PARTITION, "", "", "_partition_param_sec", "_all_gather_dtype", variant="unordered"
+        PARTITION, "", "", SECONDARY_COPY, "(torch.cat)([", variant="unordered"
     ),
     "nothing waits for the step's copy": Bug(
         PARTITION,
         "",
         "",
-        "_reassign_or_swap_out_partitioned_parameters",
-        "_dist_allgather_fn",
+        "self.fp16_partitioned_groups_flat[sub_group_id].data.copy_(",
+        GATHER,
         variant="event",
     ),
 }
@@ -116,29 +142,36 @@ def planted(bug: Bug, folder: Path, name: str) -> Path:
     return folder
 
 
-def report_of(overlay: Path) -> Report:
+def report_of(overlay: Path, config: Path | None = None) -> Report:
     job = job_of("bare_loop", "--steps", "3", ranks=2)
+    job = replace(job, program=replace(job.program, config=str(config) if config else None))
     with Ranks(overlay) as ranks:
         return analysed(job, ranks.run(job))
 
 
 def points_at(race: Race, bug: Bug) -> bool:
-    first, second = ({place.function for place in access.site} for access in (race.first, race.second))
-    return race.kind == bug.kind and bug.first in first and (not bug.second or bug.second in second)
+    first, second = (access.site[0].code for access in (race.first, race.second))
+    return race.kind == bug.kind and bug.first in first and bug.second in second
+
+
+def written(config: dict[str, Any], folder: Path) -> Path:
+    (folder / "ds_config.json").write_text(json.dumps(config))
+    return folder / "ds_config.json"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BUGS)
 def test_a_bug_planted_in_deepspeed_is_found_where_it_is(tmp_path: Path, name: str) -> None:
     bug = BUGS[name]
-    report = report_of(planted(bug, tmp_path / "overlay", name))
+    report = report_of(planted(bug, tmp_path / "overlay", name), written(bug.config, tmp_path))
     assert [race for race in report.races if points_at(race, bug)], [
         (race.kind, race.first.place, race.second.place) for race in report.races
     ]
 
 
 @pytest.mark.slow
-def test_without_a_bug_nothing_is_found(tmp_path: Path) -> None:
-    report = report_of(overlay_path(Variant.parse("event+step")))
+@pytest.mark.parametrize("config", [{}, OFFLOAD], ids=["on the device", "offloaded to pinned memory"])
+def test_without_a_bug_nothing_is_found(tmp_path: Path, config: dict[str, Any]) -> None:
+    report = report_of(overlay_path(Variant.parse("event+step")), written(config, tmp_path))
     assert report.races == ()
     assert report.problems == ()

@@ -15,7 +15,7 @@ from analysis.races import race_rows, waits
 from analysis.report import build_report
 from analysis.summary import load_summary
 from harness.errors import HarnessError
-from harness.race.matrix import SCHEMA_FILE, Fault, Matrix, Row, json_schema
+from harness.race.matrix import SCHEMA_FILE, Fault, LineCost, Matrix, Row, cost_lines, json_schema
 from harness.race.report import Access, Cost, Effect, Held, Place, Race, Report
 from harness.record import RunDirectory
 from harness.study import Run, load_study
@@ -145,7 +145,27 @@ def analysed(tmp_path: Path) -> Path:
     fault = Fault(
         name="hpz-secondary-copy", release=run.release, run_id=run.run_id, report="races.json", effect=effect
     )
-    matrix = Matrix(study=study.name, question=study.question, rows=tuple(rows), faults=(fault,), seconds=1.0)
+    costs = (
+        LineCost(
+            release=run.release,
+            variant=run.variant,
+            overlap_comm=True,
+            kind="host-wait",
+            reason="stream",
+            place="partition_parameters.py:1951 _partition_param_sec",
+            per_step=21.0,
+            runs=2,
+        ),
+    )
+    matrix = Matrix(
+        study=study.name,
+        question=study.question,
+        rows=tuple(rows),
+        faults=(fault,),
+        costs=costs,
+        seconds=1.0,
+        analysed=2,
+    )
     (tmp_path / "races.json").write_text(matrix.model_dump_json())
     return tmp_path
 
@@ -155,6 +175,15 @@ def test_an_analysed_study_answers_by_its_races(analysed: Path) -> None:
     assert "hpZ&#39;s race is open in stock, unordered; closed in fixed, event." in text
     assert "the loss of step 2 is 5.4 instead of 5.3; hpz race --replay replay-abc.json" in text
     assert 'id="verdicts"' not in text and "Not drawn" not in text
+
+
+def test_its_costs_stand_by_source_line_on_the_page_and_in_the_terminal(analysed: Path) -> None:
+    text = build_report(analysed).read_text()
+    assert "<td><code>partition_parameters.py:1951 _partition_param_sec</code></td><td>stream</td>" in text
+    matrix = Matrix.model_validate_json((analysed / "races.json").read_text())
+    assert list(cost_lines(matrix))[1:] == [
+        "  unordered: partition_parameters.py:1951 _partition_param_sec (stream) 21"
+    ]
 
 
 def test_its_table_has_a_row_for_each_variant(analysed: Path) -> None:
@@ -192,7 +221,10 @@ def test_what_is_kept_of_it_gives_the_same_answer(analysed: Path) -> None:
     assert (kept / "races" / run_folder.parent.name / "replay-abc.json").exists()
     build_report(analysed)
     build_report(kept)
-    assert load_summary(kept)["races"] == load_summary(analysed)["races"]
+    mine, theirs = (dict(load_summary(folder)["races"] or {}) for folder in (kept, analysed))
+    (fault,) = mine.pop("faults")
+    assert Path(fault["replay"]).is_file(), "the page prints a command that works"
+    assert mine == {name: value for name, value in theirs.items() if name != "faults"}
 
 
 def test_the_matrix_follows_the_documented_schema(analysed: Path) -> None:
