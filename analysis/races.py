@@ -13,17 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from analysis.pairs import Matched, Recorded
+from harness.race.report import LABELS
 
 Record = Mapping[str, Any]
 KINDS = {
     "race": "two accesses without order",
     "freed-in-use": "memory freed while in use",
     "unwritten-read": "read of memory that nothing wrote",
-}
-LABELS = {
-    "hpz-secondary-copy": "hpZ: the copy into the secondary tensor against the all-gather that reads it",
-    "step-partition-copy": "ZeRO-3: the optimizer step's copy against the next all-gather",
-    "hpz-missing-copy": "hpZ: a part of the secondary tensor that the old copy never writes",
 }
 
 

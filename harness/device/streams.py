@@ -149,14 +149,9 @@ class Machine:
         self.events_recorded = 0
         self.stream_waits = 0
         self.host_syncs: Counter[tuple[str, str]] = Counter()
-        self.collectives: Counter[Collective] = Counter()
         with use(self):
             self.default = Stream()
         self.current = self.default
-
-    @property
-    def immediate(self) -> bool:
-        return self.policy.immediate
 
     def next_event_id(self) -> int:
         self.events += 1

@@ -27,6 +27,9 @@ from harness.study import REPOSITORY, Run
 from harness.variants import Variant, overlay_path
 
 STALL_SECONDS = 30.0  # no rank has used the processor for so long: they wait for each other
+FIRST_STALL_SECONDS = (
+    120.0  # the same while nobody knows yet for how long the program itself sleeps or downloads
+)
 TIMEOUT_SECONDS = 600.0
 
 
@@ -115,7 +118,6 @@ class Outcome:
 
     reports: tuple[RankReport, ...]
     problem: str | None = None
-    seconds: float = 0.0
     processor_seconds: float | None = None  # of all ranks; None where they did not end well
     losses: tuple[str, ...] = ()  # of a run: one a step, as written
     window: tuple[Trace, ...] = ()  # with `excerpt`: rank 0 around the first flip
@@ -135,7 +137,7 @@ class Ranks:
     def __init__(self, overlay: Path | None, scratch: Path | None = None, transformers: bool = False) -> None:
         self.own = tempfile.TemporaryDirectory(prefix="hpz-race-") if scratch is None else None
         self.scratch = scratch = scratch or Path(self.own.name if self.own else "")
-        self.jobs = 0
+        self.jobs, self.idle = 0, 0.0  # seconds for which a program that ended well was idle at a stretch
         scratch.mkdir(parents=True, exist_ok=True)
         self.errors = scratch / "server.txt"
         inherited = os.environ.get("PYTHONPATH")
@@ -180,11 +182,17 @@ class Ranks:
             RunDirectory(folder / "run").create(
                 run.model_copy(update={"policy": job.policy, "poison": job.poison})
             )
-        started = time.monotonic()
         ended = self._ask(
-            {"job": str(folder), "ranks": job.program.ranks, "port": free_port(), "timeout": timeout}
+            {
+                "job": str(folder),
+                "ranks": job.program.ranks,
+                "port": free_port(),
+                "timeout": timeout,
+                "patience": FIRST_STALL_SECONDS if job.analyse else STALL_SECONDS + 2 * self.idle,
+            }
         )
-        return collect(job, folder, ended, time.monotonic() - started)
+        self.idle = max(self.idle, ended.get("idle", 0.0))
+        return collect(job, folder, ended)
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None
@@ -205,7 +213,7 @@ class Ranks:
 QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
 
 
-def collect(job: Job, folder: Path, ended: dict[str, Any], seconds: float) -> Outcome:
+def collect(job: Job, folder: Path, ended: dict[str, Any]) -> Outcome:
     """Read what the ranks wrote; turn a stall, a mismatch or a failure into one clear sentence."""
     reports, order, window = list[RankReport](), dict[int, int](), list[Trace]()
     for rank in range(job.program.ranks):
@@ -224,9 +232,7 @@ def collect(job: Job, folder: Path, ended: dict[str, Any], seconds: float) -> Ou
     problem = None
     if ended["how"] != "done":
         problem = explain(folder, job.program.ranks, ended)
-    return Outcome(
-        tuple(reports), problem, seconds, ended.get("processor_seconds"), losses, tuple(window), order
-    )
+    return Outcome(tuple(reports), problem, ended.get("processor_seconds"), losses, tuple(window), order)
 
 
 def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:
@@ -243,7 +249,9 @@ def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:
     where = [
         f"rank {rank} at {place}" for rank in range(ranks) if (place := waits_at(folder / f"log-{rank}.txt"))
     ]
-    why = "no rank moved any more" if ended["how"] == "stalled" else "the time limit passed"
+    why = "the time limit passed"
+    if ended["how"] == "stalled":
+        why = f"no rank has used the processor for {ended['patience']:.0f} s"
     return f"{why}: {'; '.join(where) or 'no rank says where'}"
 
 

@@ -1,6 +1,7 @@
 """The warm process behind harness.race.launch: imports once, forks the ranks of job after job, waits for them.
 
-JSON lines: {"job": FOLDER, "ranks": N, "port": P, "timeout": S} in, {"how": "done|failed|stalled|timed-out"} out.
+JSON lines: {"job": FOLDER, "ranks": N, "port": P, "timeout": S, "patience": S} in, {"how":
+"done|failed|stalled|timed-out", …} out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from harness.race.launch import STALL_SECONDS, end_all, mismatch_in
+from harness.race.launch import end_all, mismatch_in
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.01
@@ -47,12 +48,12 @@ def serve(message: dict[str, Any]) -> dict[str, Any]:
         if pid == 0:
             be_rank(folder, rank, message["ranks"], message["port"])
         pids[pid] = rank
-    return watch(folder, pids, time.monotonic() + message["timeout"])
+    return watch(folder, pids, time.monotonic() + message["timeout"], message["patience"])
 
 
-def watch(folder: Path, pids: dict[int, int], deadline: float) -> dict[str, Any]:
+def watch(folder: Path, pids: dict[int, int], deadline: float, patience: float) -> dict[str, Any]:
     """Wait for all; the first failure, a stall or the deadline ends the others."""
-    moved, used, ranks, spent = time.monotonic(), 0.0, len(pids), 0.0
+    moved, used, ranks, spent, longest = time.monotonic(), 0.0, len(pids), 0.0, 0.0
     while pids:
         pid, status, usage = os.wait4(-1, os.WNOHANG)
         if pid:
@@ -65,11 +66,12 @@ def watch(folder: Path, pids: dict[int, int], deadline: float) -> dict[str, Any]
         if total > used + 0.05 or total < used:
             moved, used = now, total
         idle = now - moved
-        if idle > STALL_SECONDS or (idle > MISMATCH_SECONDS and mismatch_in(folder, ranks, ended=False)):
-            return end(pids, {"how": "stalled"})
+        longest = max(longest, idle)
+        if idle > patience or (idle > MISMATCH_SECONDS and mismatch_in(folder, ranks, ended=False)):
+            return end(pids, {"how": "stalled", "patience": patience})
         if now > deadline:
             return end(pids, {"how": "timed-out"})
-    return {"how": "done", "processor_seconds": spent}
+    return {"how": "done", "processor_seconds": spent, "idle": longest}
 
 
 def end(pids: dict[int, int], answer: dict[str, Any]) -> dict[str, Any]:

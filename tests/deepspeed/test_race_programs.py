@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from harness.errors import RunFailed
 from harness.race.explore import Budget
 from harness.race.investigate import Settings, investigate
 from harness.race.launch import Ranks
@@ -89,6 +91,22 @@ def test_a_rank_that_is_left_alone_is_named(ranks: Ranks) -> None:
 def test_an_op_that_cannot_be_deferred_is_named(ranks: Ranks) -> None:
     (problem,) = analyse(ranks, "stuck", "undeferrable").problems
     assert "cannot be deferred" in problem or "not known" in problem
+
+
+def test_a_process_that_starts_no_ranks_any_more_says_so(tmp_path: Path) -> None:
+    with Ranks(None, tmp_path) as dead:
+        dead.process.kill()
+        with pytest.raises(RunFailed, match=r"the process that starts ranks ended with code -9"):
+            dead.run(job_of("stuck", "broken"))
+
+
+def test_ranks_that_do_nothing_any_more_are_ended_and_the_limit_is_named(ranks: Ranks) -> None:
+    job = replace(job_of("stuck", "asleep"), analyse=False)
+    ranks.idle = -13.0  # of the 30 s of patience, 4 are left
+    problem = ranks.run(job).problem
+    ranks.idle = 0.0
+    assert problem is not None
+    assert problem.startswith("no rank has used the processor for 4 s: rank 0 at ")
 
 
 def test_a_script_that_fails_says_how(ranks: Ranks) -> None:

@@ -288,3 +288,14 @@ def test_every_order_is_a_linear_extension_of_what_happens_before(
     assert sorted(position) == list(range(len(model.before)))
     for op, before in enumerate(model.before):
         assert all(position[earlier] < position[op] for earlier in before)
+
+
+def test_streams_that_wait_for_each_other_are_named() -> None:
+    program = Program()
+    one, other = program.stream(), program.stream()
+    for waiting, awaited in ((one, other), (other, one)):
+        event = program.event()
+        event.stream, event.position = awaited, 1  # the wait itself, which no program can ask for
+        waiting.wait_event(event)
+    with pytest.raises(DeviceError, match=r"streams wait for each other: \[<virtual stream"):
+        one.synchronize()

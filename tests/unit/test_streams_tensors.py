@@ -12,8 +12,9 @@ import torch
 from torch.nn import functional
 
 from harness.device.device import VirtualDevice, open_device, open_process_device
+from harness.device.dispatch import Deferred
 from harness.device.errors import DeviceError
-from harness.device.observe import Observer, OpRecord
+from harness.device.observe import HOST, Observer, OpRecord
 from harness.device.poison import pattern_of
 from harness.device.streams import Stream
 from harness.errors import HarnessError
@@ -382,6 +383,27 @@ def test_devices_that_are_not_there_are_refused() -> None:
             open_device("cuda")
 
 
+def test_device_memory_cannot_be_pinned() -> None:
+    with on("eager"), pytest.raises(DeviceError, match="pin_memory: only host memory can be pinned"):
+        torch.zeros(2, device=DEVICE).pin_memory()
+
+
+def test_device_values_cannot_index_a_host_tensor() -> None:
+    with on("eager"), pytest.raises(DeviceError, match="index: device indices or values with a host tensor"):
+        torch.zeros(2)[torch.tensor([1], device=DEVICE)]
+
+
+def test_a_result_of_another_shape_than_foreseen_is_refused() -> None:
+    late = Deferred(torch.ops.aten.neg.default, (torch.ones(3),), {}, [torch.empty(2)], None)
+    with pytest.raises(DeviceError, match=r"depends on data \(\(2,\) was foreseen, \(3,\) came\)"):
+        late()
+
+
+def test_only_the_virtual_device_can_be_observed() -> None:
+    with pytest.raises(HarnessError, match="device cpu cannot be observed; use device: virtual"):
+        open_device("cpu").observe(Observer())
+
+
 # ---- observers
 
 
@@ -420,6 +442,31 @@ def test_observers_see_exact_views_lines_and_lifetimes() -> None:
     assert fill.reads == ()
     assert [(w.storage, w.offset, w.sizes, w.strides) for w in fill.writes] == [(0, 1, (4,), (4,))]
     assert fill.site.frames()[0][0] == __file__
+
+
+def test_observers_see_pinned_memory_and_what_the_host_does_with_it() -> None:
+    seen = Seen()
+    with on("eager") as device:
+        device.observe(seen)
+        pinned = torch.zeros(4, pin_memory=True)
+        pinned.to(DEVICE, non_blocking=True)
+        pinned[1:].add_(1)
+    copied, added = seen.ops
+    assert [(op.name, op.stream, op.index) for op in seen.ops] == [("_to_copy", 0, 0), ("add_", HOST, 1)]
+    assert [access.storage for access in (*copied.reads, *copied.writes)] == [-1, 0]
+    assert [(access.storage, access.offset, access.sizes) for access in added.writes] == [(-1, 1, (3,))]
+    assert "alloc -1: 16" in seen.calls
+
+
+def test_pinned_and_host_memory_of_every_factory_is_the_hosts() -> None:
+    with on("eager"):
+        for made in (
+            torch.empty(2, pin_memory=True),
+            torch.zeros(2, pin_memory=True),
+            torch.tensor([1.0], pin_memory=True),
+        ):
+            assert made.is_pinned()
+            assert made.device == torch.device("cpu")
 
 
 @pytest.mark.parametrize("policy", POLICIES)

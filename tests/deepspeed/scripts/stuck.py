@@ -1,6 +1,7 @@
 """Programs that cannot end: run one with `hpz race --script tests/deepspeed/scripts/stuck.py NAME --ranks 2`."""
 
 import sys
+import time
 
 import deepspeed
 import deepspeed.comm as dist
@@ -30,6 +31,10 @@ def undeferrable() -> None:
     torch.library.define("lab::mystery", "(Tensor x) -> Tensor")
     torch.library.impl("lab::mystery", "cpu", torch.clone)
     torch.ops.lab.mystery(x)
+
+
+def asleep() -> None:
+    time.sleep(600)
 
 
 def broken() -> None:
