@@ -14,38 +14,39 @@ from harness.errors import HarnessError
 
 
 def main(words: list[str]) -> int:
-    """Run one of the two verbs; returns the exit code."""
+    """Run one of the two verbs; returns the exit code: 1 where a figure could not be drawn, 2 for bad input."""
     verbs = {"figures": rebuild, "keep": keep_all}
     if not words or words[0] not in verbs:
         print((__doc__ or "").strip(), file=sys.stderr)
         return 2
     try:
-        verbs[words[0]]([Path(word) for word in words[1:]])
+        return verbs[words[0]]([Path(word) for word in words[1:]])
     except HarnessError as error:
         print(f"hpz: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
-def rebuild(folders: list[Path]) -> None:
-    """Rebuild the figures of each folder and say how long it took."""
+def rebuild(folders: list[Path]) -> int:
+    """Rebuild the figures of each folder and say how long it took; 1 where one could not be drawn."""
     from analysis.drawing import build_figures
 
     started = time.perf_counter()
     drawn = [figure for folder in folders for figure in build_figures(folder)]
-    for figure in drawn:
-        if figure.svg is None:
-            print(f"not drawn: {figure.caption}")
-    count = sum(figure.svg is not None for figure in drawn)
-    print(f"{count} figures of {len(folders)} studies in {time.perf_counter() - started:.1f} s")
+    failed = [figure for figure in drawn if figure.svg is None]
+    for figure in failed:
+        print(f"hpz: {figure.caption}", file=sys.stderr)
+    seconds = time.perf_counter() - started
+    print(f"{len(drawn) - len(failed)} figures of {len(folders)} studies in {seconds:.1f} s")
+    return 1 if failed else 0
 
 
-def keep_all(folders: list[Path]) -> None:
+def keep_all(folders: list[Path]) -> int:
     """Copy the reference results of each folder and print where they lie."""
     from analysis.compact import keep
 
     for folder in folders:
         print(keep(folder))
+    return 0
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
-from analysis.page import RANK, number
-from analysis.summary import shape_text
+from analysis.page import number
+from analysis.settings import shape_text
+from analysis.style import RANK
 from harness.errors import HarnessError
 
 Record = Mapping[str, Any]

@@ -12,12 +12,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from analysis.figures import Figure
+from analysis.pairs import Matched
+from analysis.races import waits
+from analysis.settings import settings, shape_text
 from analysis.style import INK, MUTED, line_of
-from analysis.summary import SOUND, extra_host_syncs, shape_text
+from analysis.summary import SOUND, extra_host_syncs
 from harness.errors import HarnessError
 
 Record = Mapping[str, Any]
-TIMED = ("multi-node", "one-gpu", "cpu", "simulated-time")
+DRAWN_TIMES = (
+    "multi-node",
+    "one-gpu",
+    "cpu",
+    "simulated-time",
+)  # not virtual: its clock is the simulator's own
 
 
 def cost_figures(summary: Record) -> list[Callable[[], Figure]]:
@@ -29,7 +37,7 @@ def cost_figures(summary: Record) -> list[Callable[[], Figure]]:
         found.append(lambda: bytes_figure(summary))
     if any(record["speed_up"] for record in summary["wire"]):
         found.append(lambda: speeds_figure(summary))
-    if any(pair["evidence"] in TIMED and pair["step_seconds_ratio"] for pair in summary["pairs"]):
+    if any(pair["evidence"] in DRAWN_TIMES and pair["step_seconds_ratio"] for pair in summary["pairs"]):
         found.append(lambda: times_figure(summary))
     return found
 
@@ -55,6 +63,68 @@ def draw_waits(table: pd.DataFrame) -> Canvas:
     canvas, axes = _strip(table, "extra_host_waits_per_step")
     axes.set_xlabel("host waits per step beyond ZeRO-3 under the same policy")
     axes.axvline(0, color=MUTED, linewidth=0.8)
+    return canvas
+
+
+LINES_SHOWN = 16  # of a figure; the table holds them all
+
+
+def lines_figure(matched: Matched) -> Figure | None:
+    """Host waits of analysed runs by DeepSpeed's source lines, in the newest release; None where none was analysed.
+
+    A number is the mean over the runs of a variant, of rank 0 and of the whole run, set-up included.
+    """
+    found = [wait for wait in waits(matched) if wait.place.startswith("deepspeed/")]
+    if not found:
+        return None
+    newest = max((wait.release for wait in found), key=lambda text: [*map(int, text.split("."))])
+    found = [wait for wait in found if wait.release == newest]
+    runs = {name: {w.run_id for w in found if w.variant == name} for name in {w.variant for w in found}}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for wait in found:
+        row = rows.setdefault(
+            (wait.variant, wait.place),
+            {
+                "release": newest,
+                "variant": wait.variant,
+                "line": wait.place,
+                "reason": wait.reason,
+                "waits_per_run": 0.0,
+                "evidence": "virtual-device",
+                "run_ids": sorted(runs[wait.variant]),
+            },
+        )
+        row["waits_per_run"] += wait.count / len(runs[wait.variant])
+    title = f"DeepSpeed {newest}: host waits of a run by source line, set-up included"
+    return _figure("host_waits_by_line", title, list(rows.values()), draw_lines)
+
+
+def draw_lines(table: pd.DataFrame) -> Canvas:
+    """A grid of source lines by variants; a line that patches move is shown with the range of its numbers."""
+    parts = table["line"].str.extract(r"(?P<file>[^/]+):(?P<number>\d+) ?(?P<function>.*)")
+    table = table.assign(**parts.assign(number=parts["number"].astype(int)))
+    # The same wait lies a few lines further down in a patched file, so order among a function's waits names it.
+    table["nth"] = table.groupby(["variant", "file", "function"])["number"].rank(method="dense").astype(int)
+    names = ["file", "function", "nth", "reason"]
+    grid = table.pivot_table(index=names, columns="variant", values="waits_per_run", aggfunc="sum")
+    grid = grid.loc[grid.max(axis=1).sort_values(ascending=False, kind="stable").index[:LINES_SHOWN]]
+    ends = table.groupby(names)["number"].agg(["min", "max"])
+    variants = list(dict.fromkeys(table["variant"]))
+    values = grid[variants].fillna(0).to_numpy()
+    canvas, axes = plt.subplots(
+        figsize=(5.2 + 0.55 * len(variants), 1.4 + 0.25 * len(grid)), layout="constrained"
+    )
+    axes.imshow(values, aspect="auto", cmap="Blues", vmin=0, vmax=1.6 * values.max())
+    for (y, x), value in np.ndenumerate(values):
+        axes.text(x, y, f"{value:.3g}" if value else "·", ha="center", va="center", fontsize=7.5)
+    labels = []
+    for key in grid.index:
+        first, last = ends.loc[key]
+        labels.append(f"{key[0]}:{first}{f'–{last}' if last > first else ''} {key[1]} ({key[3]})")
+    axes.set_yticks(range(len(grid)), labels, fontsize=7)
+    axes.set_xticks(range(len(variants)), variants, rotation=45, ha="right")
+    axes.grid(False)
+    axes.tick_params(length=0)
     return canvas
 
 
@@ -124,31 +194,78 @@ def _bytes_labels(table: pd.DataFrame) -> list[str]:
 
 
 def times_figure(summary: Record) -> Figure:
-    """Step time of each pair over its baseline's, with its interval; only of levels at which time is time."""
+    """Step time of each pair over its baseline's, with interval and outliers; only of levels at which time is time."""
+    pairs = [
+        pair
+        for pair in summary["pairs"]
+        if pair["evidence"] in DRAWN_TIMES and pair["step_seconds_ratio"] and pair["verdict"] in SOUND
+    ]
     rows = [
         {
             "variant": pair["variant"],
             "model": pair["model"],
-            "policy": pair["policy"],
+            "policy": pair["schedule"],
+            "settings": setting,
             "seed": pair["seed"],
-            "ratio": pair["step_seconds_ratio"]["median"],
-            "low": pair["step_seconds_ratio"]["low"],
-            "high": pair["step_seconds_ratio"]["high"],
-            "blocks": pair["step_seconds_ratio"]["n"],
+            "ratio": ratio["median"],
+            "low": ratio["low"],
+            "high": ratio["high"],
+            "blocks": ratio["n"],
+            "spread": ratio["spread"],
+            "outliers": " ".join(f"{one:.6g}" for one in ratio["outlier_ratios"]),
             "evidence": pair["evidence"],
             "run_id": pair["run_id"],
         }
-        for pair in summary["pairs"]
-        if pair["evidence"] in TIMED and pair["step_seconds_ratio"] and pair["verdict"] in SOUND
+        for pair, setting in zip(pairs, settings(pairs), strict=True)
+        for ratio in [pair["step_seconds_ratio"]]
     ]
     return _figure("step_times", "Step time over the baseline's, median and interval", rows, draw_times)
 
 
 def draw_times(table: pd.DataFrame) -> Canvas:
-    canvas, axes = _strip(table, "ratio")
-    axes.set_xlabel("step time / baseline's step time")
+    """One row a model, order and setting, one dot a pair in the colour of its variant."""
+    table = table.fillna({"settings": "", "outliers": ""})  # read back from csv, an empty text is missing
+    names = [name for name in ("model", "policy", "settings") if table[name].nunique() > 1] or ["model"]
+    labels = pd.Series([", ".join(filter(None, row)) for row in table[names].itertuples(index=False)])
+    groups, variants = list(dict.fromkeys(labels)), list(dict.fromkeys(table["variant"]))
+    canvas, axes = plt.subplots(
+        figsize=(6.4, 1.0 + max(0.3, 0.13 * len(variants)) * len(groups)), layout="constrained"
+    )
+    for number, variant in enumerate(variants):
+        for place, group in enumerate(groups):
+            part = table[(labels == group) & (table["variant"] == variant)]
+            _draw_ratios(axes, part, place + 0.7 * ((number + 0.5) / len(variants) - 0.5), variant)
+    blocks = sorted(set(table["blocks"]))
+    count = f"{blocks[0]}" if len(blocks) == 1 else f"{blocks[0]} to {blocks[-1]}"
+    axes.set_xlabel(
+        f"step time / baseline's: median of {count} blocks, interval; hollow: a block that stands out"
+    )
     axes.axvline(1, color=MUTED, linewidth=0.8)
+    axes.set_yticks(range(len(groups)), groups)
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    canvas.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(variants))
     return canvas
+
+
+def _draw_ratios(axes: Axes, part: pd.DataFrame, height: float, variant: str) -> None:
+    """The seeds of one variant and setting, beside each other."""
+    colour = line_of(variant).colour
+    heights = height + np.linspace(-0.06, 0.06, len(part)) if len(part) > 1 else np.full(len(part), height)
+    axes.hlines(heights, part["low"], part["high"], color=colour, linewidth=1.2)
+    known = variant in axes.get_legend_handles_labels()[1]
+    axes.plot(
+        part["ratio"],
+        heights,
+        "o",
+        color=colour,
+        markersize=4,
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+        label="_" if known or part.empty else variant,
+    )
+    for place, odd in zip(heights, part["outliers"], strict=True):
+        values = [float(one) for one in str(odd).split()]
+        axes.plot(values, [place] * len(values), "o", markersize=3, markerfacecolor="none", color=colour)
 
 
 def speeds_figure(summary: Record) -> Figure:
@@ -203,15 +320,13 @@ def draw_speeds(table: pd.DataFrame) -> Canvas:
 
 
 def _strip(table: pd.DataFrame, value: str) -> tuple[Canvas, Axes]:
-    """One row a variant, one dot a pair (with its interval where the table has one), spread so that all are seen."""
+    """One row a variant, one dot a pair, spread so that all are seen."""
     variants = list(dict.fromkeys(table["variant"]))
     canvas, axes = plt.subplots(figsize=(6.4, 0.8 + 0.34 * len(variants)), layout="constrained")
     for place, variant in enumerate(variants):
         part = table[table["variant"] == variant]
         heights = place + (np.linspace(-0.22, 0.22, len(part)) if len(part) > 1 else np.zeros(1))
         colour = line_of(variant).colour
-        if "low" in part:
-            axes.hlines(heights, part["low"], part["high"], color=colour, linewidth=1.2)
         axes.plot(
             part[value],
             heights,

@@ -13,8 +13,9 @@ from markupsafe import Markup
 from analysis import page
 from analysis.clock import Clock, load_clock
 from analysis.collect import collect_study
-from analysis.costs import cost_figures
+from analysis.costs import cost_figures, lines_figure
 from analysis.figures import Figure, inline, loss_figures, matrix_figure
+from analysis.missing import missing_figures
 from analysis.pairs import Matched, match
 from analysis.rates import gpu_figures
 from analysis.simulated import simulated_figures, validation_figure
@@ -40,12 +41,14 @@ class AllDrawn:
     losses: list[Drawn]
     matrix: Drawn | None
     costs: list[Drawn]
+    lines: Drawn | None
+    missing: list[Drawn]
     gpu: list[Drawn]
     clock: dict[str, Drawn]  # of simulated time, by name
 
     def every(self) -> list[Drawn]:
-        matrix = [self.matrix] if self.matrix else []
-        return [*self.losses, *matrix, *self.costs, *self.gpu, *self.clock.values()]
+        alone = [one for one in (self.matrix, self.lines) if one]
+        return [*self.losses, *alone, *self.costs, *self.missing, *self.gpu, *self.clock.values()]
 
 
 def draw_all(
@@ -54,10 +57,13 @@ def draw_all(
     """Draw every figure of a study and write it to `folder`; without losses, those of its clock."""
     ran = page.ran(summary)
     losses = loss_figures(matched, summary, Bands(matched)) if ran else []
+    lines = lines_figure(matched)
     return AllDrawn(
         losses=[_drawn(make, folder) for make in losses],
         matrix=_drawn(partial(matrix_figure, summary), folder) if ran else None,
         costs=[_drawn(make, folder) for make in cost_figures(summary)],
+        lines=_written(lines, folder) if lines else None,
+        missing=[_drawn(make, folder) for make in missing_figures(matched.study)],
         gpu=[_drawn(make, folder) for make in gpu_figures(summary)],
         clock={figure.name: _written(figure, folder) for figure in clock_figures(clock)},
     )

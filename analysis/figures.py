@@ -26,8 +26,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import ScaledTranslation
 
 from analysis.pairs import Matched, Pair, Recorded, few_seeds
-from analysis.style import GRID, INK, MUTED, RC, SIGNS, VERDICT_COLOURS, line_of
+from analysis.settings import settings
+from analysis.style import GRID, INK, MUTED, RANK, RC, SIGNS, VERDICT_COLOURS, line_of
 from harness.errors import HarnessError
+from harness.study import Training
 from harness.whole_file import write_text_whole, write_whole
 
 NAMED = (
@@ -39,6 +41,7 @@ NAMED = (
     "event",
 )  # drawn as curves; the others are in the tables
 CAPTION_RUNS = 24
+STAMP_INCHES = 0.17
 MAX_POINTS = 400  # of one curve; longer ones are thinned evenly, and the table with them
 Record = Mapping[str, Any]
 
@@ -53,6 +56,12 @@ class Figure:
     run_ids: tuple[str, ...]
     evidence: tuple[str, ...]
     draw: Callable[[pd.DataFrame], Canvas]
+
+    @property
+    def stamp(self) -> str:
+        """What stands on the drawing itself: evidence level and number of runs; the table names them."""
+        runs = f" · {len(self.run_ids)} run{'s' if len(self.run_ids) > 1 else ''}" if self.run_ids else ""
+        return f"evidence: {', '.join(self.evidence)}{runs} · {self.name}.csv"
 
     @property
     def caption(self) -> str:
@@ -94,7 +103,16 @@ class _Drawn:
         self._style = matplotlib.rc_context(RC)  # type: ignore[arg-type]  # its stubs list the keys one by one
         self._style.__enter__()
         self._canvas = self.figure.draw(self.figure.table)
+        self._stamp()
         return self._save
+
+    def _stamp(self) -> None:
+        """One small line above the drawing: what a picture that is passed around must still say."""
+        canvas = self._canvas
+        canvas.set_figheight(canvas.get_figheight() + STAMP_INCHES)
+        share = STAMP_INCHES / canvas.get_figheight()
+        canvas.set_layout_engine("constrained", rect=(0, 0, 1, 1 - share))
+        canvas.text(0.005, 1, self.figure.stamp, va="top", fontsize=6.5, color=MUTED)
 
     def _save(self, kind: str) -> bytes:
         stream = io.BytesIO()
@@ -141,14 +159,21 @@ def loss_figures(matched: Matched, summary: Record, bands: Any) -> list[Callable
         if pair.run.variant in NAMED and pair.run.variant != "zero3":
             run = pair.run
             groups.setdefault((run.model, str(run.shape), run.device, str(run.training)), []).append(pair)
-    names = _distinct(re.sub(r"[^\w.+-]+", "-", f"loss_{model}_{shape}") for model, shape, *_ in groups)
+    trainings = [group[0].run.training.model_dump() for group in groups.values()]
+    varying = [name for name in Training.model_fields if len({str(one[name]) for one in trainings}) > 1]
+    labels = [", ".join(f"{name.replace('_', ' ')} {one[name]}" for name in varying) for one in trainings]
+    names = distinct(
+        re.sub(r"[^\w.+-]+", "-", "_".join(["loss", model, shape, *([label] if label else [])]))
+        for (model, shape, *_), label in zip(groups, labels, strict=True)
+    )
     return [
-        lambda name=name, group=group: _loss_figure(name, group, verdicts, bands)  # type: ignore[misc]
-        for name, group in zip(names, groups.values(), strict=True)
+        lambda name=name, label=label, group=group: _loss_figure(name, label, group, verdicts, bands)  # type: ignore[misc]
+        for name, label, group in zip(names, labels, groups.values(), strict=True)
     ]
 
 
-def _distinct(names: Iterable[str]) -> list[str]:
+def distinct(names: Iterable[str]) -> list[str]:
+    """The names, the second and later of each with its number."""
     seen: dict[str, int] = {}
     result = []
     for name in names:
@@ -157,7 +182,9 @@ def _distinct(names: Iterable[str]) -> list[str]:
     return result
 
 
-def _loss_figure(name: str, pairs: list[Pair], verdicts: Mapping[str, Record], bands: Any) -> Figure:
+def _loss_figure(
+    name: str, label: str, pairs: list[Pair], verdicts: Mapping[str, Record], bands: Any
+) -> Figure:
     run, few = pairs[0].run, few_seeds(pairs)
     baselines: dict[str, Recorded] = {}
     parts = []
@@ -167,8 +194,9 @@ def _loss_figure(name: str, pairs: list[Pair], verdicts: Mapping[str, Record], b
             _needed(pair.recorded_baseline, pair.baseline_run_id, name),
         )
         baselines[theirs.run_id] = theirs
-        parts.append(_curve_rows(ours, ours.run.schedule, verdicts.get(ours.run_id)))
-        parts.append(_curve_rows(theirs, ours.run.schedule, None))
+        panel = ", ".join(filter(None, (ours.run.schedule, ours.run.link)))
+        parts.append(_curve_rows(ours, panel, verdicts.get(ours.run_id)))
+        parts.append(_curve_rows(theirs, panel, None))
     table = pd.concat(parts, ignore_index=True).drop_duplicates()
     first = next(iter(baselines.values()))
     table = _with_band(table, first, bands.of(first))
@@ -176,7 +204,8 @@ def _loss_figure(name: str, pairs: list[Pair], verdicts: Mapping[str, Record], b
     evidence = tuple(dict.fromkeys(table["evidence"]))
     seeds, drawn = {pair.run.seed for pair in pairs}, {pair.run.seed for pair in few}
     some = f" ({len(drawn)} of {len(seeds)} seeds)" if drawn != seeds else ""
-    title = f"{run.model}, {run.shape}: training loss by policy{some}"
+    title = ", ".join(filter(None, (run.model, str(run.shape), label)))
+    title += f": training loss by policy{' and link' if run.link else ''}{some}"
     return Figure(name, title, table, run_ids, evidence, draw_loss)
 
 
@@ -295,8 +324,10 @@ def _draw_curve(
     )
 
 
-def _panel_title(policy: str) -> str:
-    return {"eager": "eager (program order)", "native": "as the device ran it"}.get(policy, policy)
+def _panel_title(panel: str) -> str:
+    policy, *link = panel.split(", ")
+    words = {"eager": "eager (program order)", "native": "as the device ran it"}.get(policy, policy)
+    return ", ".join([words, *link])
 
 
 def _draw_order(variant: str) -> tuple[int, str]:
@@ -318,18 +349,19 @@ def _loss_range(table: pd.DataFrame) -> tuple[float, float, bool]:
 
 
 def matrix_figure(summary: Record) -> Figure:
-    """The verdict of every variant (row) on every model and policy (column), the worst over seeds."""
+    """The verdict of every variant (row) on every model, policy and setting (column), the worst over seeds."""
     rows = [
         {
             "model": pair["model"],
             "policy": pair["schedule"],
+            "settings": setting,
             "variant": pair["variant"],
             "verdict": pair["verdict"],
             "first_bad_step": pair["first_bad_step"],
             "evidence": pair["evidence"],
             "run_id": pair["run_id"],
         }
-        for pair in summary["pairs"]
+        for pair, setting in zip(summary["pairs"], settings(summary["pairs"]), strict=True)
     ]
     if not rows:
         raise HarnessError("figure verdicts needs a pair, and every run of this study is a baseline")
@@ -342,7 +374,7 @@ def matrix_figure(summary: Record) -> Figure:
     evidence = tuple(sorted(set(table["evidence"])))
     return Figure(
         "verdicts",
-        "Verdict by variant, model and policy",
+        "Verdict by variant, model, policy and what else differs",
         table,
         tuple(table["run_id"]),
         evidence,
@@ -350,23 +382,25 @@ def matrix_figure(summary: Record) -> Figure:
     )
 
 
-RANK = {"exact": 0, "equivalent": 1, "drifted": 2, "diverged": 3}
-
-
 def draw_matrix(table: pd.DataFrame) -> Canvas:
     """A grid of verdicts, each cell with its sign and, where it failed, the first bad step."""
-    worst = table.loc[
-        table["verdict"].map(RANK).groupby([table[k] for k in ("model", "policy", "variant")]).idxmax()
-    ]
+    table = table.fillna({"settings": ""})  # read back from csv, an empty text is missing
+    names = ["model", "policy", "settings"]
+    worst = table.loc[table["verdict"].map(RANK).groupby([table[k] for k in (*names, "variant")]).idxmax()]
     models = list(dict.fromkeys(table["model"]))
-    pairs = dict.fromkeys(zip(table["model"], table["policy"], strict=True))
-    columns = sorted(pairs, key=lambda column: models.index(column[0]))
+    columns = sorted(
+        dict.fromkeys(table[names].itertuples(index=False, name=None)), key=lambda one: models.index(one[0])
+    )
     variants = list(dict.fromkeys(table["variant"]))
+    # An order that all columns share needs no word where something else tells them apart.
+    shared = table["policy"].nunique() == 1 and (table["settings"] != "").all()
+    labels = [", ".join(filter(None, column[2 if shared else 1 :])) for column in columns]
+    slanted = 0.05 * max(map(len, labels))  # inches
     canvas, axes = plt.subplots(
-        figsize=(1.7 + 0.62 * len(columns), 0.9 + 0.27 * len(variants)), layout="constrained"
+        figsize=(1.7 + 0.62 * len(columns), 0.7 + 0.27 * len(variants) + slanted), layout="constrained"
     )
     for row in worst.to_dict("records"):
-        x, y = columns.index((row["model"], row["policy"])), variants.index(row["variant"])
+        x, y = columns.index(tuple(row[name] for name in names)), variants.index(row["variant"])
         axes.add_patch(Rectangle((x, y), 1, 1, facecolor=VERDICT_COLOURS[row["verdict"]], edgecolor="white"))
         bad = "" if pd.isna(row["first_bad_step"]) else f" {int(row['first_bad_step'])}"
         axes.text(
@@ -379,12 +413,12 @@ def draw_matrix(table: pd.DataFrame) -> Canvas:
             fontsize=7.5,
         )
     axes.set(xlim=(0, len(columns)), ylim=(len(variants), 0))
-    axes.set_xticks(np.arange(len(columns)) + 0.5, [policy for _, policy in columns], rotation=45, ha="right")
+    axes.set_xticks(np.arange(len(columns)) + 0.5, labels, rotation=45, ha="right")
     axes.set_yticks(np.arange(len(variants)) + 0.5, variants)
     axes.tick_params(length=0)
     axes.grid(False)
-    for model in dict.fromkeys(model for model, _ in columns):
-        places = [i for i, (name, _) in enumerate(columns) if name == model]
+    for model in dict.fromkeys(column[0] for column in columns):
+        places = [i for i, column in enumerate(columns) if column[0] == model]
         axes.text((places[0] + places[-1] + 1) / 2, -0.25, model, ha="center", va="bottom", fontsize=8)
         axes.axvline(places[-1] + 1, color=MUTED, linewidth=0.6)
     for spine in axes.spines.values():

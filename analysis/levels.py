@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from analysis.compare import compare_summaries
-from analysis.summary import shape_text, weaker
+from analysis.settings import shape_text
+from analysis.summary import weaker
 from harness.errors import HarnessError
 
 Record = Mapping[str, Any]

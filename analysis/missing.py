@@ -7,9 +7,9 @@ up to 0.13.4 and for every variant with the old copy; since 0.13.5 (#5216) nothi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import prod
 from typing import Any
 
@@ -19,11 +19,13 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure as Canvas
 from rich.table import Table
 
-from analysis.figures import Figure
+from analysis.figures import Figure, distinct
 from analysis.style import INK, MUTED
 from harness.errors import HarnessError
 from harness.missing_copy import new_copy_raises, old_copy
-from harness.models import ModelFile, parameter_shapes
+from harness.models import ModelFile, parameter_shapes, parse_model
+from harness.study import Run, Study
+from harness.variants import Variant
 
 FIRST_HPZ = (0, 10, 0)  # deepspeedai/DeepSpeed#3784
 FIRST_RIGHT_COPY = (0, 13, 5)  # #5216
@@ -206,6 +208,29 @@ def missing_table(rows: list[Missing], title: str) -> Table:
     return table
 
 
+FURTHER, MOST_NODES = (
+    8,
+    64,
+)  # a study's map goes this many times beyond its own nodes, but no further than that
+
+
+def missing_figures(study: Study) -> list[Callable[[], Figure]]:
+    """The map of each model that the study runs with the old copy, at its own number of nodes and beyond."""
+    old = [run for run in study.runs if run.shape.hpz > 1 and Variant.parse(run.variant).copy == "old"]
+    found = {(run.model, run.shape.ranks_per_node, run.shape.hpz): run for run in old}
+    most = min(MOST_NODES, FURTHER * max((run.shape.nodes for run in old), default=0))
+    names = distinct([run.model for run in found.values()])
+    return [partial(_figure_of, run, name, most) for run, name in zip(found.values(), names, strict=True)]
+
+
+def _figure_of(run: Run, name: str, most: int) -> Figure:
+    """The map of a run's model on its kind of node, at every number of nodes that its hpZ groups fill."""
+    ranks, hpz = run.shape.ranks_per_node, run.shape.hpz
+    least = max(1, hpz // ranks)
+    model = parse_model(run.model_spec, f"model {run.model}")
+    return missing_figure(missing_map(model, range(least, most + 1, least), ranks, hpz), name)
+
+
 def missing_figure(rows: list[Missing], name: str) -> Figure:
     """Heat map: kinds of parameters by number of nodes, the share of elements that is never written."""
     table = pd.DataFrame([{**vars(row), "share": row.share} for row in rows])
@@ -218,7 +243,7 @@ def draw_missing(table: pd.DataFrame) -> Canvas:
     shares = table.pivot_table(index="parameter", columns="nodes", values="share", aggfunc="max")
     values = shares.loc[kinds, nodes].to_numpy()
     canvas, axes = plt.subplots(
-        figsize=(max(4.5, 2.6 + 0.13 * len(nodes)), 1.0 + 0.24 * len(kinds)), layout="constrained"
+        figsize=(4.6 + 0.13 * len(nodes), 1.0 + 0.24 * len(kinds)), layout="constrained"
     )
     # What is complete stays white, so that the smallest hole is still seen.
     image = axes.imshow(
@@ -233,7 +258,7 @@ def draw_missing(table: pd.DataFrame) -> Canvas:
     axes.plot(*places, "x", color=INK, markersize=4, zorder=5)
     counts = dict(zip(table["parameter"], table["count"], strict=True))
     axes.set_yticks(range(len(kinds)), [f"{kind} × {counts[kind]}" for kind in kinds])
-    ticks = range(0, len(nodes), max(1, len(nodes) // 16))
+    ticks = range(0, len(nodes), max(1, len(nodes) // 8))
     axes.set_xticks(list(ticks), [str(nodes[tick]) for tick in ticks])
     crosses = "; cross: a rank stops with an error" if len(stops) else ""
     axes.set_xlabel(f"nodes (white: everything is written{crosses})")

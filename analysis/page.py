@@ -12,13 +12,13 @@ from typing import Any
 from analysis.clock import clock_sentence
 from analysis.convergence import FEWEST_SEEDS
 from analysis.race_matrix import race_sentence
-from analysis.style import SIGNS
-from analysis.summary import LEVELS, SOUND, shape_text
+from analysis.settings import settings, shape_text
+from analysis.style import RANK, SIGNS
+from analysis.summary import LEVELS, SOUND
 from analysis.wire import wire_sentence
 
 Record = Mapping[str, Any]
-RANK = {None: -1, "exact": 0, "equivalent": 1, "drifted": 2, "diverged": 3}
-TIMED = ("multi-node", "one-gpu")  # levels at which step seconds say something about the fix
+FIX_TIMED = ("multi-node", "one-gpu")  # levels at which step seconds say something about the fix
 WHO = {  # in the order of the first screen
     "stock": "hpZ as in DeepSpeed 0.13.4 and before",
     "unordered": "hpZ of DeepSpeed 0.13.5 or later without its synchronise",
@@ -86,7 +86,7 @@ def _count_words(verdicts: Mapping[str, int]) -> str:
 def _cost(one: Record, pairs: list[Record]) -> str:
     extra = one["extra_host_syncs_per_step"]
     waits = "" if extra is None else f"{_signed(extra)} host waits per step"
-    timed = [pair for pair in pairs if pair["evidence"] in TIMED and pair["step_seconds_ratio"]]
+    timed = [pair for pair in pairs if pair["evidence"] in FIX_TIMED and pair["step_seconds_ratio"]]
     if timed:
         ratios = sorted(pair["step_seconds_ratio"]["median"] for pair in timed)
         low, high = ratios[0], ratios[-1]
@@ -232,6 +232,7 @@ def pair_rows(summary: Record) -> list[dict[str, Any]]:
             "variant": pair["variant"],
             "shape": shape_text(pair["shape"]),
             "policy": pair["schedule"],
+            "settings": setting,
             "seed": pair["seed"],
             "verdict": pair["verdict"],
             "sign": SIGNS[pair["verdict"]],
@@ -245,7 +246,7 @@ def pair_rows(summary: Record) -> list[dict[str, Any]]:
             "step time ratio": interval(pair["step_seconds_ratio"]),
             "evidence": pair["evidence"],
         }
-        for pair in summary["pairs"]
+        for pair, setting in zip(summary["pairs"], settings(summary["pairs"]), strict=True)
     ]
 
 
@@ -269,8 +270,9 @@ def interval(ratio: Record | None) -> str:
         return "–"
     middle = ratio.get("median", ratio.get("estimate"))
     ends = "" if ratio["low"] is None else f" [{ratio['low']:.3g}, {ratio['high']:.3g}]"
-    odd = f", {ratio['outliers']} outliers" if ratio.get("outliers") else ""
-    return f"{middle:.3g}{ends}, n={ratio['n']}{odd}"
+    spread = f", IQR {ratio['spread']:.2g}" if "spread" in ratio else ""
+    odd = f", {ratio['outliers']} stand out" if ratio.get("outliers") else ""
+    return f"{middle:.3g}{ends}, n={ratio['n']}{spread}{odd}"
 
 
 def seed_rows(summary: Record) -> list[dict[str, Any]]:

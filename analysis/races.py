@@ -43,6 +43,7 @@ class RaceRow:
 class Wait:
     """How often one run's host waited at one source line, on rank 0."""
 
+    release: str
     variant: str
     policy: str
     place: str
@@ -68,6 +69,7 @@ def waits(matched: Matched) -> list[Wait]:
     """Host waits by source line, the most frequent first."""
     found = [
         Wait(
+            recorded.run.release,
             recorded.run.variant,
             recorded.run.policy,
             _place(cost["place"]),

@@ -21,7 +21,8 @@ from analysis.levels import compared
 from analysis.pairs import match
 from analysis.race_matrix import fault_sentence, load_matrix
 from analysis.races import race_rows, waits
-from analysis.summary import load_summary, shape_text, summarise_matched, write_summary
+from analysis.settings import shape_text
+from analysis.summary import load_summary, summarise_matched, write_summary
 from analysis.text import latex, latex_orders, markdown
 from analysis.wire import unfilled
 from analysis.witness import watched_runs
@@ -64,6 +65,8 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
         figures=drawn.losses,
         matrix=drawn.matrix,
         costs=drawn.costs,
+        lines=drawn.lines,
+        missing=drawn.missing,
         rates=drawn.gpu,
         watched=watched_runs(matched, folder),
         comparison=comparison,

@@ -36,6 +36,7 @@ VARIANTS: dict[str, Line] = {
 }
 # Verdicts carry a sign as well as a colour.
 SIGNS = {"exact": "=", "equivalent": "≈", "drifted": "△", "diverged": "✕", None: "–"}
+RANK = {None: -1, "exact": 0, "equivalent": 1, "drifted": 2, "diverged": 3}  # the worst is shown
 VERDICT_COLOURS = {
     "exact": "#bfe3d0",
     "equivalent": "#d5e8f5",

@@ -31,6 +31,7 @@ from analysis.convergence import (
 from analysis.gpu import gpu_record
 from analysis.pairs import Matched, Pair, Recorded, match, mean_or_none
 from analysis.race_matrix import load_matrix, matrix_record
+from analysis.settings import shape_text
 from analysis.throughput import step_seconds_ratio
 from analysis.wire import wire_records
 from harness import __version__
@@ -455,12 +456,6 @@ def verdict_table(summary: Mapping[str, Any]) -> Table:
             f"{len(summary['not_run'])} runs not run or unfinished; the report lists them with the reason"
         )
     return table
-
-
-def shape_text(shape: Mapping[str, int]) -> str:
-    """`2x2-hpz2`, as study files write it."""
-    hpz = f"-hpz{shape['hpz']}" if shape["hpz"] > 1 else ""
-    return f"{shape['nodes']}x{shape['ranks_per_node']}{hpz}"
 
 
 def _styled(verdict: str) -> str:

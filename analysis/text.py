@@ -9,6 +9,7 @@ from typing import Any
 from analysis import page
 from analysis.clock import ORDERED, clock_sentence, percent
 from analysis.race_matrix import fault_sentence
+from analysis.style import RANK
 
 Record = Mapping[str, Any]
 LATEX = {
@@ -179,10 +180,7 @@ def latex(summary: Record) -> str:
     rows: dict[tuple[str, str], dict[str, Record]] = {}
     for pair in pairs:
         cells = rows.setdefault((pair["variant"], pair["schedule"]), {})
-        if (
-            pair["model"] not in cells
-            or page.RANK[pair["verdict"]] > page.RANK[cells[pair["model"]]["verdict"]]
-        ):
+        if pair["model"] not in cells or RANK[pair["verdict"]] > RANK[cells[pair["model"]]["verdict"]]:
             cells[pair["model"]] = pair
     body = [
         " & ".join([_tex(variant), _tex(policy), *(_tex_cell(cells.get(model)) for model in models)]) + r" \\"

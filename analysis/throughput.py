@@ -39,7 +39,7 @@ def block_ratios(run: Floats, baseline: Floats, rule: Rule) -> Floats:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Step time over the baseline's: median over `n` blocks, its interval, and how many blocks stand out."""
+    """Step time over the baseline's: median over `n` blocks, its interval, and which blocks stand out."""
 
     median: float
     low: float | None
@@ -47,6 +47,7 @@ class Ratio:
     n: int
     spread: float  # interquartile range of the block ratios
     outliers: int
+    outlier_ratios: list[float]
 
 
 def step_seconds_ratio(run: Floats, baseline: Floats, rule: Rule) -> Ratio | None:
@@ -54,9 +55,15 @@ def step_seconds_ratio(run: Floats, baseline: Floats, rule: Rule) -> Ratio | Non
     ratios = block_ratios(run, baseline, rule)
     if not ratios.size:
         return None
-    found = bootstrap_median(ratios, rule.confidence)
+    found, odd = bootstrap_median(ratios, rule.confidence), ratios[outliers(ratios)]
     return Ratio(
-        found.estimate, found.low, found.high, found.n, float(stats.iqr(ratios)), int(outliers(ratios).sum())
+        found.estimate,
+        found.low,
+        found.high,
+        found.n,
+        float(stats.iqr(ratios)),
+        len(odd),
+        odd.tolist(),
     )
 
 

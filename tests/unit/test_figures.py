@@ -14,7 +14,7 @@ from analysis.figures import Figure, draw_loss, inline, loss_figures, matrix_fig
 from analysis.pairs import match
 from analysis.summary import Bands, summarise_matched
 from harness.errors import HarnessError
-from harness.study import Run, load_study
+from harness.study import REPOSITORY, Run, load_study
 from tests.synthetic import Curve, as_known, write_run, write_study
 
 pytestmark = pytest.mark.usefixtures("made_up_patches")
@@ -48,6 +48,13 @@ def test_a_figure_names_its_runs_and_evidence(tmp_path: Path) -> None:
     for figure in figures_of(tmp_path):
         assert "virtual-device" in figure.caption
         assert all(run_id in figure.svg() for run_id in figure.run_ids)
+
+
+def test_a_picture_that_is_passed_around_still_says_its_evidence(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    loss, matrix = figures_of(tmp_path)
+    assert "evidence: virtual-device · 9 runs · loss_toy_2x2-hpz2.csv</text>" in loss.svg()
+    assert "evidence: virtual-device · 8 runs · verdicts.csv</text>" in matrix.svg()
 
 
 def test_the_svg_is_the_same_every_time(tmp_path: Path) -> None:
@@ -95,7 +102,12 @@ def test_a_far_drift_gets_a_logarithmic_axis(tmp_path: Path) -> None:
         return as_known(run) if run.variant != "unordered" else Curve([5.0 + 400.0 * i for i in range(12)])
 
     write_study(tmp_path, curve)
-    assert "mathdefault{10^{2}}" in figures_of(tmp_path)[0].svg() or "10" in figures_of(tmp_path)[0].svg()
+    assert draw_loss(figures_of(tmp_path)[0].table).axes[0].get_yscale() == "log"
+
+
+def test_a_near_drift_keeps_the_linear_axis(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    assert draw_loss(figures_of(tmp_path)[0].table).axes[0].get_yscale() == "linear"
 
 
 def test_ids_of_two_inlined_figures_do_not_meet() -> None:
@@ -113,9 +125,46 @@ def test_figures_are_rebuilt_from_tables_alone_byte_for_byte(
     assert main(["figures", str(tmp_path / "study")]) == 0
     keep(tmp_path / "study", tmp_path / "compact")
     assert main(["figures", str(tmp_path / "compact")]) == 0
-    assert "4 figures of 1 studies" in capsys.readouterr().out
+    assert "5 figures of 1 studies" in capsys.readouterr().out
     for file in sorted((tmp_path / "study" / "figures").glob("*.[sc][vs][gv]")):
         assert file.read_bytes() == (tmp_path / "compact" / "figures" / file.name).read_bytes()
+
+
+def test_rebuilding_fails_where_a_figure_lacks_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(tmp_path, without_event)
+    assert main(["figures", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "hpz: figure loss_toy_2x2-hpz2 needs run toy_event_" in said.err
+    assert "3 figures of 1 studies" in said.out
+
+
+def test_a_committed_figure_equals_its_rebuild() -> None:
+    folder = REPOSITORY / "results" / "reference" / "slow-link"
+    for figure in figures_of(folder):
+        assert figure.svg() == (folder / "figures" / f"{figure.name}.svg").read_text()
+
+
+def test_columns_of_the_matrix_and_titles_of_curves_tell_settings_apart(tmp_path: Path) -> None:
+    matrix = {
+        "model": "toy",
+        "variant": "fixed",
+        "shape": "2x2-hpz2",
+        "link": ["50mbit", "1gbit"],
+        "gradient_accumulation": [1, 2],
+    }
+    write_study(tmp_path, device="cpu", baseline={"variant": "zero3"}, matrix=matrix)
+    *losses, verdicts = figures_of(tmp_path)
+    assert [figure.title for figure in losses] == [
+        f"toy, 2x2-hpz2, gradient accumulation {count}: training loss by policy and link" for count in (1, 2)
+    ]
+    assert [figure.name.split("hpz2_")[1] for figure in losses] == [
+        "gradient-accumulation-1",
+        "gradient-accumulation-2",
+    ]
+    assert set(losses[0].table["panel"]) == {"native, 50mbit", "native, 1gbit"}
+    assert all(text in verdicts.svg() for text in ("g=1, 50mbit", "g=2, 1gbit"))
 
 
 def test_rebuilding_where_nothing_is_ends_with_one_sentence(

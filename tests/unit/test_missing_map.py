@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from analysis.missing import answer, by_nodes, missing_figure, missing_map
+from analysis.missing import answer, by_nodes, missing_figure, missing_figures, missing_map
 from harness.audit_cli import parse_nodes
 from harness.cli import app
 from harness.errors import HarnessError
 from harness.models import load_model_file
-from harness.study import REPOSITORY
+from harness.study import REPOSITORY, load_study
 
-MODELS = REPOSITORY / "experiments" / "models"
+EXPERIMENTS = REPOSITORY / "experiments"
+MODELS = EXPERIMENTS / "models"
 LLAMA_70B = load_model_file(MODELS / "llama2-70b.yaml")
 
 
@@ -111,6 +112,17 @@ def test_a_map_without_holes_can_be_drawn_and_marks_what_stops(tmp_path: Path) -
     tiny = load_model_file(MODELS / "llama2-toy-unaligned.yaml")
     assert "stops with an error" in missing_figure(missing_map(tiny, [5], 8, release="0.18.0"), "tiny").svg()
     assert "stops with an error" not in missing_figure(missing_map(tiny, [4], 8), "tiny").svg()
+
+
+def test_a_study_has_a_map_of_each_model_that_it_runs_with_the_old_copy() -> None:
+    study = load_study(EXPERIMENTS / "paper.yaml")
+    figures = [make() for make in missing_figures(study)]
+    assert [figure.name for figure in figures] == [
+        f"missing-copy_{name}"
+        for name in ("llama2-7b", "llama2-13b", "llama2-70b", "falcon-7b", "falcon-40b")
+    ]
+    assert set(figures[0].table["nodes"]) == set(range(1, 65))
+    assert missing_figures(load_study(EXPERIMENTS / "slow-link.yaml")) == []
 
 
 def test_the_command_writes_the_map_where_it_is_told(tmp_path: Path) -> None:

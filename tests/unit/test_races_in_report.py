@@ -10,6 +10,7 @@ import pytest
 
 from analysis.collect import collect_study
 from analysis.compact import keep
+from analysis.costs import lines_figure
 from analysis.pairs import match
 from analysis.races import race_rows, waits
 from analysis.report import build_report
@@ -42,7 +43,9 @@ def report(count: int) -> Report:
         ranks=(0,),
         effect=Effect(found=True, schedules=3, schedule="the copy after the gather"),
     )
-    place = Place(file="partition_parameters.py", line=1951, function="_partition_param_sec")
+    place = Place(
+        file="deepspeed/runtime/zero/partition_parameters.py", line=1951, function="_partition_param_sec"
+    )
     return Report(
         program="train",
         ranks=4,
@@ -64,6 +67,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_host_waits_are_drawn_by_source_line(folder: Path) -> None:
+    figure = lines_figure(match(load_study(folder), collect_study(folder)))
+    assert figure is not None
+    assert figure.table["waits_per_run"].to_list() == [39]
+    assert set(figure.run_ids) == {run.run_id for run in unordered_runs(folder)}
+    assert "partition_parameters.py:1951 _partition_param_sec (stream)" in figure.svg()
+
+
 def unordered_runs(folder: Path) -> list[Run]:
     return [run for run in load_study(folder).runs if run.variant == "unordered"]
 
@@ -82,7 +93,7 @@ def test_one_race_of_several_runs_is_one_row(folder: Path) -> None:
 def test_waits_are_counted_by_source_line(folder: Path) -> None:
     found = waits(match(load_study(folder), collect_study(folder)))
     assert {(wait.place, wait.count) for wait in found} == {
-        ("partition_parameters.py:1951 _partition_param_sec", 39)
+        ("deepspeed/runtime/zero/partition_parameters.py:1951 _partition_param_sec", 39)
     }
 
 
