@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def keep(folder: str | Path, target: Path | None = None) -> Path:
     That is study, tables, races with pictures and replays, what witnesses found and the machine's calibration.
     The tables hold run.json, status.json and every step, so the report and its figures can be built again from them.
     Of simulated time it keeps what figures and tables are made of.
-    Raises HarnessError while a run of the study is unfinished; one that was analysed for races alone is not.
+    Raises HarnessError while a run of the study is unfinished (one that was analysed for races alone is not), and for
+    runs of a changed working tree, whose code nobody could find again.
     """
     folder = Path(folder)
     collected = collect_study(folder)
@@ -36,6 +38,12 @@ def keep(folder: str | Path, target: Path | None = None) -> Path:
     if open_runs:
         raise HarnessError(
             f"{folder}: {len(open_runs)} runs are not done, the first is {open_runs[0]}; finish the study first"
+        )
+    dirty = [run_id for run_id, text in zip(runs["run_id"], runs["record"], strict=True) if _dirty(text)]
+    if dirty:
+        raise HarnessError(
+            f"{folder}: {len(dirty)} runs were made with uncommitted changes, the first is {dirty[0]}; commit them, "
+            "remove the runs and run the study again"
         )
     target = target or REFERENCE / study.name
     target.mkdir(parents=True, exist_ok=True)
@@ -66,6 +74,10 @@ def moved(fault: Fault, target: Path) -> Fault:
         replay = shown / "races" / fault.run_id / Path(effect.replay).name
         effect = effect.model_copy(update={"replay": str(replay)})
     return fault.model_copy(update={"report": str(shown / "runs.parquet"), "effect": effect})
+
+
+def _dirty(record: str) -> bool:
+    return bool((json.loads(record).get("git") or {}).get("dirty"))
 
 
 def _keep_simulated(source: Path, target: Path, study: str) -> None:

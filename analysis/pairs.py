@@ -63,6 +63,11 @@ class Recorded:
         return {name: version for name, version in versions.items() if name != "wandb"}
 
     @property
+    def only_analysed(self) -> bool:
+        """Whether the run was never trained to its end, for its races alone were wanted."""
+        return self.row["state"] == "pending" and bool(self.row["races"])
+
+    @property
     def unfit(self) -> str | None:
         """Why the run cannot be judged; None if it can."""
         steps = self.columns["step"]
@@ -129,8 +134,13 @@ class Matched:
 
     @property
     def not_run(self) -> list[tuple[Run, str]]:
-        """Planned runs that are missing or unfit, each with the reason."""
-        return [(run, reason) for run in self.study.runs if (reason := _unfit(self.of.get(run.run_id)))]
+        """Planned runs that are missing or unfit, each with the reason; not those analysed for races alone."""
+        found = ((run, self.of.get(run.run_id)) for run in self.study.runs)
+        return [
+            (run, reason)
+            for run, recorded in found
+            if (reason := _unfit(recorded)) and not (recorded and recorded.only_analysed)
+        ]
 
     @property
     def strays(self) -> list[str]:

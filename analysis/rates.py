@@ -34,6 +34,7 @@ def rate_figure(rates: list[Record]) -> Figure:
             "runs_struck": rate["runs"]["hits"],
             "runs": rate["runs"]["trials"],
             "evidence": rate["evidence"],
+            "run_ids": " ".join(rate["run_ids"]),
         }
         for rate in rates
         if rate["model"] == model and rate["throughput_timer"]

@@ -112,7 +112,6 @@ RULES: tuple[Rule, ...] = (
     Rule("offload", "climbs", -2, "reported as constant"),
     Rule("offload", "exposed", 2, "parameters or optimizer are offloaded together with hpZ"),
     Rule("hang", "silent", 5, "no step came for far longer than any step took"),
-    Rule("hang", "exposed", 1, "the release is one for which hangs with hpZ were reported (#5030)"),
     Rule("plain instability", "climbs", 3, "the training itself drives the loss up, step by step"),
     Rule("plain instability", "gradient grows", 2, "large updates follow one another"),
     Rule("plain instability", "broken later", 1, "overflow follows growth"),

@@ -1,6 +1,6 @@
 """How fast runs are collected and reported: 2,000 runs × 5,000 steps, beside other readers of the same lines.
 
-    python benchmarks/collect.py [--runs 2000] [--steps 5000] [--folder DIR] [--json]
+    python -m benchmarks.collect [--runs 2000] [--steps 5000] [--folder DIR] [--json]
 
 The runs are made up, by copying a few series of numbers into the documented format; nothing of them is a result. Other
 readers get one hundred runs at most, because only their rate is wanted; TensorBoard's gets ten, as event files of four
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import multiprocessing
 import resource
 import shutil
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.record import describe_run, utc_now, write_json
+from harness.record import StepRecord, describe_run, utc_now, write_json
 from harness.study import REPOSITORY, Run, Study, load_study, save_study
 
 SHARE = 100  # runs that the other readers get
@@ -75,35 +76,34 @@ def write_runs(study: Study, folder: Path) -> int:
 
 
 def step_lines(run: Run) -> Iterator[str]:
-    """Lines as the record writes them; only made faster."""
-    steps = run.training.steps
+    """Lines as the record writes them, of a run whose link was metered: no field is left out."""
+    steps, hpz = run.training.steps, run.variant != "zero3"
     random = np.random.default_rng(run.seed % 8)
     losses = np.float32(2 + 3 * np.exp(-np.arange(steps) / 900) + random.normal(0, 0.02, steps)).astype(float)
-    bad = steps // 2 if run.variant == "stock" else steps
+    if run.variant == "stock":
+        losses[steps // 2 :] = math.nan
     seconds = random.lognormal(-2.5, 0.1, steps)
+    wire = (600480 if not hpz else 400320) + random.integers(20_000, 30_000, steps)
     for step in range(steps):
-        loss = losses[step] if step < bad else None
-        yield (
-            json.dumps(
-                {
-                    "schema": 1,
-                    "step": step,
-                    "loss": loss,
-                    "grad_norm": None if loss is None else loss / 2,
-                    "lr": 0.002,
-                    "tokens": 256,
-                    "step_seconds": seconds[step],
-                    "secondary_gathers": 0 if run.variant == "zero3" else 39,
-                    "host_syncs": 45 if run.variant == "fixed" else 6,
-                    "bytes_intra": 1234567,
-                    "bytes_inter": 600480 if run.variant == "zero3" else 400320,
-                    "skipped": False,
-                    "nonfinite": "loss=nan grad_norm=nan" if loss is None else None,
-                    "utc": "2026-01-01T00:00:00.000Z",
-                }
-            )
-            + "\n"
+        record = StepRecord(
+            step=step,
+            loss=float(losses[step]),
+            grad_norm=float(losses[step] / 2),
+            lr=0.002,
+            tokens=256,
+            step_seconds=float(seconds[step]),
+            secondary_gathers=39 if hpz else 0,
+            host_syncs=45 if run.variant == "fixed" else 6,
+            bytes_intra=1234567,
+            bytes_inter=400320 if hpz else 600480,
+            skipped=bool(np.isnan(losses[step])),
+            batch_hash=int(random.integers(1 << 32)),
+            device_seconds=float(seconds[step] * 0.9),
+            host_blocked_seconds=float(seconds[step] * 0.01),
+            wire_bytes=int(wire[step]),
+            wire_bytes_predicted=int(wire[step] + 100),
         )
+        yield record.line() + "\n"
 
 
 def measured(work: Callable[[Path], int], folder: Path) -> dict[str, float]:

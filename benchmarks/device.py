@@ -1,4 +1,4 @@
-"""What the virtual device and the harness cost: `python benchmarks/device.py`, side by side on this machine.
+"""What the virtual device and the harness cost: `python -m benchmarks.device`, side by side on this machine.
 
 Step time of real DeepSpeed with fixed hpZ on 4 forked ranks: virtual (eager, side-first) against plain CPU, and the
 harness loop against a bare DeepSpeed loop on the same engine, in alternating blocks. Other load on the machine shows

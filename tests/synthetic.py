@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+import harness.record
 import harness.study
 from harness.record import RunDirectory, StepRecord, StepWriter, write_json
 from harness.study import REPOSITORY, Run, Study, save_study
@@ -46,12 +47,13 @@ STUDY: dict[str, Any] = {
 
 
 def fake_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Patch hashes that depend on no file, so that these tests stand on their own."""
+    """Patch hashes and a commit that depend on no file, so that these tests stand on their own."""
 
     def hashes(variant: Any, release: str) -> dict[str, str]:
         digest = hashlib.sha256(variant.name.encode()).hexdigest()
         return {} if variant.name in ("zero3", "fixed") else {f"{variant.name}.patch": digest}
 
+    monkeypatch.setattr(harness.record, "git_state", lambda: {"commit": "c" * 40, "dirty": False})
     monkeypatch.setattr(harness.study, "patch_hashes", hashes)
     monkeypatch.setattr(harness.study, "default_release", lambda: "0.19.8")
 

@@ -181,6 +181,13 @@ def test_an_unfinished_study_is_not_kept(tmp_path: Path) -> None:
         keep(tmp_path, tmp_path / "compact")
 
 
+def test_runs_of_a_changed_working_tree_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.record.git_state", lambda: {"commit": "c" * 40, "dirty": True})
+    study = write_study(tmp_path)
+    with pytest.raises(HarnessError, match=f"{len(study.runs)} runs were made with uncommitted changes"):
+        keep(tmp_path, tmp_path / "compact")
+
+
 def test_an_unknown_verb_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["frobnicate"]) == 2
     assert "python -m analysis figures" in capsys.readouterr().err

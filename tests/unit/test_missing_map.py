@@ -125,6 +125,11 @@ def test_a_study_has_a_map_of_each_model_that_it_runs_with_the_old_copy() -> Non
     assert missing_figures(load_study(EXPERIMENTS / "slow-link.yaml")) == []
 
 
+def test_a_node_without_ranks_is_refused() -> None:
+    done = CliRunner().invoke(app, ["audit", str(MODELS / "llama2-7b.yaml"), "--ranks-per-node", "0"])
+    assert "--ranks-per-node: 0 is not a number of ranks; give 1 or more" in str(done.exception)
+
+
 def test_the_command_writes_the_map_where_it_is_told(tmp_path: Path) -> None:
     model = str(MODELS / "falcon-7b-toy-unaligned.yaml")
     done = CliRunner().invoke(app, ["audit", model, "--nodes", "3", "--out", str(tmp_path)])

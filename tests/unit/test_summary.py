@@ -250,6 +250,21 @@ def test_a_summary_of_another_version_is_refused(tmp_path: Path) -> None:
         load_summary(tmp_path)
 
 
+def test_a_broken_summary_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(HarnessError, match=r"not JSON .*; run `hpz report .*` again"):
+        load_summary(tmp_path)
+
+
+def test_a_run_analysed_for_races_alone_is_not_missing(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    run = next(run for run in study.runs if run.variant == "fixed")
+    directory = write_run(tmp_path, run, Curve([]), state="pending")
+    assert [one["run_id"] for one in summary_of(tmp_path)["not_run"]] == [run.run_id]
+    (directory.path / "races.json").write_text('{"races": [], "costs": []}')
+    assert summary_of(tmp_path)["not_run"] == []
+
+
 def test_the_terminal_shows_every_pair(tmp_path: Path) -> None:
     write_study(tmp_path)
     console = Console(file=io.StringIO(), width=160)
