@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from harness.errors import HarnessError, nearest
 from harness.models import parse_model
+from harness.simulate.hardware import find
 from harness.stdlib_text import stdlib_sha256
 from harness.variants import Variant, installed_release, patch_hashes, supported_releases
 from harness.whole_file import write_text_whole
@@ -33,7 +34,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DeviceKind = Literal["cpu", "virtual", "cuda"]
 EVIDENCE: dict[str, str] = {"cpu": "cpu", "virtual": "virtual-device", "cuda": "one-gpu"}
 POLICIES = ("eager", "side-first", "main-first", "timed")
-RANDOM_POLICY = re.compile(r"(?:random|timed)\((\d+)\)")
+RANDOM_POLICY = re.compile(r"random\(\d+\)")
+TIMED_POLICY = re.compile(r"timed\(\d+(?:,([\w.-]+))?(?:,([\w.-]+))?\)")  # scale, network, GPU
 SHIPPED = {"mmlu": "experiments/data/mmlu-mini.csv"}
 POISONS = ("nan", "pattern", "stale")
 BITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
@@ -406,11 +408,18 @@ def parse_shape(value: Any) -> Shape:
 
 def parse_policy(value: Any) -> str:
     """A policy name, checked. Raises HarnessError naming the valid ones."""
-    if str(value) in POLICIES or RANDOM_POLICY.fullmatch(str(value)):
-        return str(value)
-    raise HarnessError(
-        f"matrix.policy: {value!r} is unknown; {nearest(str(value), [*POLICIES, 'random(SEED)'])}"
-    )
+    text = str(value).replace(" ", "")
+    if text in POLICIES or RANDOM_POLICY.fullmatch(text):
+        return text
+    if not (timed := TIMED_POLICY.fullmatch(text)):
+        valid = [*POLICIES, "random(SEED)", "timed(SCALE,NETWORK,GPU)"]
+        raise HarnessError(f"matrix.policy: {value!r} is unknown; {nearest(str(value), valid)}")
+    try:
+        for kind, name in zip(("networks", "gpus"), timed.groups(), strict=True):
+            _ = name and find(kind, name)
+    except HarnessError as error:
+        raise HarnessError(f"matrix.policy: {error}") from error
+    return text
 
 
 def parse_poison(value: Any) -> str:
@@ -494,7 +503,7 @@ def load_study(path: str | Path) -> Study:
             "models": {**given, **_models_beside(file, _model_names(content) - given.keys())},
         }
     try:
-        study = Study.model_validate(content)
+        study = Study.model_validate(_with_hardware(content, file))
         for name, spec in study.models.items():
             parse_model(spec, f"models.{name}")
         study = study.model_copy(update={"data": _located(study.data, file)})
@@ -559,6 +568,18 @@ def _model_names(content: dict[str, Any]) -> set[str]:
     blocks = [block for table in tables for block in (table if isinstance(table, list) else [table])]
     named = [block.get("model", []) for block in blocks if isinstance(block, dict)]
     return {str(name) for names in named for name in (names if isinstance(names, list) else [names])}
+
+
+def _with_hardware(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Where `simulate.hardware` names a file of profiles beside the study, its content: results hold what they used."""
+    simulated = content["simulate"] if isinstance(content.get("simulate"), dict) else {}
+    if not isinstance(simulated.get("hardware"), str):
+        return content
+    own = read_keys(
+        file.parent / simulated["hardware"],
+        "simulate.hardware names a file that hpz calibrate --output wrote",
+    )
+    return {**content, "simulate": {**simulated, "hardware": own}}
 
 
 def _located(data: Data, file: Path) -> Data:

@@ -104,10 +104,11 @@ def parse_policy(text: str, seed: int = 0) -> Policy:
         return POLICIES[text]()
     if match := re.fullmatch(r"random\((\d+)\)", text):
         return RandomOrder(f"{match[1]}/{seed}")
-    if match := re.fullmatch(r"timed(?:\((\d+)\))?", text):
-        from harness.simulate.timed import Timed
+    if match := re.fullmatch(r"timed(?:\((\d+)((?:,[\w.-]+){0,2})\))?", text):
+        from harness.simulate.timed import Timed, clocked
 
-        return Timed(float(match[1] or 1))
+        return Timed(float(match[1] or 1), clocked(*(match[2] or "").split(",")[1:]))
     raise HarnessError(
-        f"policy {text!r} is not known here; use one of {', '.join(POLICIES)}, random(SEED), timed or timed(SCALE)"
+        f"policy {text!r} is not known here; use one of {', '.join(POLICIES)}, random(SEED), timed or "
+        "timed(SCALE,NETWORK,GPU)"
     )

@@ -1,8 +1,8 @@
 """Calibration: the cost model fitted to measurements of this machine, with its error on what it has not seen.
 
-Kernels are fitted as a roofline with a fixed cost, the host as the shipped `server` profile times one factor (what each
-kind of record costs against the others cannot be told apart from step times). Both are fitted on a part of the
-measurements and judged on the rest.
+Kernels are fitted as a roofline with a fixed cost, those of the CPU and of a GPU each for itself; the host as the
+shipped `server` profile times one factor (what each kind of record costs against the others cannot be told apart from
+the times of steps, which run on the CPU). All are fitted on a part of the measurements and judged on the rest.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,15 @@ from rich.table import Table
 from scipy.optimize import least_squares
 
 from harness.errors import RunFailed
-from harness.simulate.hardware import Host, find
+from harness.simulate.hardware import Gpu, Hardware, Host, find
 from harness.simulate.trace import Kind, Trace
 from harness.simulate.traces import traces
 from harness.study import REPOSITORY, Run, Study
 from harness.variants import Variant, overlay_path
 
 Floats = npt.NDArray[np.float64]
-REFERENCE = "server"
+REFERENCE, REFERENCE_GPU = "server", "a100-sxm-80gb"
+OWN = "this-machine"  # the name of the profiles that are written
 
 
 @dataclass(frozen=True)
@@ -50,52 +52,76 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What `hpz calibrate` found on this machine."""
+class Kernels:
+    """What one device reaches, and the samples that say so."""
 
     device: str
     flops: float  # matrix FLOP/s reached
     bandwidth: float  # bytes/s reached
     kernel_seconds: float
-    host: Host
-    kernels: tuple[Sample, ...]
-    steps: tuple[Sample, ...]
-    gpu: dict[str, float] | None = None  # host's costs of a GPU and copies to and from it; None without one
+    samples: tuple[Sample, ...]
 
     def record(self) -> dict[str, Any]:
-        """For JSON: the fitted numbers, every sample, and the median absolute error fitted and held out."""
         return {
             "device": self.device,
             "flops": self.flops,
             "memory_bandwidth": self.bandwidth,
             "kernel_seconds": self.kernel_seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `hpz calibrate` found on this machine: its CPU, and a GPU where there is one."""
+
+    cpu: Kernels
+    host: Host
+    steps: tuple[Sample, ...]  # on the CPU
+    gpu: Kernels | None = None
+    gpu_costs: Mapping[str, float] | None = None  # measured: the host's seconds, copies, memory
+
+    @property
+    def samples(self) -> dict[str, tuple[Sample, ...]]:
+        """Every sample, by what was sampled."""
+        gpu = {"gpu_kernels": self.gpu.samples} if self.gpu else {}
+        return {"kernels": self.cpu.samples, "steps": self.steps, **gpu}
+
+    def record(self) -> dict[str, Any]:
+        """For JSON: the fitted numbers, every sample, and the median absolute error fitted and held out."""
+        return {
+            **self.cpu.record(),
             "host": self.host.model_dump(exclude={"source"}),
-            "gpu": self.gpu,
+            "gpu": {**self.gpu.record(), **(self.gpu_costs or {})} if self.gpu else None,
             "errors": {
                 name: {"fitted": _typical(samples, False), "held_out": _typical(samples, True)}
-                for name, samples in (("kernels", self.kernels), ("steps", self.steps))
+                for name, samples in self.samples.items()
             },
-            "samples": [vars(sample) | {"error": sample.error} for sample in (*self.kernels, *self.steps)],
+            "samples": [vars(one) | {"error": one.error} for each in self.samples.values() for one in each],
         }
+
+    def hardware(self) -> Hardware:
+        """Profiles for `simulate.hardware` of a study: the host, and the GPU where there is one."""
+        if self.gpu is None or self.gpu_costs is None:
+            return Hardware(hosts={OWN: self.host})
+        return Hardware(
+            hosts={OWN: _beside_a_gpu(self.host, self.gpu_costs)},
+            gpus={OWN: _gpu_profile(self.gpu, self.gpu_costs)},
+        )
 
     def describe(self) -> list[Table]:
         """Tables for people."""
-        numbers = Table(title=f"this machine ({self.device}), fitted", box=None, show_header=False)
-        for name, value in (
-            ("matrix FLOP/s", f"{self.flops:.3g}"),
-            ("memory bytes/s", f"{self.bandwidth:.3g}"),
-            ("shortest kernel", f"{self.kernel_seconds * 1e6:.2f} µs"),
-            *(
-                (f"host: {key.removesuffix('_seconds')}", f"{value * 1e6:.2f} µs")
-                for key, value in self.host.model_dump(exclude={"source"}).items()
-            ),
-            *(_gpu_row(key, value) for key, value in (self.gpu or {}).items()),
-        ):
-            numbers.add_row(name, value)
+        numbers = Table(title="this machine, fitted", box=None, show_header=False)
+        for device in (self.cpu, self.gpu):
+            for name, value in device.record().items() if device else ():
+                numbers.add_row(*_row("GPU" if device is self.gpu else "CPU", name, value))
+        for name, value in self.host.model_dump(exclude={"source"}).items():
+            numbers.add_row(*_row("host", name, value))
+        for name, value in (self.gpu_costs or {}).items():
+            numbers.add_row(*_row("GPU, measured", name, value))
         samples = Table(title="model against measurement", box=None)
         for heading in ("what", "measured ms", "model ms", "error", ""):
             samples.add_column(heading, justify="left" if heading in ("what", "") else "right")
-        for one in (*self.kernels, *self.steps):
+        for one in (one for each in self.samples.values() for one in each):
             held = "held out" if one.held_out else "fitted"
             samples.add_row(
                 one.name,
@@ -107,10 +133,35 @@ class Calibration:
         return [numbers, samples]
 
 
-def _gpu_row(key: str, value: float) -> tuple[str, str]:
-    if key.endswith("_bandwidth"):
-        return f"GPU: {key.removesuffix('_bandwidth').replace('_', ' ')} bytes/s", f"{value:.3g}"
-    return f"GPU: {key.removesuffix('_seconds')}", f"{value * 1e6:.2f} µs"
+def _row(of: str, key: str, value: Any) -> tuple[str, str]:
+    """One fitted or measured number for people."""
+    name = f"{of}: {key.replace('_', ' ')}"
+    if key.endswith("_seconds"):
+        return name.removesuffix(" seconds"), f"{value * 1e6:.2f} µs"
+    return name, value if isinstance(value, str) else f"{value:.3g}"
+
+
+def _beside_a_gpu(host: Host, costs: Mapping[str, float]) -> Host:
+    """The host as fitted on the CPU, with what was measured beside the GPU in its place."""
+    measured = {name: costs[name] for name in ("launch_seconds", "event_seconds", "sync_seconds")}
+    source = f"{host.source}; launches, events and waits as measured beside the GPU"
+    return host.model_copy(update={**measured, "source": source})
+
+
+def _gpu_profile(found: Kernels, costs: Mapping[str, float]) -> Gpu:
+    """The GPU as fitted; what one GPU alone cannot show is the reference's."""
+    reference: Gpu = find("gpus", REFERENCE_GPU)
+    measured = {
+        "source": f"hpz calibrate on {found.device}; NVLink and 32-bit products: {REFERENCE_GPU}'s, not measured",
+        "half_flops": found.flops,
+        "matmul_efficiency": 1.0,
+        "memory_bandwidth": found.bandwidth,
+        "memory_efficiency": 1.0,
+        "memory_bytes": costs["memory_bytes"],
+        "kernel_seconds": found.kernel_seconds,
+        "pcie_bandwidth": min(costs["to_host_bandwidth"], costs["to_device_bandwidth"]),
+    }
+    return Gpu.model_validate(reference.model_dump() | measured)
 
 
 def _typical(samples: tuple[Sample, ...], held_out: bool) -> float | None:
@@ -121,13 +172,19 @@ def _typical(samples: tuple[Sample, ...], held_out: bool) -> float | None:
 def calibrate_machine() -> Calibration:
     """Measure kernels and steps here and fit both. Raises RunFailed where the measuring program fails."""
     measured = _measure("kernels")
-    flops, bandwidth, overhead = fit_roofline(measured["samples"])
-    kernels = tuple(
-        Sample(s["name"], s["seconds"], roofline(s, flops, bandwidth, overhead), s["held_out"])
-        for s in measured["samples"]
+    cpu, gpu = (fit_kernels(measured[device]) if measured[device] else None for device in ("cpu", "gpu"))
+    assert cpu is not None
+    host, steps = _fit_host(cpu)
+    return Calibration(cpu, host, steps, gpu, measured["gpu_costs"])
+
+
+def fit_kernels(measured: Mapping[str, Any]) -> Kernels:
+    """One device's roofline from its samples."""
+    rates = fit_roofline(measured["samples"])
+    samples = (
+        Sample(s["name"], s["seconds"], roofline(s, *rates), s["held_out"]) for s in measured["samples"]
     )
-    host, steps = _fit_host(flops, bandwidth)
-    return Calibration(measured["device"], flops, bandwidth, overhead, host, kernels, steps, measured["gpu"])
+    return Kernels(measured["device"], *rates, tuple(samples))
 
 
 def roofline(sample: dict[str, Any], flops: float, bandwidth: float, overhead: float) -> float:
@@ -173,7 +230,7 @@ def fit_factor(reference: Floats, measured: Floats) -> float:
     return float(np.median(measured / reference))
 
 
-def _fit_host(flops: float, bandwidth: float) -> tuple[Host, tuple[Sample, ...]]:
+def _fit_host(cpu: Kernels) -> tuple[Host, tuple[Sample, ...]]:
     from harness.simulate.trace import load
 
     runs = _tiny_runs()
@@ -183,8 +240,8 @@ def _fit_host(flops: float, bandwidth: float) -> tuple[Host, tuple[Sample, ...]]
     loaded = [load(files[run.run_id]) for run in everything]
     reference: Host = find("hosts", REFERENCE)
     issuing = np.array([host_seconds(trace, reference) for trace in loaded])
-    # Kernels run inside the host's calls on a CPU, so their own time comes off first.
-    work = np.array([_kernel_work(trace, flops, bandwidth) for trace in loaded])
+    # Steps ran on the CPU, its kernels inside the host's calls, so their own time comes off first.
+    work = np.array([_kernel_work(trace, cpu) for trace in loaded])
     fitted = np.array([not held_out for _, _, held_out in runs])
     factor = fit_factor(issuing[fitted], np.maximum(seconds - work, 0.0)[fitted])
     predicted = factor * issuing + work
@@ -198,11 +255,11 @@ def _fit_host(flops: float, bandwidth: float) -> tuple[Host, tuple[Sample, ...]]
     return host, samples
 
 
-def _kernel_work(trace: Trace, flops: float, bandwidth: float) -> float:
+def _kernel_work(trace: Trace, cpu: Kernels) -> float:
     columns = trace.columns
-    moved = (columns["read"] + columns["written"]) / bandwidth
+    moved = (columns["read"] + columns["written"]) / cpu.bandwidth
     ops = columns["kind"] == Kind.OP
-    return float(np.maximum(moved, columns["flops"] / flops)[ops].sum())
+    return float(np.maximum(moved, columns["flops"] / cpu.flops)[ops].sum())
 
 
 def _tiny_runs() -> list[tuple[str, Run, bool]]:
@@ -272,11 +329,10 @@ def _measure(what: str, runs: list[Run] | None = None) -> Any:
         return json.loads(output.read_text())
 
 
-def profile_yaml(found: Calibration) -> str:
-    """The measured profile in the format of harness/simulate/hardware/hosts.yaml, with the kernel numbers beside it."""
-    content = {"this-machine": found.host.model_dump()}
-    comment = (
-        f"# Measured by hpz calibrate on {found.device}: {found.flops:.4g} matrix FLOP/s, "
-        f"{found.bandwidth:.4g} bytes/s of memory, {found.kernel_seconds:.3g} s for the shortest kernel.\n"
+def hardware_yaml(found: Calibration) -> str:
+    """The measured profiles as a file that a study names under `simulate.hardware`."""
+    content = found.hardware().model_dump(exclude_defaults=True)
+    return (
+        f"# Measured by hpz calibrate. In a study: simulate.hardware names this file, .host (.gpu) {OWN}.\n"
+        + (yaml.safe_dump(content, sort_keys=False))
     )
-    return comment + yaml.safe_dump(content, sort_keys=False)

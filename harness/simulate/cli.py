@@ -218,16 +218,16 @@ def _text(column: str, value: Any) -> str:
 def calibrate(
     output: Annotated[
         Path | None,
-        typer.Option(help="Write the measured profile here (YAML, as in harness/simulate/hardware)."),
+        typer.Option(help="Write the profiles here, for a study to name under simulate.hardware (YAML)."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Measure this machine, fit the cost model to it and print its errors. Example: hpz calibrate"""
-    from harness.simulate.calibrate import calibrate_machine, profile_yaml
+    from harness.simulate.calibrate import calibrate_machine, hardware_yaml
 
     found = calibrate_machine()
     if output is not None:
-        write_text_whole(output, profile_yaml(found))
+        write_text_whole(output, hardware_yaml(found))
     if as_json:
         print(json.dumps(found.record(), indent=1))
         return

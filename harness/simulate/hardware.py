@@ -98,19 +98,32 @@ def read_profiles(file: Path, kind: str) -> dict[str, Any]:
         raise HarnessError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
-def find(kind: str, name: str) -> Any:
-    """The profile called `name`. Raises HarnessError with the valid names."""
-    known = profiles(kind)
+class Hardware(BaseModel):
+    """Profiles of somebody's own, by name: what `hpz calibrate --output` writes and a study may hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gpus: dict[str, Gpu] = {}
+    networks: dict[str, Network] = {}
+    hosts: dict[str, Host] = {}
+
+
+NONE = Hardware()
+
+
+def find(kind: str, name: str, own: Hardware = NONE) -> Any:
+    """The profile called `name`, shipped or one's own. Raises HarnessError with the valid names."""
+    known = {**profiles(kind), **getattr(own, kind)}
     if name not in known:
         raise HarnessError(f"{name!r} is not among {kind}; {nearest(name, known)}")
     return known[name]
 
 
-def cluster(gpu: str, network: str, host: str, *, contention: bool = True) -> Cluster:
+def cluster(gpu: str, network: str, host: str, *, own: Hardware = NONE, contention: bool = True) -> Cluster:
     """A cluster from profile names. Raises HarnessError."""
     return Cluster(
-        gpu=find("gpus", gpu),
-        network=find("networks", network),
-        host=find("hosts", host),
+        gpu=find("gpus", gpu, own),
+        network=find("networks", network, own),
+        host=find("hosts", host, own),
         contention=contention,
     )

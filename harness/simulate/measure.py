@@ -1,8 +1,8 @@
 """The measuring program of `hpz calibrate`: `python -m harness.simulate.measure kernels|steps OUT.json [RUNS.json]`.
 
-`kernels` times matrix products and copies on this machine's device, and on a GPU what its host spends on launches,
-events and waits; `steps` times real optimizer steps of tiny models, in which the host is all that counts: DeepSpeed's
-own CPU path, the fake process group in the place of a network.
+`kernels` times matrix products and copies on this machine's CPU, and on a GPU where there is one, with what the host
+spends on its launches, events and waits; `steps` times real optimizer steps of tiny models, in which the host is all
+that counts: DeepSpeed's own CPU path, the fake process group in the place of a network.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ ISSUED = 400  # calls in a row: fewer than CUDA queues before it makes the host 
 PINNED_BYTES = 2**26
 
 
-def clock() -> float:
-    """Seconds that this process has computed: what else runs on the machine counts little. On a GPU, the wall's."""
-    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+def best_seconds(run: Callable[[], object], device: str) -> float:
+    """Best of some repeats, each of enough calls to be measurable: what else runs here can only make it slower.
 
-
-def best_seconds(run: Callable[[], object], wait: Callable[[], object]) -> float:
-    """Best of some repeats, each of enough calls to be measurable: what else runs here can only make it slower."""
+    On the CPU, seconds that this process has computed: what else runs there counts little. On a GPU, the wall's.
+    """
+    clock, wait = (
+        (time.perf_counter, torch.cuda.synchronize) if device == "cuda" else (time.process_time, _nothing)
+    )
     run()
     wait()
     calls = 1
@@ -58,32 +59,38 @@ def best_seconds(run: Callable[[], object], wait: Callable[[], object]) -> float
     return min(times)
 
 
-def measure_kernels() -> dict[str, Any]:
-    """Seconds of products and copies, some of them held out from the fit; on the GPU where there is one."""
-    cuda = torch.cuda.is_available()
-    device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
-    wait = torch.cuda.synchronize if cuda else _nothing
-    factor = ON_GPU if cuda else 1
+def measure_machine() -> dict[str, Any]:
+    """The CPU's kernels; and a GPU's, with what it costs its host, where there is one (else None)."""
+    gpu = torch.cuda.is_available()
+    return {
+        "cpu": measure_kernels("cpu"),
+        "gpu": measure_kernels("cuda") if gpu else None,
+        "gpu_costs": measure_gpu() if gpu else None,
+    }
+
+
+def measure_kernels(device: str) -> dict[str, Any]:
+    """Seconds of products and copies on a device, some of them held out from the fit."""
+    dtype, factor = (torch.bfloat16, ON_GPU) if device == "cuda" else (torch.float32, 1)
     samples = []
     for held_out, shapes in ((False, MATMULS), (True, HELD_OUT_MATMULS)):
         for m, k, n in ((m * factor, k * factor, n * factor) for m, k, n in shapes):
             a, b = torch.ones(m, k, dtype=dtype, device=device), torch.ones(k, n, dtype=dtype, device=device)
             out = torch.empty(m, n, dtype=dtype, device=device)
-            seconds = best_seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), wait)  # type: ignore[misc]
+            seconds = best_seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device)  # type: ignore[misc]
             moved = (m * k + k * n + m * n) * a.element_size()
             samples.append(_sample(f"mm {m}x{k}x{n}", 2.0 * m * k * n, moved, seconds, held_out))
     for held_out, sizes in ((False, COPIES), (True, HELD_OUT_COPIES)):
         for size in (size * factor for size in sizes):
             source = torch.zeros(size, dtype=torch.uint8, device=device)
             target = torch.empty_like(source)
-            seconds = best_seconds(lambda s=source, t=target: t.copy_(s), wait)  # type: ignore[misc]
+            seconds = best_seconds(lambda s=source, t=target: t.copy_(s), device)  # type: ignore[misc]
             samples.append(_sample(f"copy {size} B", 0.0, 2 * size, seconds, held_out))
-    name = torch.cuda.get_device_name() if cuda else "cpu"
-    return {"device": name, "samples": samples, "gpu": measure_gpu() if cuda else None}
+    return {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "samples": samples}
 
 
 def measure_gpu() -> dict[str, float]:
-    """What a GPU costs its host, seconds a call, and copies between them, bytes a second of pinned memory."""
+    """What a GPU costs its host, seconds a call; copies between them, bytes a second of pinned memory; its memory."""
     x, stream = torch.zeros(1, device="cuda"), torch.cuda.current_stream()
     event = torch.cuda.Event()
     host = torch.empty(PINNED_BYTES, dtype=torch.uint8, pin_memory=True)
@@ -97,7 +104,7 @@ def measure_gpu() -> dict[str, float]:
         "launch_seconds": issue_seconds(lambda: x.add_(1)),
         "event_seconds": issue_seconds(record_and_wait) / 2,
         "sync_seconds": issue_seconds(stream.synchronize),
-        "kernel_seconds": device_seconds(lambda: x.add_(1), ISSUED),
+        "memory_bytes": float(torch.cuda.get_device_properties(0).total_memory),
         "to_host_bandwidth": PINNED_BYTES / device_seconds(lambda: host.copy_(device, non_blocking=True), 4),
         "to_device_bandwidth": PINNED_BYTES
         / device_seconds(lambda: device.copy_(host, non_blocking=True), 4),
@@ -202,7 +209,7 @@ def main() -> None:
     torch.set_num_threads(1)
     what, output = sys.argv[1], Path(sys.argv[2])
     if what == "kernels":
-        output.write_text(json.dumps(measure_kernels()))
+        output.write_text(json.dumps(measure_machine()))
         return
     runs = [Run.model_validate(entry) for entry in json.loads(Path(sys.argv[3]).read_text())]
     output.write_text(json.dumps(measure_steps(runs)))

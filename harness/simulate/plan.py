@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness.errors import HarnessError, nearest
-from harness.simulate.hardware import Cluster, cluster, find
+from harness.simulate.hardware import NONE, Cluster, Hardware, cluster, find
 from harness.study import RUN_AXES, TRAINING_AXES, Run, Study
 
 ZERO_AXES = (
@@ -34,6 +34,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    hardware: Hardware = NONE
+    """Profiles beside the shipped ones; in a study file also the name of a file of them."""
     gpu: str = "a100-sxm-80gb"
     host: str = "server"
     networks: list[str] = Field(default=["ethernet-12.5gbps"], min_length=1)
@@ -52,7 +54,7 @@ class Settings(BaseModel):
     @classmethod
     def _known(cls, value: Any, info: Any) -> Any:
         for name in value if isinstance(value, list) else [value]:
-            find(f"{info.field_name.rstrip('s')}s", name)
+            find(f"{info.field_name.rstrip('s')}s", name, info.data.get("hardware", NONE))
         return value
 
 
@@ -65,15 +67,12 @@ class Cell:
     gpu: str
     network: str
     host: str
+    cluster: Cluster  # of these three
 
     @property
     def key(self) -> tuple[str, str, str, str, str]:
         """What tells it from every other cell of a study."""
         return self.table, self.run.run_id, self.gpu, self.network, self.host
-
-    @property
-    def cluster(self) -> Cluster:
-        return cluster(self.gpu, self.network, self.host)
 
 
 def settings_of(study: Study) -> Settings:
@@ -114,22 +113,16 @@ def _expand(study: Study, settings: Settings, table: str, block: Block, where: s
     gpus = _listed(block.get("gpu", settings.gpu))
     networks = _listed(block.get("network", settings.networks))
     hosts = _listed(block.get("host", settings.host))
-    _check_known({"gpus": gpus, "networks": networks, "hosts": hosts}, where)
+    try:
+        clusters = {names: cluster(*names, own=settings.hardware) for names in product(gpus, networks, hosts)}
+    except HarnessError as error:
+        raise HarnessError(f"{where}: {error}") from error
     zero = {key: _listed(block[key]) for key in ZERO_AXES if key in block}
     matrix = {key: value for key, value in block.items() if key not in CELL_AXES}
     for values in product(*zero.values()):
         for run in _runs(study, matrix, dict(zip(zero, values, strict=True)), where):
-            for gpu, network, host in product(gpus, networks, hosts):
-                yield Cell(table, run, gpu, network, host)
-
-
-def _check_known(named: Mapping[str, list[str]], where: str) -> None:
-    try:
-        for kind, names in named.items():
-            for name in names:
-                find(kind, name)
-    except HarnessError as error:
-        raise HarnessError(f"{where}: {error}") from error
+            for names, on in clusters.items():
+                yield Cell(table, run, *names, on)
 
 
 def _listed(value: Any) -> list[Any]:

@@ -2,7 +2,8 @@
 
 A kernel takes effect when the clock says that it ends, a collective reads when the clock says that it starts: the race
 strikes where timing says that it would. `timed` clocks the tensors as they are; `timed(1000)` as if each held a
-thousand times as many bytes and operations, so that a toy model takes the time of a large one. Contention is left out.
+thousand times as many bytes and operations, so that a toy model takes the time of a large one;
+`timed(1000,infiniband-400gbps,h100-sxm-80gb)` on other hardware than the paper's. Contention is left out.
 """
 
 from __future__ import annotations
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
 MATMULS = ("mm", "addmm", "bmm", "baddbmm")
 
 
-def default_cluster() -> Cluster:
-    """The paper's node: A100s behind one 12.5 Gbps NIC; HPZ_TIMED_NETWORK and HPZ_TIMED_GPU name others."""
-    gpu = os.environ.get("HPZ_TIMED_GPU", "a100-sxm-80gb")
-    network = os.environ.get("HPZ_TIMED_NETWORK", "ethernet-12.5gbps")
+def clocked(network: str = "ethernet-12.5gbps", gpu: str = "a100-sxm-80gb") -> Cluster:
+    """What is clocked; without names the paper's node: A100s behind one 12.5 Gbps NIC. Raises HarnessError."""
     return cluster(gpu, network, "server", contention=False)
 
 
@@ -37,7 +36,7 @@ class Timed(Policy, Observer):
     """
 
     def __init__(self, scale: float = 1.0, on: Cluster | None = None) -> None:
-        self.scale, self.on = scale, on or default_cluster()
+        self.scale, self.on = scale, on or clocked()
         self.ranks_per_node = int(os.environ.get("LOCAL_SIZE", "1"))
         self.host = 0.0  # seconds
         self.free: dict[int, float] = {}  # stream → when its last op ends

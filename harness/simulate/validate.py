@@ -136,13 +136,14 @@ def _row(entry: Published, shape: str, network: str, run: Run, seconds: list[flo
         "measured_speedup_high": measured.get("speedup_high"),
         "speedup_error": speedup / ratio - 1 if ratio else None,
         "comparable": entry.comparable,
-        "judgement": _judgement(entry, speedup),
+        "judgement": judgement(entry, speedup),
         "unknown": entry.unknown,
         "evidence": "simulated-time",
     }
 
 
-def _judgement(entry: Published, speedup: float) -> str:
+def judgement(entry: Published, speedup: float) -> str:
+    """What a simulated speed-up says of the published one."""
     if entry.comparable:
         return "compared; the network is not known"
     high = entry.measured["speedup_high"]

@@ -22,18 +22,18 @@ def losses(results: Path, run_id: str) -> list[Any]:
 
 
 def test_the_race_strikes_at_the_time_of_large_tensors_and_not_of_small_ones(
-    study_file: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study_file: StudyFile, tmp_path: Path
 ) -> None:
     """Much compute for each byte, and a fast network: the copy is late, the all-gather is not."""
-    monkeypatch.setenv("HPZ_TIMED_NETWORK", "infiniband-800gbps")
+    small, large = (f"timed({scale},infiniband-800gbps)" for scale in (1, 100000))
     matrix = [
         {
             "model": "llama2-toy",
             "variant": "unordered",
             "shape": "2x2-hpz2",
-            "policy": ["timed", "timed(100000)"],
+            "policy": [small, large],
         },
-        {"model": "llama2-toy", "variant": "event", "shape": "2x2-hpz2", "policy": "timed(100000)"},
+        {"model": "llama2-toy", "variant": "event", "shape": "2x2-hpz2", "policy": large},
     ]
     baseline = {"variant": "zero3", "policy": "eager"}
     study = load_study(study_file(device="virtual", training=BUSY, matrix=matrix, baseline=baseline))
@@ -41,6 +41,6 @@ def test_the_race_strikes_at_the_time_of_large_tensors_and_not_of_small_ones(
     assert {status.state for status in run_study(study, tmp_path)} == {"done"}
     found = {(run.variant, run.policy): losses(tmp_path, run.run_id) for run in study.runs}
     exact = found["zero3", "eager"]
-    assert found["event", "timed(100000)"] == exact
-    assert found["unordered", "timed"] == exact
-    assert found["unordered", "timed(100000)"] != exact
+    assert found["event", large] == exact
+    assert found["unordered", small] == exact
+    assert found["unordered", large] != exact

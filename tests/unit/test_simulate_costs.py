@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from harness.device.counters import link_bytes
 from harness.device.observe import Collective
 from harness.errors import HarnessError
+from harness.simulate import trace as trace_module
 from harness.simulate.costs import LIMITS, Layout, collective, costs, describe, layout, total_bytes
 from harness.simulate.hardware import FOLDER, KINDS, cluster, find, profiles, read_profiles
 from harness.simulate.trace import Kind, Row, load, save
@@ -170,6 +172,20 @@ def test_contention_can_be_left_out() -> None:
     assert cluster("v100-sxm-32gb", "ethernet-25gbps", "server").contention
     assert not A100.contention
     assert with_changes("network", latency=0.0).network.latency == 0.0
+
+
+def test_a_trace_of_another_format_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_module, "FORMAT", 99)
+    save(program([op()]), tmp_path / "t.npz")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"t\.npz: trace format 99, not 1"):
+        load(tmp_path / "t.npz")
+
+
+def test_a_group_of_uneven_ranks_is_not_saved(tmp_path: Path) -> None:
+    uneven = dataclasses.replace(program([op()]), groups=((0, 1, 3),))
+    with pytest.raises(ValueError, match=r"ranks \(0, 1, 3\) are not evenly spaced"):
+        save(uneven, tmp_path / "t.npz")
 
 
 def test_a_trace_survives_its_file(tmp_path: Path) -> None:

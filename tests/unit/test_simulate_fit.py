@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from rich.console import Console
 
 from harness.device import open_device
@@ -18,11 +18,21 @@ from harness.device.policies import parse_policy
 from harness.device.streams import Event, Machine, Stream, StreamContext, use
 from harness.errors import HarnessError
 from harness.simulate import measure
-from harness.simulate.calibrate import Calibration, Sample, fit_factor, fit_roofline, profile_yaml, roofline
-from harness.simulate.hardware import find, read_profiles
+from harness.simulate.calibrate import (
+    Calibration,
+    Kernels,
+    Sample,
+    fit_factor,
+    fit_roofline,
+    hardware_yaml,
+    roofline,
+)
+from harness.simulate.hardware import find
+from harness.simulate.plan import cells
 from harness.simulate.timed import Timed
-from harness.simulate.validate import NOT_VALIDATED, Measured, published
-from harness.study import Run
+from harness.simulate.validate import NOT_VALIDATED, Measured, cpu_cluster, judgement, published
+from harness.study import Run, load_study, save_study
+from tests.conftest import StudyFile
 from tests.simulated_help import A100
 
 
@@ -46,16 +56,58 @@ def test_the_host_factor_is_the_median_ratio() -> None:
     assert fit_factor(np.array([1.0, 2.0, 4.0]), np.array([2.0, 4.0, 40.0])) == 2.0
 
 
-def test_a_calibration_says_its_errors_and_writes_a_profile(tmp_path: Any) -> None:
-    host = find("hosts", "server")
-    samples = (Sample("a", 1.0, 1.1, False), Sample("b", 1.0, 0.7, True))
-    found = Calibration("cpu", 1e10, 1e10, 1e-6, host, samples, samples)
+SAMPLES = (Sample("a", 1.0, 1.1, False), Sample("b", 1.0, 0.7, True))
+CPU = Kernels("cpu", 1e10, 2e10, 1e-6, SAMPLES)
+H100 = Kernels("NVIDIA H100", 4e14, 2e12, 2e-6, ())
+COSTS = {
+    "launch_seconds": 4e-6,
+    "event_seconds": 1e-6,
+    "sync_seconds": 5e-6,
+    "memory_bytes": 8e10,
+    "to_host_bandwidth": 2.5e10,
+    "to_device_bandwidth": 2.4e10,
+}
+
+
+def test_a_calibration_says_its_errors() -> None:
+    found = Calibration(CPU, find("hosts", "server"), SAMPLES)
     errors = found.record()["errors"]["steps"]
     assert errors == {"fitted": pytest.approx(0.1), "held_out": pytest.approx(0.3)}
-    (tmp_path / "hosts.yaml").write_text(profile_yaml(found))
-    assert read_profiles(tmp_path / "hosts.yaml", "hosts")["this-machine"] == host
     assert len(found.describe()) == 2
-    assert yaml.safe_load(profile_yaml(found))
+
+
+def test_a_study_is_simulated_with_the_profiles_that_a_calibration_wrote(
+    tmp_path: Path, study_file: StudyFile
+) -> None:
+    found = Calibration(CPU, find("hosts", "server"), SAMPLES, H100, COSTS)
+    study_file().with_name("mine.yaml").write_text(hardware_yaml(found))
+    own = {"hardware": "mine.yaml", "gpu": "this-machine", "host": "this-machine"}
+    block = {"model": "llama2-toy", "variant": "fixed", "shape": "2x2-hpz2"}
+    study = load_study(study_file(simulate={**own, "sync_cost": [block]}))
+    (cell,) = cells(study)
+    assert cell.cluster.gpu.half_flops == 4e14 and cell.cluster.gpu.pcie_bandwidth == 2.4e10
+    assert cell.cluster.host.launch_seconds == 4e-6
+    assert cell.cluster.host.view_seconds == find("hosts", "server").view_seconds
+    (resolved,) = cells(load_study(save_study(study, tmp_path / "results").parent))
+    assert resolved.cluster == cell.cluster  # results hold what they used
+
+
+def test_a_missing_or_broken_file_of_profiles_is_named(study_file: StudyFile) -> None:
+    with pytest.raises(HarnessError, match=r"nowhere\.yaml: cannot be read .*hpz calibrate --output"):
+        load_study(study_file(simulate={"hardware": "nowhere.yaml"}))
+    study_file().with_name("mine.yaml").write_text("hosts: {mine: {source: here}}")
+    with pytest.raises(
+        HarnessError, match=r"simulate\.hardware\.hosts\.mine\.launch_seconds: Field required"
+    ):
+        cells(load_study(study_file(simulate={"hardware": "mine.yaml"})))
+
+
+def test_a_gpu_changes_nothing_of_what_ran_on_the_cpu() -> None:
+    """CPU ranks are validated with the CPU's own rates, on a machine with a GPU too."""
+    alone, beside = (Calibration(CPU, find("hosts", "server"), SAMPLES, *gpu) for gpu in ((), (H100, COSTS)))
+    one, other = (cpu_cluster(found.record(), 5e7) for found in (alone, beside))
+    assert one == other
+    assert (one.gpu.single_flops, one.network.algorithm, one.streams) == (1e10, "gloo", False)
 
 
 def test_published_entries_are_whole_and_their_unknowns_named() -> None:
@@ -70,6 +122,14 @@ def test_published_entries_are_whole_and_their_unknowns_named() -> None:
         assert (base.variant, base.shape.hpz) == ("zero3", 1)
         assert ours.variant == entry.variant
     assert NOT_VALIDATED
+
+
+def test_a_published_speedup_is_compared_or_taken_as_a_bound() -> None:
+    entries = {entry.id: entry for entry in published()}
+    assert judgement(entries["deepspeed-4906"], 9.0) == "compared; the network is not known"
+    bound = entries["zeropp-blog-400gbps"]  # all three techniques together: at most 1.36
+    assert judgement(bound, 1.2) == "consistent: below what all three techniques reach"
+    assert judgement(bound, 1.4) == "too optimistic"
 
 
 @pytest.mark.parametrize(("link", "bits"), [("50mbit", 5e7), ("1gbit", 1e9), ("2.5mbit", 2.5e6)])
@@ -127,20 +187,39 @@ def test_timed_is_parsed_with_and_without_a_scale() -> None:
     plain, scaled = parse_policy("timed"), parse_policy("timed(1000)")
     assert isinstance(plain, Timed) and plain.scale == 1.0
     assert isinstance(scaled, Timed) and scaled.scale == 1000.0
-    with pytest.raises(HarnessError, match=r"timed\(SCALE\)"):
+    with pytest.raises(HarnessError, match=r"timed\(SCALE,NETWORK,GPU\)"):
         parse_policy("timed(x)")
 
 
+def test_timed_is_part_of_the_run_with_the_hardware_that_it_clocks(study_file: StudyFile) -> None:
+    policies = [
+        "timed",
+        "timed(10)",
+        "timed(10, infiniband-400gbps)",
+        "timed(10,infiniband-400gbps,h100-sxm-80gb)",
+    ]
+    matrix = {"model": "llama2-toy", "variant": "fixed", "shape": "2x2-hpz2", "policy": policies}
+    runs = [run for run in load_study(study_file(device="virtual", matrix=matrix)).runs if run.shape.hpz > 1]
+    assert len({run.run_id for run in runs}) == 4
+    clocks = [parse_policy(run.policy) for run in runs]
+    assert [clock.on.network == find("networks", "infiniband-400gbps") for clock in clocks] == [0, 0, 1, 1]  # type: ignore[attr-defined]
+    assert clocks[-1].on.gpu == find("gpus", "h100-sxm-80gb")  # type: ignore[attr-defined]
+
+
+def test_timed_on_unknown_hardware_is_refused(study_file: StudyFile) -> None:
+    matrix = {"model": "llama2-toy", "variant": "fixed", "shape": "2x2-hpz2", "policy": "timed(1,tin-cans)"}
+    with pytest.raises(HarnessError, match=r"matrix\.policy: 'tin-cans' is not among networks"):
+        load_study(study_file(device="virtual", matrix=matrix))
+
+
 def test_a_gpus_own_costs_stand_beside_the_fit() -> None:
-    host = find("hosts", "server")
-    gpu = {"launch_seconds": 4e-6, "to_host_bandwidth": 2.5e10}
-    found = Calibration("NVIDIA", 1e14, 1e12, 2e-6, host, (), (), gpu)
-    assert found.record()["gpu"] == gpu
+    found = Calibration(CPU, find("hosts", "server"), (), H100, COSTS)
+    assert found.record()["gpu"] == {**H100.record(), **COSTS}
     console = Console(file=io.StringIO(), width=120)
     console.print(*found.describe())
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "GPU: launch" in text and "4.00 µs" in text
-    assert "GPU: to host bytes/s" in text and "2.5e+10" in text
+    assert "GPU, measured: launch" in text and "4.00 µs" in text
+    assert "GPU, measured: to host bandwidth" in text and "2.5e+10" in text
 
 
 def test_a_gpus_costs_are_the_best_of_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
