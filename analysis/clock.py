@@ -238,12 +238,8 @@ def reading_rows(clock: Clock) -> list[Record]:
     """Both readings of "98 %", each with its range over all settings and the setting at its best and worst."""
     if "sync_cost" not in clock.tables:
         return []
-    every = pd.DataFrame(ninety_eight(sync_cost(clock.simulated))).dropna(subset=["simulated"])
-    return (
-        [_reading(str(name), part) for name, part in every.groupby("reading") if len(part)]
-        if len(every)
-        else []
-    )
+    every = pd.DataFrame(ninety_eight(sync_cost(clock.simulated)))
+    return [_reading(str(name), part) for name, part in every.groupby("reading")] if len(every) else []
 
 
 def _reading(name: str, part: pd.DataFrame) -> Record:

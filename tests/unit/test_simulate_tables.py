@@ -51,6 +51,16 @@ def test_both_readings_of_98_percent_are_judged_with_their_bound(simulated: Simu
     assert ninety_eight(sync_cost(simulated))[0]["judgement"] == "impossible by bytes"
 
 
+def test_a_reading_whose_reference_was_not_simulated_is_left_out(
+    simulated: Simulated, tmp_path: Path
+) -> None:
+    cells = simulated.cells[simulated.cells["variant"] != "zero3"]
+    files = write(Simulated("paper", cells, simulated.margins), tmp_path)
+    assert [claim["reading"] for claim in json.loads(files["json"].read_text())["claims"]] == ["R2"]
+    write(Simulated("paper", cells[cells["variant"] == "fixed"], simulated.margins), tmp_path)
+    assert json.loads(files["json"].read_text())["claims"] == []
+
+
 def test_efficiency_is_against_the_smallest_world(simulated: Simulated) -> None:
     table = scaling(simulated).set_index("gpus")
     assert table["efficiency"].to_dict() == {16: 1.0, 64: 0.9, 1024: 0.5}
