@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,15 @@ from analysis.audit import formula_bytes
 from analysis.report import build_report
 from harness.errors import HarnessError, RunFailed
 from harness.models import ModelFile, parameter_count
+from harness.simulate import calibrate as calibration
 from harness.simulate import traces as cache
+from harness.simulate.calibrate import calibrate_machine
 from harness.simulate.cli import simulate as simulate_command
 from harness.simulate.costs import total_bytes
 from harness.simulate.timeline import simulate
 from harness.simulate.trace import Kind, Trace, load
 from harness.simulate.traces import trace_file, trace_of, trace_virtual, traces
+from harness.simulate.validate import Measured, validate_measured
 from harness.study import REPOSITORY, Run, Study, load_study
 from tests.conftest import StudyFile
 from tests.simulated_help import A100, CONTENDED, longest_path
@@ -194,13 +199,78 @@ def test_an_unknown_trace_cell_is_refused(study_file: StudyFile, tmp_path: Path)
         simulate_command(study_file(), tmp_path, tmp_path / "x.json", "nowhere", as_json=True)
 
 
+def broken_overlay(folder: Path, package: str) -> Path:
+    """An overlay in which a package cannot be imported."""
+    (folder / "overlay" / package).mkdir(parents=True)
+    (folder / "overlay" / package / "__init__.py").write_text("raise ImportError('broken on purpose')\n")
+    return folder / "overlay"
+
+
 def test_a_trace_that_cannot_be_taken_says_why(
     study_file: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = tmp_path / "overlay"
-    (broken / "deepspeed").mkdir(parents=True)
-    (broken / "deepspeed/__init__.py").write_text("raise ImportError('broken on purpose')\n")
+    broken = broken_overlay(tmp_path, "deepspeed")
     monkeypatch.setenv("HPZ_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "overlay_path", lambda variant, release: broken)
+    (run,) = load_study(study_file()).runs[:1]
     with pytest.raises(RunFailed, match=r"a trace could not be taken with overlay: .*broken on purpose"):
-        trace_of(load_study(study_file()).runs[0])
+        trace_of(run)
+    with pytest.raises(
+        RunFailed, match=r"no step could be recorded on the virtual device with overlay: .*broken"
+    ):
+        trace_virtual(run)
+
+
+def test_a_calibration_that_cannot_be_measured_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = broken_overlay(tmp_path, "torch")
+    monkeypatch.setattr(calibration, "overlay_path", lambda variant: broken)
+    with pytest.raises(RunFailed, match=r"hpz calibrate: measuring kernels failed: .*broken on purpose"):
+        calibrate_machine()
+
+
+def test_traces_need_the_packages_that_take_them(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(cache, "version", absent)
+    cache._makers.cache_clear()
+    with pytest.raises(HarnessError, match=r"simulate: torch is not installed, .*\[train\] extra"):
+        trace_file(study.runs[0])
+
+
+@pytest.mark.timeout(900)  # a busy machine is slow, and no reason to fail
+def test_this_machine_is_calibrated_within_a_factor_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own error is a few per cent; a busy machine's is not known. Of the tiny models three are enough here."""
+    few = [calibration._tiny_runs()[place] for place in (0, 2, 4)]
+    monkeypatch.setattr(calibration, "_tiny_runs", lambda: few)
+    found = calibrate_machine()
+    assert {one.held_out for one in found.steps} == {True, False}
+    assert all(abs(math.log2(one.predicted / one.measured)) < 1 for one in found.steps)
+    assert found.hardware().hosts["this-machine"].launch_seconds > 0
+
+
+def test_measured_runs_are_held_against_simulated_ones(study_file: StudyFile) -> None:
+    shape = {"model": "llama2-toy", "variant": "fixed", "shape": "2x2-hpz2"}
+    study = load_study(study_file(matrix={**shape, "link": ["10mbit", "50mbit"]}))
+    calibrated = json.loads((REPOSITORY / "results/reference/slow-link/calibration.json").read_text())
+    table = validate_measured([Measured(run.run_id, run, 1.0) for run in study.runs], calibrated)
+    assert list(table["error"]) == list(table["simulated_seconds"] - 1)
+    by = table.set_index(["link", "variant"])
+    assert by.loc[("10mbit", "zero3"), "simulated_seconds"] > by.loc[("50mbit", "zero3"), "simulated_seconds"]
+    assert (
+        by.loc[("10mbit", "fixed"), "simulated_speedup"]
+        > by.loc[("10mbit", "fixed"), "measured_speedup"]
+        == 1
+    )
+    assert (by["speedup_error"] == by["simulated_speedup"] - 1).all()
+
+
+def test_a_step_for_perfetto_may_come_from_the_virtual_device(study_file: StudyFile, tmp_path: Path) -> None:
+    block = {"model": "llama2-toy", "variant": "fixed", "shape": "2x2-hpz2"}
+    file, step = study_file(simulate={"sync_cost": [block]}), tmp_path / "step.json"
+    simulate_command(file, tmp_path / "results", step, virtual_step=True, validation=False, as_json=True)
+    content = json.loads(step.read_text())
+    assert content["otherData"]["variant"] == "fixed"
+    assert any(event.get("cat") == "collective" for event in content["traceEvents"])
