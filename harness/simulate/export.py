@@ -2,6 +2,11 @@
 
 Format: "Trace Event Format" (Chromium project). Times are microseconds. One process is one timeline; its threads are
 the host and the streams.
+
+Chakra's execution traces (MLCommons), which ASTRA-sim reads, are not written. Their schema is on PyPI only in
+mlc-chakra 1.0.0, a source distribution that needs a protobuf compiler to be built; and a Chakra graph says which node
+follows which, while what an ordering costs comes from a host that waits for streams. An exporter would start from
+harness.simulate.trace.
 """
 
 from __future__ import annotations
