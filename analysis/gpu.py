@@ -76,7 +76,7 @@ def proportion(hits: int, trials: int, confidence: float) -> Record:
 
 
 def _cost(pairs: list[Pair], rule: Rule) -> Record:
-    """Times over the baseline's, all seeds' blocks together, and host waits a step; of runs left at their own pace."""
+    """Times over the baseline's, one ratio a seed, and host waits a step; of runs left at their own pace."""
     run = pairs[0].run
     return {
         "model": run.model,
@@ -95,15 +95,16 @@ def _cost(pairs: list[Pair], rule: Rule) -> Record:
 
 
 def _ratio(pairs: list[Pair], column: str, rule: Rule) -> Record | None:
-    ratios = [
+    """Median over the seeds, which are independent; the steps of one run are not, and count as its median ratio."""
+    blocks = [
         block_ratios(pair.recorded.columns[column], pair.recorded_baseline.columns[column], rule)
         for pair in pairs
         if pair.recorded and pair.recorded_baseline
     ]
-    every = np.concatenate(ratios) if ratios else np.empty(0)
-    if not every.size:
+    seeds = np.array([np.median(each) for each in blocks if each.size])
+    if not seeds.size:
         return None
-    found = bootstrap_median(every, rule.confidence)
+    found = bootstrap_median(seeds, rule.confidence)
     return {"median": found.estimate, "low": found.low, "high": found.high, "n": found.n}
 
 

@@ -89,6 +89,7 @@ def test_costs_are_of_unstalled_runs_against_an_unstalled_baseline(folder: Path)
     summary = summarise_folder(folder)
     costs = {cost["variant"]: cost for cost in summary["gpu"]["costs"]}
     assert costs["fixed"]["step_seconds_ratio"]["median"] == pytest.approx(1.1)
+    assert costs["fixed"]["step_seconds_ratio"]["n"] == 3  # seeds: the steps of one run are not independent
     assert costs["event"]["device_seconds_ratio"]["median"] == pytest.approx(1.0)
     assert costs["fixed"]["host_blocked_seconds"] == pytest.approx(3e-3)
     assert costs["fixed"]["baseline_host_syncs"] == 6
