@@ -33,7 +33,8 @@ and a bit that comes out wrong was made wrong by CUDA. What differs is how easil
   hides no race in the direction under test.
 
 Nothing is staged by this module: every path above is gloo's own, with its events, and adds no wait of ours. All this
-was read, not measured; where there is a GPU, tests/gpu checks each collective's values and its order on streams.
+was read, not measured; where there is a GPU, tests/gpu checks each collective's values, and of the gather that races
+(all_gather_into_tensor) the order on streams.
 """
 
 from __future__ import annotations

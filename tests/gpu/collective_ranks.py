@@ -58,6 +58,15 @@ def check(backend: GlooBackend, device: torch.device, rank: int, world: int) -> 
     turned = torch.empty_like(source)
     backend.all_to_all_single(turned, source)
     equal("all_to_all_single", turned, [float(10 * r + rank) for r in range(world)])
+    parts = [torch.empty_like(mine()) for _ in range(world)]
+    backend.gather(mine(), parts if rank == 0 else None, dst=0)
+    if rank == 0:
+        equal("gather", torch.cat(parts), gathered)
+    part = torch.empty_like(mine())
+    backend.scatter(
+        part, list(torch.tensor(gathered, dtype=part.dtype, device=device).split(size)) if rank == 0 else None
+    )
+    equal("scatter", part, mine().tolist())
     return names
 
 
