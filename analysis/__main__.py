@@ -2,20 +2,22 @@
 
 python -m analysis figures FOLDER...   rebuild the figures (what `make figures` runs)
 python -m analysis keep FOLDER...      copy what a report needs to results/reference/<study>, to be committed
+python -m analysis keep-unfinished FOLDER...   the same of a study that was stopped; its report says what is missing
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from harness.errors import HarnessError
 
 
 def main(words: list[str]) -> int:
-    """Run one of the two verbs; returns the exit code: 1 where a figure could not be drawn, 2 for bad input."""
-    verbs = {"figures": rebuild, "keep": keep_all}
+    """Run one of the verbs; returns the exit code: 1 where a figure could not be drawn, 2 for bad input."""
+    verbs = {"figures": rebuild, "keep": keep_all, "keep-unfinished": partial(keep_all, unfinished=True)}
     if not words or words[0] not in verbs:
         print((__doc__ or "").strip(), file=sys.stderr)
         return 2
@@ -40,12 +42,12 @@ def rebuild(folders: list[Path]) -> int:
     return 1 if failed else 0
 
 
-def keep_all(folders: list[Path]) -> int:
+def keep_all(folders: list[Path], unfinished: bool = False) -> int:
     """Copy the reference results of each folder and print where they lie."""
     from analysis.compact import keep
 
     for folder in folders:
-        print(keep(folder))
+        print(keep(folder, unfinished=unfinished))
     return 0
 
 

@@ -20,14 +20,14 @@ REFERENCE = REPOSITORY / "results" / "reference"
 TABLES = ("study.yaml", "runs.parquet", "steps.parquet")
 
 
-def keep(folder: str | Path, target: Path | None = None) -> Path:
+def keep(folder: str | Path, target: Path | None = None, *, unfinished: bool = False) -> Path:
     """Copy what a finished study's report needs to `target` (default: results/reference/<study>).
 
     That is study, tables, races with pictures and replays, what witnesses found and the machine's calibration.
     The tables hold run.json, status.json and every step, so the report and its figures can be built again from them.
     Of simulated time it keeps what figures and tables are made of.
-    Raises HarnessError while a run of the study is unfinished (one that was analysed for races alone is not), and for
-    runs of a changed working tree, whose code nobody could find again.
+    Raises HarnessError while a run of the study is unfinished, unless that is allowed (one that was analysed for races
+    alone is not), and for runs of a changed working tree, whose code nobody could find again.
     """
     folder = Path(folder)
     collected = collect_study(folder)
@@ -35,9 +35,10 @@ def keep(folder: str | Path, target: Path | None = None) -> Path:
     runs = collected.runs
     analysed = (runs["state"] == "pending") & runs["races"].notna()
     open_runs = runs.loc[(runs["state"] != "done") & ~analysed, "run_id"].tolist()
-    if open_runs:
+    if open_runs and not unfinished:
         raise HarnessError(
-            f"{folder}: {len(open_runs)} runs are not done, the first is {open_runs[0]}; finish the study first"
+            f"{folder}: {len(open_runs)} runs are not done, the first is {open_runs[0]}; finish the study first, "
+            "or keep-unfinished"
         )
     dirty = [run_id for run_id, text in zip(runs["run_id"], runs["record"], strict=True) if _dirty(text)]
     if dirty:
@@ -49,7 +50,12 @@ def keep(folder: str | Path, target: Path | None = None) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     for name in TABLES:
         shutil.copyfile(folder / name, target / name)
-    for pattern, part in (("race-*.svg", "races"), ("replay-*.json", "races"), ("witness-*.json", "witness")):
+    for pattern, part in (
+        ("race-*.svg", "races"),
+        ("replay-*.json", "races"),
+        ("witness-*.json", "witness"),
+        ("profile-*.json.gz", "witness"),
+    ):
         for found in folder.glob(f"runs/*/{pattern}"):
             place = target / part / found.parent.name
             place.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from analysis.collect import collect_study
 from analysis.compact import keep
 from analysis.figures import Figure, draw_loss, inline, loss_figures, matrix_figure
 from analysis.pairs import match
-from analysis.summary import Bands, summarise_matched
+from analysis.summary import Bands, summarise_folder, summarise_matched
 from harness.errors import HarnessError
 from harness.study import REPOSITORY, Run, load_study
 from tests.synthetic import Curve, as_known, write_run, write_study
@@ -186,6 +186,14 @@ def test_runs_of_a_changed_working_tree_are_not_kept(tmp_path: Path, monkeypatch
     study = write_study(tmp_path)
     with pytest.raises(HarnessError, match=f"{len(study.runs)} runs were made with uncommitted changes"):
         keep(tmp_path, tmp_path / "compact")
+
+
+def test_an_unfinished_study_is_kept_where_that_is_allowed_and_says_what_is_missing(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    write_run(tmp_path, study.runs[0], as_known(study.runs[0]), state="running")
+    kept = keep(tmp_path, tmp_path / "compact", unfinished=True)
+    (missing, *_) = summarise_folder(kept)["not_run"]
+    assert missing["run_id"] == study.runs[0].run_id and "running" in missing["reason"]
 
 
 def test_an_unknown_verb_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
