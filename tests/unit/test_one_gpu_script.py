@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,10 @@ from harness.study import REPOSITORY
 SCRIPT = REPOSITORY / "experiments" / "one-gpu.sh"
 
 
-def run(*words: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+def run(*words: str, python: str = sys.executable, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(SCRIPT), *words],
-        env=os.environ | {"PYTHON": python},
+        env=os.environ | {"PYTHON": python} | variables,
         capture_output=True,
         text=True,
         check=False,
@@ -53,9 +54,72 @@ def test_a_machine_without_a_gpu_is_named_and_nothing_is_left(tmp_path: Path) ->
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_its_limits_add_up_to_eight_minutes() -> None:
-    stages = [line.split() for line in SCRIPT.read_text().splitlines() if line.startswith("#   ")]
-    limits = {words[1]: int(words[2]) for words in stages if len(words) > 2 and words[2].isdigit()}
-    assert limits.pop("tests")
-    assert set(limits) == {"study", "sanitizer", "profile", "calibrate", "report"}
-    assert sum(limits.values()) <= 480
+def test_its_limits_are_those_at_its_head_and_add_up_to_eight_minutes() -> None:
+    text = SCRIPT.read_text()
+    named = {stage: int(limit) for stage, limit in re.findall(r"^#   (\w+) +(\d+)  ", text, re.MULTILINE)}
+    applied: dict[str, int] = {}
+    for stage, body in re.findall(r"^(\w+)\(\) \{(.*?)\}$", text, re.MULTILINE | re.DOTALL):
+        for limit in re.findall(r"(?:bounded|witness \w+) (\d+)", body):
+            applied[stage] = applied.get(stage, 0) + int(limit)
+    assert applied == named
+    assert sum(applied.values()) - applied["tests"] == 480
+
+
+# ---- the stages, with a Python that does as it is told
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Path:
+    """A Python that passes every check, notes the stages that it is asked for, and runs `study` as the test says."""
+    file = tmp_path / "python"
+    file.write_text(
+        f"""#!/bin/sh
+        case "$*" in *harness.cli*) echo "$*" >>{tmp_path}/asked ;; esac
+        case "$*" in *"run experiments/one-gpu.yaml"*) exec sh {tmp_path}/study ;; esac
+        """
+    )
+    file.chmod(0o755)
+    return file
+
+
+def staged(fake: Path, study: str, seconds: int = 480) -> subprocess.CompletedProcess[str]:
+    (fake.parent / "study").write_text(study)
+    return run(str(fake.parent / "out"), python=str(fake), HPZ_SECONDS=str(seconds))
+
+
+def test_all_stages_are_run_and_the_calibration_is_kept(fake: Path) -> None:
+    done = staged(fake, "exit 0")
+    assert (done.returncode, done.stderr) == (0, "")
+    asked = [line.split()[2:4] for line in (fake.parent / "asked").read_text().splitlines()]
+    assert [words[0] for words in asked] == ["run", "run", "run", "calibrate", "report", "report"]
+    assert (fake.parent / "out" / "one-gpu" / "calibration.json").is_file()
+
+
+def test_a_stage_that_fails_is_named_and_the_others_are_run(fake: Path) -> None:
+    done = staged(fake, "exit 3")
+    assert done.returncode == 1
+    assert done.stderr == "one-gpu.sh: study (exit code 3) did not end well; what it finished is kept\n"
+
+
+def test_a_stage_at_its_limit_leaves_time_for_the_report_and_the_next_call_goes_on(fake: Path) -> None:
+    done = staged(fake, "exec sleep 60", seconds=85)
+    said = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert said[0].startswith("one-gpu.sh: study (ran into its limit) did not end well")
+    assert [line.split()[1:5] for line in said[1:]] == [
+        [stage, "(no", "time", "left)"] for stage in ("sanitizer", "profile", "calibrate")
+    ]
+    assert "== report, at most" in done.stdout
+    assert staged(fake, "exit 0").returncode == 0
+    folders = [
+        line.split()[-1]
+        for line in (fake.parent / "asked").read_text().splitlines()
+        if "one-gpu.yaml" in line
+    ]
+    assert folders == [str(fake.parent / "out" / "one-gpu")] * 2
+
+
+def test_the_sanitizers_findings_are_reported_where_its_stage_was_cut_off(fake: Path) -> None:
+    (fake.parent / "out" / "sanitizer" / "runs").mkdir(parents=True)
+    staged(fake, "exit 0")
+    assert f"report {fake.parent}/out/sanitizer\n" in (fake.parent / "asked").read_text()
