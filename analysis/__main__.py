@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,11 @@ from harness.errors import HarnessError
 
 def main(words: list[str]) -> int:
     """Run one of the verbs; returns the exit code: 1 where a figure could not be drawn, 2 for bad input."""
-    verbs = {"figures": rebuild, "keep": keep_all, "keep-unfinished": partial(keep_all, unfinished=True)}
+    verbs: dict[str, Callable[[list[Path]], int]] = {
+        "figures": rebuild,
+        "keep": keep_all,
+        "keep-unfinished": partial(keep_all, unfinished=True),
+    }
     if not words or words[0] not in verbs:
         print((__doc__ or "").strip(), file=sys.stderr)
         return 2

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HarnessError
+from harness.study import LINK, bits_per_second
 
-RATE = re.compile(r"(\d+(?:\.\d+)?)(kbit|mbit|gbit)")
-BITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 CONTROLLER = "controller"
 CONTROL_ADDRESS = "10.78.0.1"
 DATA_INTERFACE = "eth0"  # inside a node
@@ -44,12 +42,11 @@ def link_rate(link: str | None) -> float | None:
     """A link's rate in bit/s; None: not limited. Raises HarnessError on anything but, say, 200mbit."""
     if link is None:
         return None
-    match = RATE.fullmatch(link)
-    if not match or not float(match[1]):
+    if not LINK.fullmatch(link):
         raise HarnessError(
             f"--link {link}: not a rate; write for example 50mbit, 200mbit, 1gbit or unlimited"
         )
-    return float(match[1]) * BITS[match[2]]
+    return bits_per_second(link)
 
 
 def data_address(index: int) -> str:

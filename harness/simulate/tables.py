@@ -281,9 +281,11 @@ def ninety_eight(table: pd.DataFrame) -> list[dict[str, Any]]:
             ("R2", "unordered", kept, None, second),
         ):
             if pd.notna(simulated):
-                found = {"reading": reading, "run_ids": [row["run_id"], row[f"{reference}_run_id"]]}
-                found |= {"claimed": CLAIMED[reading], "simulated": simulated, "bytes_bound": bytes_bound}
-                readings.append({**about, **found, "judgement": judgement})
+                runs = [row["run_id"], row[f"{reference}_run_id"]]
+                found = {"claimed": CLAIMED[reading], "simulated": simulated, "bytes_bound": bytes_bound}
+                readings.append(
+                    {**about, "reading": reading, "run_ids": runs, **found, "judgement": judgement}
+                )
     return readings
 
 
