@@ -108,10 +108,7 @@ def bus_bandwidth(recorded: Recorded) -> float | None:
 
 
 def allocations(recorded: Recorded) -> list[str] | None:
-    """The allocations that made a run's steps; a record that names none has the time of its network's measurement,
-
-    which the runs of an allocation share.
-    """
+    """The allocations that made a run's steps; in older records the time of the network's measurement in its own."""
     status = json.loads(recorded.row["status"] or "{}")
     measured = (status.get("network") or {}).get("utc")
     return status.get("allocations") or ([measured] if measured else None)

@@ -49,7 +49,7 @@ class Profile(Frozen):
     groups_across_nodes: bool = False  # let an hpZ group cross nodes; recorded with the run
     stalled_after_seconds: float = Field(default=300, gt=0)  # without a heartbeat
     wandb: Literal["offline", "online", "off"] | None = (
-        None  # mirror runs at a task's end; default: WANDB_MODE, or offline
+        None  # at a task's end; default: WANDB_MODE or offline
     )
     python: str | None = None  # on the compute nodes; default: the one that submits
     local_cluster: str | None = None  # reach SLURM inside this `hpz cluster`, not on this machine

@@ -35,6 +35,7 @@ from harness.variants import Variant, overlay_path
 
 STOP_REPEAT_SECONDS = 3.0  # a rank that still imports drops the signal
 BASELINE_SECONDS = 300.0
+SHAPE_SECONDS = 60.0
 MIRROR_SECONDS = 300.0
 REQUEUE_SECONDS = 30.0  # within which SLURM ends a script whose job it requeues
 FAILED_TASK = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<tasks>[\d,-]+): (?P<what>.+)")
@@ -264,7 +265,7 @@ class Driver:
         """Links at the rate that the runs ask for; a local cluster's own before and after, whoever was killed."""
         usual = usual_link() if self.profile.local_cluster else None
         ours = self.profile.shapes_links and bool(self.task.link or self.profile.local_cluster)
-        if ours and (problem := self.shape_links(self.task.link or usual)):
+        if ours and (problem := self.shape_links(self.task.link or usual)) and not self.stop.asked:
             reason = f"matrix.link: {self.task.link or usual} cannot be set on the nodes: {problem}"
             for directory in todo:
                 directory.update_status(state="failed", reason=reason, ended_utc=utc_now())
@@ -279,8 +280,13 @@ class Driver:
         """Limit what each node sends to `link`, or lift the limit; returns why that could not be done, or None."""
         words = ["tc", "qdisc", *shape_words(self.profile.network_interface or "", link)]
         nodes = ["srun", f"--nodes={self.task.nodes}", f"--ntasks={self.task.nodes}", "--ntasks-per-node=1"]
-        code, errors = self.srun_to_end([*nodes, *words], dict(os.environ))
-        return (" ".join(errors) or f"exit code {code}") if code else None
+        try:
+            done = subprocess.run(
+                [*nodes, *words], stderr=subprocess.PIPE, text=True, check=False, timeout=SHAPE_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return f"srun did not answer within {SHAPE_SECONDS:g} s"
+        return (" ".join(done.stderr.split()) or f"exit code {done.returncode}") if done.returncode else None
 
     def measure_network(self) -> dict[str, Any] | None:
         """The network baseline of this set of nodes, measured once a submission; None where it failed."""

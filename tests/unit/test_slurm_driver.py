@@ -157,3 +157,13 @@ def test_a_mirror_that_fails_or_hangs_harms_no_run(
 def test_wandb_is_a_key_of_the_profile(said: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(f"wandb: {said}\n")
     assert load_profile(tmp_path / "mine.yaml").wandb == expected
+
+
+def test_links_that_cannot_be_set_because_slurm_ends_the_job_fail_no_run(
+    linked: Study, tmp_path: Path, commands: Path
+) -> None:
+    command(commands, "srun", "echo 'srun: error: Job is being cancelled' >&2; exit 1")
+    task = driver(linked, tmp_path, "exit 0", SHAPING)
+    task.stop.ending = True
+    assert task.run() == 1
+    assert run_directory(linked, tmp_path).status().state == "pending"
