@@ -11,6 +11,7 @@ from deepspeed.accelerator import get_accelerator
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=2)
 parser.add_argument("--deepspeed_config", default=None)
+parser.add_argument("--checkpoint", help="folder: save, train as long again, load, and train once more")
 args = parser.parse_args()
 
 CONFIG = {
@@ -40,10 +41,16 @@ engine, optimizer, _, _ = deepspeed.initialize(
     optimizer=optimizer,
     config=json.loads(Path(args.deepspeed_config).read_text()) if args.deepspeed_config else CONFIG,
 )
-for _ in range(args.steps):
-    batch = get_accelerator().pin_memory(torch.randn(2, 32, dtype=torch.bfloat16))
-    x = batch.to(device, non_blocking=True)
-    loss = engine(x).float().pow(2).mean()
-    engine.backward(loss)
-    engine.step()
+for phase in ("train", "save", "train", "load", "train") if args.checkpoint else ("train",):
+    if phase == "save":
+        engine.save_checkpoint(args.checkpoint)
+    elif phase == "load":
+        engine.load_checkpoint(args.checkpoint)
+    else:
+        for _ in range(args.steps):
+            batch = get_accelerator().pin_memory(torch.randn(2, 32, dtype=torch.bfloat16))
+            x = batch.to(device, non_blocking=True)
+            loss = engine(x).float().pow(2).mean()
+            engine.backward(loss)
+            engine.step()
 print("final loss", loss.item())
