@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from analysis.summary import LEVELS, SOUND, baseline_ran_alike, control_of, left_to_chance, weaker
+from analysis.summary import LEVELS, SOUND, left_to_chance, weaker, zero3_beside
 from harness.errors import HarnessError
 from harness.study import REPOSITORY
 
@@ -93,18 +93,9 @@ def _failed(pairs: list[Record]) -> list[Record]:
     return [pair for pair in pairs if pair["verdict"] not in SOUND]
 
 
-def _control(pair: Record, summary: Record) -> str | None:
-    """Verdict of ZeRO-3 under the pair's order and settings; None where it was not run there."""
-    name = "zero3+step" if pair["variant"].endswith("+step") else "zero3"
-    if pair["baseline_variant"] == name and baseline_ran_alike(pair):
-        return "exact"
-    control = control_of(pair, summary["pairs"], name)
-    return control["verdict"] if control else None
-
-
 def _excuse(pair: Record, summary: Record, allowed: tuple[str, ...] = SOUND) -> str | None:
     """Why a pair outside `allowed` proves nothing of hpZ; None where it does."""
-    control = _control(pair, summary)
+    control = zero3_beside(pair, summary["pairs"])
     if control is None:
         return "ZeRO-3 was not run under the same order"
     if control not in allowed:
@@ -186,7 +177,7 @@ def _stock_by_copy(summary: Record) -> Found:
     pairs = _select(summary, *STOCK, *OLD_COPY_ORDERED, aligned=False, in_order=True)
     pairs += _select(summary, *OLD_COPY_ORDERED, aligned=False, in_order=False)
     control = _select(summary, *STOCK, *OLD_COPY_ORDERED, aligned=True, in_order=True)
-    return _fails(summary, pairs, control, "old copy on unaligned sizes, in order")
+    return _fails(summary, pairs, control, "old copy, ordered, on unaligned sizes")
 
 
 def _stock_at_full_size(summary: Record) -> Found:

@@ -14,7 +14,7 @@ from analysis.convergence import FEWEST_SEEDS
 from analysis.race_matrix import race_sentence
 from analysis.settings import settings, shape_text
 from analysis.style import RANK, SIGNS
-from analysis.summary import LEVELS, SOUND
+from analysis.summary import LEVELS, SOUND, zero3_beside
 from analysis.wire import wire_sentence
 
 Record = Mapping[str, Any]
@@ -58,11 +58,16 @@ def _answer(one: Record, summary: Record) -> Answer:
     pairs = [pair for pair in summary["pairs"] if pair["variant"] == one["variant"]]
     who = WHO.get(one["variant"], "another point of the ablation")
     return Answer(
-        one["variant"], who, sign, _safety(one, pairs), _cost(one, pairs), ", ".join(one["evidence"])
+        one["variant"],
+        who,
+        sign,
+        _safety(one, pairs, summary["pairs"]),
+        _cost(one, pairs),
+        ", ".join(one["evidence"]),
     )
 
 
-def _safety(one: Record, pairs: list[Record]) -> str:
+def _safety(one: Record, pairs: list[Record], every: list[Record]) -> str:
     judged = one["pairs"] - one["not_judged"]
     missing = f"; {one['not_judged']} more not run" if one["not_judged"] else ""
     if not judged:
@@ -71,7 +76,10 @@ def _safety(one: Record, pairs: list[Record]) -> str:
         failed = [pair for pair in pairs if pair["verdict"] and pair["verdict"] not in SOUND]
         words = _count_words({v: n for v, n in one["verdicts"].items() if v not in SOUND})
         first = min(pair["first_bad_step"] for pair in failed)
-        return f"{words} in {len(failed)} of {judged} pairs, the earliest at step {first}{missing}."
+        alike = sum(zero3_beside(pair, every) in ("drifted", "diverged") for pair in failed)
+        shared = f", where ZeRO-3 itself fails in {'all' if alike == len(failed) else alike}" if alike else ""
+        shared = "" if one["variant"].startswith("zero3") else shared
+        return f"{words} in {len(failed)} of {judged} pairs, the earliest at step {first}{shared}{missing}."
     words = _count_words(one["verdicts"])
     if one["safe"] is None:
         return f"{words}, but only where nothing could run out of order{missing}."

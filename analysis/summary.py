@@ -340,6 +340,15 @@ def baseline_ran_alike(pair: Mapping[str, Any]) -> bool:
     return bool(pair["same_conditions"] and order)
 
 
+def zero3_beside(pair: Mapping[str, Any], pairs: Iterable[Mapping[str, Any]]) -> str | None:
+    """Verdict of ZeRO-3 under the pair's order and settings; None where it was not run there."""
+    name = "zero3+step" if pair["variant"].endswith("+step") else "zero3"
+    if pair["baseline_variant"] == name and baseline_ran_alike(pair):
+        return "exact"
+    control = control_of(pair, pairs, name)
+    return control["verdict"] if control else None
+
+
 def control_of(
     pair: Mapping[str, Any], pairs: Iterable[Mapping[str, Any]], variant: str
 ) -> Mapping[str, Any] | None:

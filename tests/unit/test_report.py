@@ -91,6 +91,17 @@ def test_what_was_not_run_is_listed_and_its_figure_says_so(tmp_path: Path) -> No
     assert "Nothing was run." in text
 
 
+def test_the_answer_says_where_zero3_fails_too(tmp_path: Path) -> None:
+    def curve(run: Run) -> Curve:
+        racing = run.variant in ("stock", "zero3") and run.policy == "side-first"
+        return Curve([float("nan")] * 12) if racing else as_known(run)
+
+    zero3 = {"model": "toy", "variant": "zero3", "shape": "2x2", "policy": "side-first"}
+    write_study(tmp_path, curve, matrix=[STUDY["matrix"][0], zero3])
+    text = Reader(build_report(tmp_path).read_text()).text
+    assert "Diverged (1) in 1 of 2 pairs, the earliest at step 0, where ZeRO-3 itself fails in all." in text
+
+
 def test_a_drift_without_a_band_is_called_so(tmp_path: Path) -> None:
     write_study(tmp_path, matrix=STUDY["matrix"][0])
     text = Reader(build_report(tmp_path).read_text()).text
