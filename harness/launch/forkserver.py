@@ -30,12 +30,15 @@ def main() -> None:
     # Where an import has started CUDA, a fork could not use it; a fresh process imports all again and can.
     afresh = sys.argv[1] == "cuda" and cuda_was_started()
     gc.freeze()  # collections in the ranks then pass over what was imported, and leave its pages shared
+    ended = wake_at_end_of_child()
     answer({"ready": True})
     ranks: dict[int, tuple[str, int]] = {}  # pid → (run directory, rank)
     unread = b""
     while True:
-        readable, _, _ = select.select([0], [], [], 0.02)
-        if readable:
+        readable, _, _ = select.select([0, ended], [], [])
+        if ended in readable:
+            os.read(ended, 4096)
+        if 0 in readable:
             chunk = os.read(0, 65536)
             if not chunk:
                 break
@@ -45,6 +48,15 @@ def main() -> None:
         reap(ranks)
     for pid in ranks:
         os.kill(pid, signal.SIGKILL)
+
+
+def wake_at_end_of_child() -> int:
+    """A file that can be read as soon as a child has ended, to hear of the first before others die of its absence."""
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    return readable
 
 
 def obey(command: dict[str, Any], ranks: dict[int, tuple[str, int]], afresh: bool = False) -> None:
@@ -64,6 +76,8 @@ def be_rank(command: dict[str, Any], rank: int, afresh: bool) -> None:
     """The child: becomes one rank, logs to its own file and never returns. `afresh` starts a program of its own."""
     code = 1
     try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # A rank must not outlive the server, however the server ends.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         directory = Path(command["start"])

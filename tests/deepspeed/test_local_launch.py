@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from harness.errors import HarnessError, RunFailed
 from harness.launch import local
+from harness.launch.forkserver import wake_at_end_of_child
 from harness.launch.local import (
     SERVER,
     Progress,
@@ -88,6 +90,18 @@ def test_a_rank_that_fails_by_itself_leaves_its_words(study_file: StudyFile, tmp
     file = study_file(training={"steps": 2, "task": "finetune", "checkpoint": "/nowhere"}, matrix=ZERO3)
     _, (status,) = run(file, tmp_path / "results")
     assert status.state == "failed" and "'/nowhere' is no folder" in (status.reason or "")
+
+
+def test_the_end_of_a_child_is_heard_at_once() -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    ended = wake_at_end_of_child()
+    try:
+        assert select.select([ended], [], [], 0)[0] == []
+        subprocess.run(["true"], check=True)
+        assert select.select([ended], [], [], 0)[0] == [ended]
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, before)
 
 
 def kill_the_warm_process(_: Progress) -> None:
