@@ -6,8 +6,14 @@ Traces are really taken, in a cache of their own. The goal for a 70B step at wor
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +26,7 @@ from harness.simulate.timeline import simulate
 from harness.simulate.trace import load
 from harness.simulate.traces import traces
 from harness.study import REPOSITORY, Run, Study, load_study
+from harness.variants import Variant, cache_folder, overlay_path
 
 MODELS = ("llama2-7b", "llama2-13b", "llama2-70b", "falcon-7b", "falcon-40b")
 
@@ -48,10 +55,11 @@ def main(
         "records",
         "trace s",
         "of it the step s",
-        "peak MB",
+        "trace MB",
         "file kB",
         "timeline s",
         "… without contention s",
+        "timeline MB",
     )
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "model" else "right")
@@ -61,34 +69,48 @@ def main(
 
 
 def measure(run: Run) -> list[str]:
-    """Take the trace from nothing, then run its timeline twice."""
+    """Take the trace from nothing, then run its timeline with and without contention, in a process of its own."""
+    overlay_path(Variant.parse(run.variant), run.release)  # built once, and no part of a trace
     with tempfile.TemporaryDirectory() as folder:
-        overlays = os.environ.get("HPZ_CACHE")
-        os.environ["HPZ_CACHE"] = folder
-        started = time.perf_counter()
-        file = traces([run])[run.run_id]
-        seconds = time.perf_counter() - started
-        size = file.stat().st_size / 1e3
-        trace = load(file)
-        if overlays is None:
-            del os.environ["HPZ_CACHE"]
-        else:
-            os.environ["HPZ_CACHE"] = overlays
+        (Path(folder) / "overlays").symlink_to(cache_folder() / "overlays")
+        with _cache_at(folder):
+            started = time.perf_counter()
+            file = traces([run])[run.run_id]
+            seconds = time.perf_counter() - started
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+            timelines = list(pool.map(timeline, [(file, True), (file, False)]))
+        trace, size = load(file), file.stat().st_size
     about = trace.about
-    timelines = []
-    for contention in (True, False):
-        on = cluster("a100-sxm-80gb", "infiniband-400gbps", "server", contention=contention)
-        started = time.perf_counter()
-        simulate(trace, on)
-        timelines.append(time.perf_counter() - started)
     return [
         str(len(trace)),
         f"{seconds:.1f}",
         f"{about['trace_seconds']['step']:.1f}",
         f"{about['trace_peak_rss_bytes'] / 1e6:.0f}",
-        f"{size:.0f}",
-        *(f"{each:.2f}" for each in timelines),
+        f"{size / 1e3:.0f}",
+        *(f"{took:.2f}" for took, _ in timelines),
+        f"{max(peak for _, peak in timelines) / 1e6:.0f}",
     ]
+
+
+def timeline(work: tuple[Path, bool]) -> tuple[float, int]:
+    """Seconds of one timeline, and the most memory that this process had, bytes."""
+    file, contention = work
+    trace = load(file)
+    on = cluster("a100-sxm-80gb", "infiniband-400gbps", "server", contention=contention)
+    started = time.perf_counter()
+    simulate(trace, on)
+    return time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextmanager
+def _cache_at(folder: str) -> Iterator[None]:
+    before = os.environ.get("HPZ_CACHE")
+    os.environ["HPZ_CACHE"] = folder
+    try:
+        yield
+    finally:
+        os.environ.pop("HPZ_CACHE")
+        os.environ.update({"HPZ_CACHE": before} if before else {})
 
 
 if __name__ == "__main__":

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from harness import train
 from harness.errors import HarnessError
 from harness.launch import gpu
 from harness.launch.gpu import Gpus, check_gpus, visible_gpus
 from harness.launch.local import default_lanes, in_order
 from harness.launch.slurm import pair_groups
+from harness.record import RunDirectory
 from harness.study import REPOSITORY, Study, load_study
 from tests.conftest import StudyFile
 from tests.unit.test_cli import hpz
@@ -99,6 +102,22 @@ def test_a_torch_that_cannot_be_asked_is_named(monkeypatch: pytest.MonkeyPatch) 
         HarnessError, match=r"torch cannot be asked for GPUs \(ImportError: libcudart is missing\)"
     ):
         visible_gpus()
+
+
+def test_ranks_that_share_gpus_are_no_multi_node_evidence(
+    study_file: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a cluster would do that gives the ranks of a node fewer GPUs than ranks."""
+    run = load_study(study_file(device="cuda")).runs[0]
+    RunDirectory(tmp_path).create(run)
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "LOCAL_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(train, "import_everything", lambda device: None)
+    monkeypatch.setattr(train, "open_device", lambda *_, **__: SimpleNamespace(backend="gloo"))
+    with pytest.raises(
+        HarnessError, match="its ranks share GPUs here, which is no multi-node evidence; give each"
+    ):
+        train.run_rank(tmp_path)
 
 
 def test_on_a_gpu_runs_go_one_at_a_time_variants_in_turn(shipped: Study) -> None:
