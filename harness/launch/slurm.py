@@ -218,7 +218,7 @@ def queued_groups(folder: Path, scheduler: Scheduler | None) -> set[str]:
         for index, task in enumerate(submitted.tasks):
             job = snapshot.job(submitted.mark, submitted.job_id, index)
             # A job younger than the snapshot is not in it yet.
-            if job.active if job is not None else submitted.utc > snapshot.utc:
+            if job.active if job is not None else submitted.utc >= snapshot.utc:
                 queued.add(task.group)
     return queued
 

@@ -92,7 +92,7 @@ def _answer(
     submitted, index = place
     job = snapshot.job(submitted.mark, submitted.job_id, index)
     # What is younger than the answer is not in it: a job just submitted, and ranks that a later job started.
-    if (status.heartbeat_utc or "") > snapshot.utc and not (job and job.active):
+    if (status.heartbeat_utc or "") >= snapshot.utc and not (job and job.active):
         return None, False
     key = submitted.key(index)
     asked = not snapshot.problem and submitted.utc < snapshot.utc
