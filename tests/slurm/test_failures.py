@@ -15,6 +15,7 @@ from harness.launch.status import study_rows
 from harness.record import RunDirectory
 from harness.study import Study
 from tests.slurm.conftest import Submitter, wait_for, wait_for_states
+from tests.unit.test_mirror import steps_stored
 
 ONE_RUN = {"model": "llama2-toy", "variant": "zero3", "shape": "2x2"}
 STEPS = {"steps": 40, "micro_batch": 1, "sequence_length": 16}
@@ -55,6 +56,15 @@ def test_a_requeued_run_goes_on_from_its_checkpoint(submitter: Submitter, cluste
     first, second = turns(results, run_id)
     assert first["outcome"] == "stopped" and first["until_step"] == second["from_step"] > 0
     assert second["restart"] == 1
+
+
+def test_a_requeued_run_is_mirrored_to_wandb_once(submitter: Submitter, cluster: Cluster) -> None:
+    study, results, run_id, job = start(submitter, wandb="offline")
+    assert cluster.run(["scontrol", "requeue", f"{job}_0"]).returncode == 0
+    assert_complete(study, results)
+    directory = RunDirectory(results / "runs" / run_id)
+    wait_for(lambda: (directory.path / "wandb.json").exists(), 90, results)  # the job's last act
+    assert steps_stored(directory) == list(range(40))
 
 
 def test_a_killed_srun_is_started_again_and_leaves_no_second_writer(
