@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import deepspeed
@@ -11,9 +13,12 @@ from deepspeed.accelerator import get_accelerator
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=2)
 parser.add_argument("--deepspeed_config", default=None)
-parser.add_argument("--checkpoint", help="folder: save, train as long again, load, and train once more")
+parser.add_argument(
+    "--checkpoint", action="store_true", help="save, train on, load what was saved, train again"
+)
 args = parser.parse_args()
 
+FOLDER = f"{tempfile.gettempdir()}/bare-loop-{os.environ['MASTER_PORT']}"  # the same on all ranks
 CONFIG = {
     "train_micro_batch_size_per_gpu": 2,
     "zero_allow_untested_optimizer": True,
@@ -43,9 +48,9 @@ engine, optimizer, _, _ = deepspeed.initialize(
 )
 for phase in ("train", "save", "train", "load", "train") if args.checkpoint else ("train",):
     if phase == "save":
-        engine.save_checkpoint(args.checkpoint)
+        engine.save_checkpoint(FOLDER)
     elif phase == "load":
-        engine.load_checkpoint(args.checkpoint)
+        engine.load_checkpoint(FOLDER)
     else:
         for _ in range(args.steps):
             batch = get_accelerator().pin_memory(torch.randn(2, 32, dtype=torch.bfloat16))
