@@ -163,13 +163,18 @@ def loss_figures(matched: Matched, summary: Record, bands: Any) -> list[Callable
     varying = [name for name in Training.model_fields if len({str(one[name]) for one in trainings}) > 1]
     labels = [", ".join(f"{name.replace('_', ' ')} {one[name]}" for name in varying) for one in trainings]
     names = distinct(
-        re.sub(r"[^\w.+-]+", "-", "_".join(["loss", model, shape, *([label] if label else [])]))
+        file_name("_".join(["loss", model, shape, *([label] if label else [])]))
         for (model, shape, *_), label in zip(groups, labels, strict=True)
     )
     return [
         lambda name=name, label=label, group=group: _loss_figure(name, label, group, verdicts, bands)  # type: ignore[misc]
         for name, label, group in zip(names, labels, groups.values(), strict=True)
     ]
+
+
+def file_name(text: str) -> str:
+    """A figure's name from what a study calls things, which may be anything."""
+    return re.sub(r"[^\w.+-]+", "-", text)
 
 
 def distinct(names: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure as Canvas
 from rich.table import Table
 
-from analysis.figures import Figure, distinct
+from analysis.figures import Figure, distinct, file_name
 from analysis.style import INK, MUTED
 from harness.errors import HarnessError
 from harness.missing_copy import new_copy_raises, old_copy
@@ -235,7 +235,7 @@ def missing_figure(rows: list[Missing], name: str) -> Figure:
     """Heat map: kinds of parameters by number of nodes, the share of elements that is never written."""
     table = pd.DataFrame([{**vars(row), "share": row.share} for row in rows])
     title = f"{name}: share of secondary elements that the old copy never writes"
-    return Figure(f"missing-copy_{name}", title, table, (), ("computed from sizes",), draw_missing)
+    return Figure(file_name(f"missing-copy_{name}"), title, table, (), ("computed from sizes",), draw_missing)
 
 
 def draw_missing(table: pd.DataFrame) -> Canvas:

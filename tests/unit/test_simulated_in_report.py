@@ -165,7 +165,7 @@ def test_runs_and_simulated_time_stand_in_one_report(tmp_path: Path) -> None:
     page = build_report(write_simulated(tmp_path)).read_text()
     assert 'id="verdicts"' in page and 'id="simulated"' in page
     assert "Not safe: stock and unordered." in page
-    assert claims_of(tmp_path)["stock-diverges", "by-the-race"]["verdict"] == "supported"
+    assert claims_of(tmp_path)["fix-converges", "bit-exact"]["verdict"] == "supported"
 
 
 def test_a_study_that_was_not_simulated_shows_nothing_of_it(tmp_path: Path) -> None:
