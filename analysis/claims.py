@@ -99,7 +99,7 @@ def _excuse(pair: Record, summary: Record, allowed: tuple[str, ...] = SOUND) -> 
     if control is None:
         return "ZeRO-3 was not run under the same order"
     if control not in allowed:
-        return "ZeRO-3 itself fails under the same order"
+        return f"ZeRO-3 itself is not {' or '.join(allowed)} under the same order"
     if pair["verdict"] == "drifted" and not pair["band"] and "equivalent" in allowed:
         return "there is no tolerance band, for want of baseline seeds"
     return None
