@@ -103,7 +103,7 @@ def draw_throughput(table: pd.DataFrame) -> Canvas:
             )
         panel.axhline(1.0, color=MUTED, linewidth=0.8)
         panel.axhline(float(mine["bytes_bound"].max()), color=INK, linewidth=0.8, linestyle=":")
-        panel.set_title(name)
+        panel.set_title(name, fontsize=7.5)
         panel.set_xticks(range(len(networks)), [_short(n) for n in networks], rotation=35, ha="right")
     panels[0].set_ylabel("speed / ZeRO-3\n(dotted: bytes allow)")
     _legend_below(canvas, panels[0])
@@ -149,7 +149,7 @@ def draw_order_cost(table: pd.DataFrame) -> Canvas:
             for x, value in zip(places, part["cost_percent"], strict=True):
                 _number(panel, float(x), float(value))
         panel.axhline(0.0, color=MUTED, linewidth=0.8)
-        panel.set_title(name)
+        panel.set_title(name, fontsize=7.5)
         panel.grid(False, axis="x")
         panel.set_xticks(range(len(networks)), [_short(n) for n in networks], rotation=35, ha="right")
     panels[0].set_ylim(

@@ -29,6 +29,8 @@ SHOWN: dict[str, dict[str, str]] = {
         "model": "model",
         "micro_batch": "batch",
         "sequence_length": "tokens",
+        "gpus": "GPUs",
+        "host": "host",
         "network": "network",
         "variant": "variant",
         "step_seconds": "step s",
@@ -58,6 +60,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "variant": "variant",
         "gpus": "GPUs",
         "step_seconds": "step s",
+        "node_nic_bytes": "node sends bytes",
         "efficiency": "efficiency",
         "limited_by": "limited by",
     },
@@ -120,7 +123,7 @@ def simulate(
     if as_json:
         print(files["json"].read_text(), end="")
         return
-    console = wide_console(140)
+    console = wide_console(160)
     for name in SHOWN:
         if name in files:
             console.print(_table(name, files[name]))
