@@ -14,7 +14,7 @@ from analysis.convergence import FEWEST_SEEDS
 from analysis.race_matrix import race_sentence
 from analysis.settings import settings, shape_text
 from analysis.style import RANK, SIGNS
-from analysis.summary import LEVELS, SOUND, zero3_beside
+from analysis.summary import LEVELS, SOUND, moved, zero3_beside
 from analysis.wire import wire_sentence
 
 Record = Mapping[str, Any]
@@ -81,6 +81,8 @@ def _safety(one: Record, pairs: list[Record], every: list[Record]) -> str:
         shared = "" if one["variant"].startswith("zero3") else shared
         return f"{words} in {len(failed)} of {judged} pairs, the earliest at step {first}{shared}{missing}."
     words = _count_words(one["verdicts"])
+    if changed := sum(map(moved, pairs)):
+        return f"{words}: an order changed values in {changed} of {judged} pairs, inside the band of seeds{missing}."
     if one["safe"] is None:
         return f"{words}, but only where nothing could run out of order{missing}."
     return f"{words}: as its baseline in all {judged} pairs{missing}."

@@ -282,7 +282,10 @@ def weaker(*levels: str) -> str:
 
 
 def variant_record(variant: str, pairs: list[Record]) -> Record:
-    """What all pairs of one variant say together. `safe` is null where nothing could have gone wrong unseen."""
+    """What all pairs of one variant say together.
+
+    `safe` is null where nothing could have gone wrong unseen, and where only the band of seeds speaks for it.
+    """
     ours = [pair for pair in pairs if pair["variant"] == variant]
     judged = [pair for pair in ours if pair["verdict"]]
     counts = Counter(pair["verdict"] for pair in judged)
@@ -293,7 +296,7 @@ def variant_record(variant: str, pairs: list[Record]) -> Record:
         "pairs": len(ours),
         "not_judged": len(ours) - len(judged),
         "verdicts": {verdict: counts[verdict] for verdict in VERDICTS},
-        "safe": False if failed else True if reordered else None,
+        "safe": False if failed else True if reordered and not any(map(moved, judged)) else None,
         "faults": sorted({fault_of(pair) for pair in failed}),
         "extra_host_syncs_per_step": _mean(extra_host_syncs(pair, pairs) for pair in judged),
         "secondary_gathers_per_step": _mean(pair["secondary_gathers_per_step"] for pair in judged),
@@ -309,6 +312,11 @@ def _could_reorder(pair: Record) -> bool:
 def left_to_chance(pair: Mapping[str, Any]) -> bool:
     """A GPU at its own rate: what does not strike there may strike elsewhere, so only a stall can acquit."""
     return bool(pair["evidence"] == "one-gpu" and not pair["stall_us"])
+
+
+def moved(pair: Mapping[str, Any]) -> bool:
+    """Inside the band of seeds, yet not bit-equal on the virtual device, where nothing but an order changes values."""
+    return bool(pair["evidence"] == "virtual-device" and pair["verdict"] == "equivalent")
 
 
 def fault_of(pair: Record) -> str:

@@ -95,6 +95,18 @@ def test_a_variant_that_only_ran_in_order_is_not_called_safe(tmp_path: Path) -> 
     assert summary_of(tmp_path)["variants"][0]["safe"] is None
 
 
+def test_values_that_an_order_changed_inside_the_band_do_not_make_a_variant_safe(tmp_path: Path) -> None:
+    def curve(run: Run) -> Curve:
+        losses = [3.0 - 0.1 * step + 0.2 * (run.seed - 2) for step in range(12)]
+        return Curve([loss + (1e-4 if run.policy == "side-first" else 0) for loss in losses])
+
+    cells = {"model": "toy", "variant": "zero3", "shape": "2x2"}
+    matrix = [{**cells, "policy": ["eager", "side-first"], "seed": 2}, {**cells, "seed": [1, 3]}]
+    write_study(tmp_path, curve, matrix=matrix, baseline={"variant": "zero3", "policy": "eager"})
+    (zero3,) = summary_of(tmp_path)["variants"]
+    assert (zero3["verdicts"]["equivalent"], zero3["safe"]) == (1, None)
+
+
 def test_the_missing_copy_shows_in_order_on_unaligned_sizes(tmp_path: Path) -> None:
     def curve(run: Run) -> Curve:
         return as_known(run) if run.variant != "stock" else Curve([float("nan")] * 12)
