@@ -28,7 +28,7 @@ def labels(report: dict[str, object]) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["bare_loop", "hf_trainer"])
+@pytest.mark.parametrize("script", ["bare_loop", "hf_trainer", "hf_imported"])
 def test_a_users_script_shows_the_race_of_an_unordered_deepspeed(script: str, tmp_path: Path) -> None:
     words = (
         "--script",
