@@ -416,7 +416,8 @@ def parse_policy(value: Any) -> str:
         raise HarnessError(f"matrix.policy: {value!r} is unknown; {nearest(str(value), valid)}")
     try:
         for kind, name in zip(("networks", "gpus"), timed.groups(), strict=True):
-            _ = name and find(kind, name)
+            if name:
+                find(kind, name)
     except HarnessError as error:
         raise HarnessError(f"matrix.policy: {error}") from error
     return text
