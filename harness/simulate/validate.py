@@ -37,8 +37,8 @@ NOT_VALIDATED = (
     "The cost of each ordering: nobody has published step times with and without the synchronise.",
     "The race window: no published measurement of when the copy ends and the gather starts.",
     "The 12.5 Gbps Ethernet cluster of the paper: its step times are not public.",
-    "Fused attention: models attend step by step through memory (Hugging Face's eager attention), which at 7B with 16 "
-    "sequences of 2,048 tokens is an eighth of the compute. A fused one needs less, and leaves the race narrower windows.",
+    "Fused attention: models attend step by step through memory (Hugging Face's eager attention), an eighth of "
+    "the compute at 7B with 16 sequences of 2,048 tokens. A fused one needs less, and narrows the race's windows.",
     "70B models, more than 384 GPUs, and hpZ groups that span nodes.",
     "Contention of NCCL's kernels with compute for multiprocessors: the model shares memory, NVLink and NIC only.",
     "Python and hook overhead on a server's host thread: the profile server of hosts.yaml is assumed.",
