@@ -25,7 +25,7 @@ from analysis.settings import shape_text
 from analysis.summary import load_summary, summarise_matched, write_summary
 from analysis.text import latex, latex_orders, markdown
 from analysis.wire import unfilled
-from analysis.witness import watched_runs
+from analysis.witness import profiles, watched_runs
 from harness.study import load_study
 from harness.whole_file import write_text_whole
 
@@ -69,6 +69,7 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
         missing=drawn.missing,
         rates=drawn.gpu,
         watched=watched_runs(matched, folder),
+        profiles=profiles(folder),
         comparison=comparison,
         clock=section(clock),
         clock_figures=drawn.clock,

@@ -49,6 +49,11 @@ def watched_runs(matched: Matched, folder: Path) -> list[Watched]:
     return found
 
 
+def profiles(folder: Path) -> list[str]:
+    """torch's profiles of one step of a run, in runs/ or kept in witness/, as seen from the folder of the report."""
+    return sorted(file.relative_to(folder).as_posix() for file in folder.glob("*/*/profile-*.json.gz"))
+
+
 def _together(findings: Any) -> list[dict[str, Any]]:
     """The same two accesses on several ranks are one finding."""
     rows: dict[str, dict[str, Any]] = {}

@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from analysis.compact import keep
 from analysis.gpu import proportion
 from analysis.levels import beside
 from analysis.report import build_report
@@ -116,6 +117,14 @@ def test_the_page_shows_rates_with_their_figure(folder: Path) -> None:
     assert 'id="gpu"' in page and "1 of 3: 0.33 [0.0084, 0.91]" in page
     assert "stall 3000 µs" in page
     assert (folder / "figures" / "race_rate.csv").is_file()
+
+
+def test_profiles_are_linked_and_kept(folder: Path, tmp_path: Path) -> None:
+    run = next((folder / "runs").iterdir())
+    (run / "profile-0.json.gz").write_bytes(b"a trace")
+    assert f'href="runs/{run.name}/profile-0.json.gz"' in build_report(folder).read_text()
+    kept = keep(folder, tmp_path / "reference")
+    assert f'href="witness/{run.name}/profile-0.json.gz"' in build_report(kept).read_text()
 
 
 def test_a_study_without_gpu_runs_shows_none_of_it(tmp_path: Path) -> None:
