@@ -204,7 +204,9 @@ def test_reference_results_are_small_and_give_the_same_figures(tmp_path: Path) -
     }
     for folder in (source, target):
         drawn = build_figures(folder)
-        assert len(drawn) == 9 and all(figure.svg for figure in drawn)  # eight of simulated time, and the copy
+        assert len(drawn) == 9 and all(
+            figure.svg for figure in drawn
+        )  # eight of simulated time, and the copy
     for file in (source / "figures").glob("*.svg"):
         assert (target / "figures" / file.name).read_bytes() == file.read_bytes()
 
