@@ -352,6 +352,7 @@ class Session:
             _, state = self.engine.load_checkpoint(str(self.directory.checkpoints))
             forget_secondary_partitions(self.engine)
             restore_random_state(state["rng"])
+        self.device.synchronize()  # DeepSpeed lets the next all-gather overtake the copy of the loaded weights
         return int(state["step"]), str(state["batches"])
 
     def evaluate(self) -> Score | None:
