@@ -1,7 +1,8 @@
 """Step times of a pair: the ratio run / baseline with its interval, and which steps stand out.
 
-Steps are paired by index and put into blocks, because neighbouring step times are not independent; the first
-`rule.warmup_steps_dropped` steps are left out.
+Steps are paired by index and put into MAX_BLOCKS blocks, because neighbouring step times are not independent; the first
+`rule.warmup_steps_dropped` steps are left out. A run of fewer steps has one step a block: its interval then takes
+neighbouring steps for independent and may be too narrow.
 """
 
 from __future__ import annotations
