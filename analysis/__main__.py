@@ -7,10 +7,13 @@ python -m analysis keep-unfinished FOLDER...   the same of a study that was stop
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from harness.errors import HarnessError
@@ -38,7 +41,13 @@ def rebuild(folders: list[Path]) -> int:
     from analysis.drawing import build_figures
 
     started = time.perf_counter()
-    drawn = [figure for folder in folders for figure in build_figures(folder)]
+    if len(folders) > 1:
+        cores = len(os.sched_getaffinity(0))
+        with ProcessPoolExecutor(min(len(folders), cores), get_context("spawn")) as pool:
+            found = list(pool.map(build_figures, folders))
+    else:
+        found = [build_figures(folder) for folder in folders]
+    drawn = [figure for figures in found for figure in figures]
     failed = [figure for figure in drawn if figure.svg is None]
     for figure in failed:
         print(f"hpz: {figure.caption}", file=sys.stderr)

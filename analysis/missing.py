@@ -255,7 +255,8 @@ def draw_missing(table: pd.DataFrame) -> Canvas:
     )
     stops = table[table["raises"]]
     places = [[nodes.index(n) for n in stops["nodes"]], [kinds.index(kind) for kind in stops["parameter"]]]
-    axes.plot(*places, "x", color=INK, markersize=4, zorder=5)
+    for colour, width in (("white", 3.0), (INK, 1.0)):  # seen on dark cells and on white ones
+        axes.plot(*places, "x", color=colour, markersize=5, markeredgewidth=width, zorder=5)
     counts = dict(zip(table["parameter"], table["count"], strict=True))
     axes.set_yticks(range(len(kinds)), [f"{kind} × {counts[kind]}" for kind in kinds])
     ticks = range(0, len(nodes), max(1, len(nodes) // 8))
