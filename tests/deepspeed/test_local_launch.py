@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,13 @@ def start(file: Path, results: Path) -> tuple[subprocess.Popen[str], RunDirector
 def start_only(file: Path, results: Path) -> tuple[subprocess.Popen[str], RunDirectory]:
     command = [sys.executable, "-m", "harness.cli", "run", str(file), "--results", str(results)]
     process = subprocess.Popen(
-        command, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        command,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # Tests that were started in the background have Ctrl-C ignored, and would hand that on.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     (only,) = load_study(file).runs
     return process, RunDirectory(results / "runs" / only.run_id)
