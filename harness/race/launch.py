@@ -237,7 +237,7 @@ def collect(job: Job, folder: Path, ended: dict[str, Any]) -> Outcome:
 
 def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:
     """Why the ranks did not end well: collectives that do not match, where each waits, or the first error."""
-    mismatch = mismatch_in(folder, ranks)
+    mismatch = mismatch_in(folder, ranks, ended=ended["how"] in ("failed", "stalled"))
     if ended["how"] == "failed":
         rank = ended["rank"]
         last = next(
