@@ -66,6 +66,7 @@ def draw_waits(table: pd.DataFrame) -> Canvas:
     return canvas
 
 
+DOT: dict[str, Any] = {"markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.4}  # one pair
 LINES_SHOWN = 16  # of a figure; the table holds them all
 
 
@@ -258,9 +259,7 @@ def _draw_ratios(axes: Axes, part: pd.DataFrame, height: float, variant: str) ->
         heights,
         "o",
         color=colour,
-        markersize=4,
-        markeredgecolor="white",
-        markeredgewidth=0.4,
+        **DOT,
         label="_" if known or part.empty else variant,
     )
     for place, odd in zip(heights, part["outliers"], strict=True):
@@ -332,9 +331,7 @@ def _strip(table: pd.DataFrame, value: str) -> tuple[Canvas, Axes]:
             heights,
             "o",
             color=colour,
-            markersize=4,
-            markeredgecolor="white",
-            markeredgewidth=0.4,
+            **DOT,
         )
     axes.set_yticks(range(len(variants)), variants)
     axes.set_ylim(len(variants) - 0.5, -0.5)
