@@ -43,7 +43,7 @@ test: lint types packages
 
 # The paper's own window: DeepSpeed 0.13.4, stock and fixed, on today's torch.
 historical: setup
-	$(BIN)/python -m harness.historical
+	$(BIN)/python -m harness.launch.historical
 
 # From the committed reference results; the same input gives the same svg, byte for byte.
 figures: setup

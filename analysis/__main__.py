@@ -16,7 +16,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.system.errors import HarnessError
 
 
 def main(words: list[str]) -> int:
@@ -38,7 +38,7 @@ def main(words: list[str]) -> int:
 
 def rebuild(folders: list[Path]) -> int:
     """Rebuild the figures of each folder and say how long it took; 1 where one could not be drawn."""
-    from analysis.drawing import build_figures
+    from analysis.draw.drawing import build_figures
 
     started = time.perf_counter()
     if len(folders) > 1:
@@ -58,7 +58,7 @@ def rebuild(folders: list[Path]) -> int:
 
 def keep_all(folders: list[Path], unfinished: bool = False) -> int:
     """Copy the reference results of each folder and print where they lie."""
-    from analysis.compact import keep
+    from analysis.reference.keep import keep
 
     for folder in folders:
         print(keep(folder, unfinished=unfinished))

@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.record import StepRecord, describe_run, utc_now, write_json
-from harness.study import REPOSITORY, Run, Study, load_study, save_study
+from harness.record.directory import StepRecord, describe_run, utc_now, write_json
+from harness.study.study import Run, Study, load_study, save_study
+from harness.system.places import REPOSITORY
 
 SHARE = 100  # runs that the other readers get
 SCALARS = ("loss", "grad_norm", "lr", "step_seconds")  # of each step, in event files
@@ -128,7 +129,7 @@ def _timed(work: Callable[[Path], int], folder: Path) -> dict[str, float]:
 
 
 def collect_all(folder: Path) -> int:
-    from analysis.collect import collect_study
+    from analysis.collect.collect import collect_study
 
     return collect_study(folder).lines_read
 
@@ -144,8 +145,8 @@ def append_and_collect(folder: Path) -> int:
 
 
 def report_all(folder: Path) -> int:
-    from analysis.collect import collect_study
-    from analysis.report import build_report
+    from analysis.collect.collect import collect_study
+    from analysis.page.report import build_report
 
     build_report(folder)
     return int(collect_study(folder).counts()["steps"])

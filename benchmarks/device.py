@@ -85,7 +85,7 @@ def measure(device: str, model: str) -> None:
     """The worker: import once, fork the ranks, wait for them."""
     sys.path.insert(0, str(REPOSITORY))
     from harness.launch.local import free_port
-    from harness.train import import_everything
+    from harness.workload.train import import_everything
 
     kind, _, policy = device.partition(" ")
     import_everything(kind)
@@ -103,7 +103,7 @@ def describe_run(model: str, kind: str, policy: str, folder: Path) -> Any:
 
     import yaml
 
-    from harness.study import load_study
+    from harness.study.study import load_study
 
     shutil.copytree(REPOSITORY / "experiments", folder / "experiments")
     study = yaml.safe_load((folder / "experiments" / "laptop.yaml").read_text())
@@ -140,8 +140,8 @@ def be_rank(run: Any, rank: int, folder: Path) -> None:
     import torch
 
     from harness.device import open_device
-    from harness.record import RunDirectory
-    from harness.train import Rank, Session, StopRequest, build_engine, open_run_batches
+    from harness.record.directory import RunDirectory
+    from harness.workload.train import Rank, Session, StopRequest, build_engine, open_run_batches
 
     device = open_device(run.device, policy=run.policy, seed=run.seed)
     deepspeed.init_distributed(dist_backend=device.backend, verbose=False)

@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 
 import yaml
 
-from analysis.collect import collect_study
-from harness.launch.profile import Profile
-from harness.launch.scheduler import Clients, Job, Scheduler, parse_squeue
-from harness.launch.slurm import Submission, plan_submissions, render, write_submission
-from harness.launch.status import study_rows
-from harness.record import RunDirectory, StepRecord, StepWriter, utc_now, write_json
-from harness.study import REPOSITORY, Study, load_study, save_study
+from analysis.collect.collect import collect_study
+from harness.launch.slurm.arrays import Submission, plan_submissions, render, write_submission
+from harness.launch.slurm.profile import Profile
+from harness.launch.slurm.scheduler import Clients, Job, Scheduler, parse_squeue
+from harness.launch.slurm.status import study_rows
+from harness.record.directory import RunDirectory, StepRecord, StepWriter, utc_now, write_json
+from harness.study.study import Study, load_study, save_study
+from harness.system.places import REPOSITORY
 
 STEPS = 10  # recorded by each run
 PROFILE = Profile(name="benchmark", max_array_size=1001)

@@ -21,11 +21,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from harness.simulate.hardware import cluster
+from harness.hardware.profiles import cluster
 from harness.simulate.timeline import simulate
 from harness.simulate.trace import load
 from harness.simulate.traces import traces
-from harness.study import REPOSITORY, Run, Study, load_study
+from harness.study.study import Run, Study, load_study
+from harness.system.places import REPOSITORY
 from harness.variants import Variant, cache_folder, overlay_path
 
 MODELS = ("llama2-7b", "llama2-13b", "llama2-70b", "falcon-7b", "falcon-40b")

@@ -51,9 +51,9 @@ PYTHON
   local words
   words=$(PYTHONPATH=$home "$python" - "$home/experiments/one-gpu.yaml" 2>&1 <<'PYTHON'
 import sys
-from harness.errors import HarnessError
+from harness.system.errors import HarnessError
 from harness.launch.gpu import check_gpus
-from harness.study import load_study
+from harness.study.study import load_study
 try:
     check_gpus(load_study(sys.argv[1]).runs)
 except HarnessError as error:

@@ -11,11 +11,11 @@ __all__ = ["load_results", "load_study"]
 def __getattr__(name: str) -> Any:
     # Imported on use, so that `import harness` stays instant on a login node.
     if name == "load_study":
-        from harness.study import load_study
+        from harness.study.study import load_study
 
         return load_study
     if name == "load_results":
-        from harness.results import load_results
+        from analysis.collect.results import load_results
 
         return load_results
     raise AttributeError(f"module 'harness' has no attribute {name!r}")

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 
-from harness.study import REPOSITORY
+from harness.system.places import REPOSITORY
 
 # A busy machine is no reason to fail, and every run tries the same cases.
 settings.register_profile(

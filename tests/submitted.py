@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.launch.profile import Profile
-from harness.launch.slurm import Submitted, plan_submissions, render, submissions, write_submission
-from harness.record import RunDirectory, utc_now, write_json
-from harness.study import Study, save_study
+from harness.launch.slurm.arrays import Submitted, plan_submissions, render, submissions, write_submission
+from harness.launch.slurm.profile import Profile
+from harness.record.directory import RunDirectory, utc_now, write_json
+from harness.study.study import Study, save_study
 
 PROFILE = Profile(name="made-up", network_baseline=False, wandb="off")
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
-import harness.record
-import harness.study
-from harness.record import RunDirectory, StepRecord, StepWriter, write_json
-from harness.study import REPOSITORY, Run, Study, save_study
+import harness.record.directory
+import harness.study.study
+from harness.record.directory import RunDirectory, StepRecord, StepWriter, write_json
+from harness.study.study import Run, Study, save_study
+from harness.system.places import REPOSITORY
 
 
 def toy_model(name: str = "llama2-toy") -> dict[str, Any]:
@@ -53,9 +54,9 @@ def fake_patches(monkeypatch: pytest.MonkeyPatch) -> None:
         digest = hashlib.sha256(variant.name.encode()).hexdigest()
         return {} if variant.name in ("zero3", "fixed") else {f"{variant.name}.patch": digest}
 
-    monkeypatch.setattr(harness.record, "git_state", lambda: {"commit": "c" * 40, "dirty": False})
-    monkeypatch.setattr(harness.study, "patch_hashes", hashes)
-    monkeypatch.setattr(harness.study, "default_release", lambda: "0.19.8")
+    monkeypatch.setattr(harness.record.directory, "git_state", lambda: {"commit": "c" * 40, "dirty": False})
+    monkeypatch.setattr(harness.study.study, "patch_hashes", hashes)
+    monkeypatch.setattr(harness.study.study, "default_release", lambda: "0.19.8")
 
 
 @pytest.fixture

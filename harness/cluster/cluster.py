@@ -22,14 +22,14 @@ from typing import Any
 from harness.cluster import network
 from harness.cluster.needs import check_machine
 from harness.cluster.spec import DATA_INTERFACE, Spec, control_address, data_address, link_rate
-from harness.errors import HarnessError
-from harness.launch.interface import sent_bytes
-from harness.record import write_json
+from harness.record.directory import write_json
+from harness.system.errors import HarnessError
+from harness.system.places import REPOSITORY
+from harness.workload.wire import sent_bytes
 
 DEFAULT_NAME = "one-machine"
 UP_SECONDS = 60.0
 DOWN_SECONDS = 10.0
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-from harness.errors import HarnessError
+from harness.system.errors import HarnessError
 
 PROGRAMS = {  # program → the Debian and Ubuntu package that holds it
     "slurmctld": "slurmctld",

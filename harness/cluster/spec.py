@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import HarnessError
-from harness.study import LINK, bits_per_second
+from harness.study.study import LINK, bits_per_second
+from harness.system.errors import HarnessError
 
 CONTROLLER = "controller"
 CONTROL_ADDRESS = "10.78.0.1"

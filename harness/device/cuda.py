@@ -22,7 +22,7 @@ from harness.device.counters import Counters
 from harness.device.device import Device, DeviceKind
 from harness.device.gloo import GlooBackend
 from harness.device.stall import StallCopies, cycles_per_microsecond
-from harness.errors import HarnessError
+from harness.system.errors import HarnessError
 
 USABLE = 0.9  # of a shared GPU's memory; each rank's CUDA context takes some of the rest
 

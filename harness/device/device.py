@@ -19,7 +19,7 @@ from harness.device.observe import Observer
 from harness.device.poison import parse_poison
 from harness.device.policies import parse_policy
 from harness.device.streams import Machine, set_machine
-from harness.errors import HarnessError
+from harness.system.errors import HarnessError
 
 DeviceKind = Literal["cpu", "virtual", "cuda"]
 

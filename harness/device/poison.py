@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from harness.errors import HarnessError
+from harness.system.errors import HarnessError
 
 BYTE = 0x5A  # the pattern: 1.5e16 in bfloat16 and in single precision
 BLOCK = 512  # bytes; the size classes are its multiples, as in PyTorch's caching allocator

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError
+from harness.system.errors import HarnessError
 
 if TYPE_CHECKING:
     from harness.device.streams import Machine, Op, Stream
@@ -105,7 +105,7 @@ def parse_policy(text: str, seed: int = 0) -> Policy:
     if match := re.fullmatch(r"random\((\d+)\)", text):
         return RandomOrder(f"{match[1]}/{seed}")
     if match := re.fullmatch(r"timed(?:\((\d+)((?:,[\w.-]+){0,2})\))?", text):
-        from harness.simulate.timed import Timed, clocked
+        from harness.clock.timed import Timed, clocked
 
         return Timed(float(match[1] or 1), clocked(*(match[2] or "").split(",")[1:]))
     raise HarnessError(

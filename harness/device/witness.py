@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import torch
 
-from harness.errors import HarnessError
+from harness.system.errors import HarnessError
 
 VARIABLE = "HPZ_WITNESS"
 

@@ -24,7 +24,7 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Serve until standard input closes; the ranks then die with this process."""
     from harness.device import cuda_was_started
-    from harness.train import import_everything
+    from harness.workload.train import import_everything
 
     import_everything(sys.argv[1])
     # Where an import has started CUDA, a fork could not use it; a fresh process imports all again and can.
@@ -94,8 +94,8 @@ def be_rank(command: dict[str, Any], rank: int, afresh: bool) -> None:
             "MASTER_PORT": str(command["port"]),
         }
         if afresh:
-            os.execv(sys.executable, [sys.executable, "-m", "harness.train", str(directory)])
-        from harness.train import run_rank
+            os.execv(sys.executable, [sys.executable, "-m", "harness.workload.train", str(directory)])
+        from harness.workload.train import run_rank
 
         run_rank(directory)
         code = 0

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from harness.errors import HarnessError
-from harness.study import Run
+from harness.study.study import Run
+from harness.system.errors import HarnessError
 
 PROBE = """
 import json, torch

@@ -23,11 +23,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.errors import HarnessError, RunFailed
 from harness.launch.gpu import check_gpus
 from harness.launch.memory import out_of_memory
-from harness.record import Exit, RunDirectory, Status, utc_now
-from harness.study import REPOSITORY, Run, Study, check_weights, make_results_folder
+from harness.record.directory import Exit, RunDirectory, Status, utc_now
+from harness.study.study import Run, Study, check_weights, make_results_folder
+from harness.system.errors import HarnessError, RunFailed
+from harness.system.places import REPOSITORY
 from harness.variants import Variant, overlay_path
 
 GIB = 2**30

@@ -15,8 +15,8 @@ import torch
 from harness.device import Device
 from harness.device.collectives import Backend
 from harness.device.memory import DEVICE, on_device
-from harness.errors import HarnessError
 from harness.race.launch import Program
+from harness.system.errors import HarnessError
 
 
 def adapt_hugging_face() -> None:

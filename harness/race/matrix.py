@@ -25,8 +25,8 @@ from harness.race.explore import explore
 from harness.race.investigate import Settings, analysed, conclude, settings_of
 from harness.race.launch import Job, Outcome, Program, Ranks
 from harness.race.report import Cost, Effect, Frozen, Race, Report
-from harness.record import RunDirectory, write_json
-from harness.study import Run, Study, save_study
+from harness.record.directory import RunDirectory, write_json
+from harness.study.study import Run, Study, save_study
 
 T = TypeVar("T")
 SCHEMA_FILE = Path(__file__).with_name("race-matrix.schema.json")

@@ -17,7 +17,6 @@ import torch
 
 from harness.device import Device, MixedDevices, VirtualDevice, open_device, open_process_device
 from harness.device.policies import POLICIES
-from harness.errors import HarnessError
 from harness.race.adapt import adapt_deepspeed, adapt_hugging_face
 from harness.race.happens_before import Analysis, Costs, shortened
 from harness.race.launch import Job
@@ -25,13 +24,14 @@ from harness.race.names import Namer, roots, stream_names
 from harness.race.policy import Busy, Scripted
 from harness.race.report import rank_report, traced
 from harness.race.watch import CollectiveLog, Excerpt, Watcher
-from harness.record import RunDirectory
+from harness.record.directory import RunDirectory
+from harness.system.errors import HarnessError
 
 
 def import_everything(with_transformers: bool) -> None:
     """Import what ranks need, so that they can be forked warm; the accelerator is in place before any user's import."""
     if with_transformers:
-        from harness.train import import_everything
+        from harness.workload.train import import_everything
 
         import_everything("virtual")
         return
@@ -107,7 +107,7 @@ class Watch:
 
 def train(job: Job, watch: Watch) -> str:
     """The training of a run, as `hpz run` does it; returns the digest of all ranks' shards."""
-    from harness.train import run_rank
+    from harness.workload.train import run_rank
 
     directory = RunDirectory(watch.folder / "run")
     run_rank(directory.path, opened=watch.attach)

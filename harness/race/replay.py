@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness.errors import HarnessError
 from harness.race.explore import Found, Search
 from harness.race.launch import Job, Outcome
 from harness.race.report import Race
-from harness.record import package_versions, write_json
+from harness.record.directory import package_versions, write_json
+from harness.system.errors import HarnessError
 
 
 class Values(BaseModel):

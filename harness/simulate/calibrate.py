@@ -24,11 +24,12 @@ import yaml
 from rich.table import Table
 from scipy.optimize import least_squares
 
-from harness.errors import RunFailed
-from harness.simulate.hardware import Gpu, Hardware, Host, find
+from harness.hardware.profiles import Gpu, Hardware, Host, find
 from harness.simulate.trace import Kind, Trace
 from harness.simulate.traces import traces
-from harness.study import REPOSITORY, Run, Study
+from harness.study.study import Run, Study
+from harness.system.errors import RunFailed
+from harness.system.places import REPOSITORY
 from harness.variants import Variant, overlay_path
 
 Floats = npt.NDArray[np.float64]
@@ -303,7 +304,7 @@ def _tiny(model: str, depth: int, variant: str, accumulation: int) -> Run:
 
 
 def _parameters_of_layer(spec: dict[str, Any]) -> int:
-    from harness.models import parameter_shapes, parse_model
+    from harness.study.models import parameter_shapes, parse_model
 
     shapes = parameter_shapes(parse_model(spec, "calibrate"))
     return sum(int(np.prod(shape)) for name, shape in shapes if ".0." in name)

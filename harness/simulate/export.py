@@ -22,7 +22,7 @@ import numpy as np
 from harness.simulate.costs import LIMITS, describe
 from harness.simulate.timeline import Timeline
 from harness.simulate.trace import Kind
-from harness.whole_file import write_whole
+from harness.system.whole_file import write_whole
 
 HOST_THREAD = 0
 Event = dict[str, Any]

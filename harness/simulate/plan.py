@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from harness.errors import HarnessError, nearest
-from harness.simulate.hardware import NONE, Cluster, Hardware, cluster, find
-from harness.study import RUN_AXES, TRAINING_AXES, Run, Study
+from harness.hardware.profiles import NONE, Cluster, Hardware, cluster, find
+from harness.study.study import RUN_AXES, TRAINING_AXES, Run, Study
+from harness.system.errors import HarnessError, nearest
 
 ZERO_AXES = (
     "stage3_prefetch_bucket_size",

@@ -24,7 +24,6 @@ from deepspeed.accelerator import set_accelerator
 
 from harness.device.observe import HOST, Access, Observer, OpRecord, Site, WaitTarget
 from harness.device.streams import Machine, set_machine
-from harness.models import ModelFile, build_model
 from harness.simulate.meta import (
     BusyDevice,
     MetaAccelerator,
@@ -35,7 +34,8 @@ from harness.simulate.meta import (
     use_memory,
 )
 from harness.simulate.trace import Kind, Row, Secondary, Trace, from_rows, save
-from harness.study import Run
+from harness.study.models import ModelFile, build_model
+from harness.study.study import Run
 
 WARM_UP_STEPS = (
     2  # the first learns the order of parameters; DeepSpeed's throughput timer starts with the third
@@ -270,7 +270,7 @@ def trust_other_ranks() -> None:
 
 
 def _step(engine: Any, run: Run, before_update: Callable[[], None]) -> None:
-    """One optimizer step, as harness.train takes it."""
+    """One optimizer step, as harness.workload.train takes it."""
     training = run.training
     losses = []
     for micro in range(training.gradient_accumulation):

@@ -20,8 +20,8 @@ from harness.simulate.plan import Cell, cells, settings_of
 from harness.simulate.timeline import LIMITED_BY, Timeline, simulate
 from harness.simulate.trace import Kind, Trace, load
 from harness.simulate.traces import trace_file, traces
-from harness.study import Study
-from harness.whole_file import write_text_whole
+from harness.study.study import Study
+from harness.system.whole_file import write_text_whole
 
 EVIDENCE = "simulated-time"
 COPY = "_partition_param_sec"  # where the fix makes the host wait

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from harness.hardware.profiles import Cluster
 from harness.simulate.costs import LIMITS, RESOURCES, Costs, costs
-from harness.simulate.hardware import Cluster
 from harness.simulate.trace import Kind, Trace
 
 Floats = npt.NDArray[np.float64]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from harness.whole_file import write_whole
+from harness.system.whole_file import write_whole
 
 FORMAT = 1
 HOST = -1  # "stream" of what only the host does

@@ -14,9 +14,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from harness.errors import HarnessError, RunFailed
 from harness.simulate.trace import Trace, load
-from harness.study import REPOSITORY, Run
+from harness.study.study import Run
+from harness.system.errors import HarnessError, RunFailed
+from harness.system.places import REPOSITORY
 from harness.variants import Variant, cache_folder, overlay_path
 
 HARNESS = REPOSITORY / "harness"
@@ -24,7 +25,7 @@ MAKERS = (  # what decides a trace's content
     *(HARNESS / "simulate" / f"{name}.py" for name in ("meta", "record", "trace")),
     *sorted((HARNESS / "device").glob("*.py")),
     HARNESS / "race" / "names.py",
-    HARNESS / "models.py",
+    HARNESS / "study" / "models.py",
 )
 IRRELEVANT = {"learning_rate", "betas", "eps", "weight_decay", "warmup_steps", "steps", "task", "checkpoint"}
 Progress = Callable[[str], None]

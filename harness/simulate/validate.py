@@ -17,15 +17,16 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from harness.errors import HarnessError
-from harness.record import write_json
-from harness.results import load_results
-from harness.simulate.hardware import Cluster, Gpu, Host, Network, cluster
+from analysis.collect.results import load_results
+from harness.hardware.profiles import Cluster, Gpu, Host, Network, cluster
+from harness.record.directory import write_json
 from harness.simulate.timeline import simulate
 from harness.simulate.trace import load
 from harness.simulate.traces import traces
-from harness.study import REPOSITORY, Run, Study
-from harness.whole_file import write_text_whole
+from harness.study.study import Run, Study
+from harness.system.errors import HarnessError
+from harness.system.places import REPOSITORY
+from harness.system.whole_file import write_text_whole
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 MEASURED = (Path("results/slow-link"), REPOSITORY / "results" / "reference" / "slow-link")

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.system.errors import HarnessError
 from harness.variants.series import Series, load_series, sha256
 from harness.variants.sources import PACKAGE, release_source
 from harness.variants.variant import Variant, all_variants

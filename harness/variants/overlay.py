@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.system.errors import HarnessError
 from harness.variants.apply import check_hashes, patched_files
 from harness.variants.series import Series, sha256
 from harness.variants.sources import PACKAGE, cache_folder, resolve

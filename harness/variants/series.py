@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.system.errors import HarnessError
+from harness.system.places import REPOSITORY
 from harness.variants.variant import Variant
 
-PATCHES = Path(__file__).resolve().parents[2] / "patches"
+PATCHES = REPOSITORY / "patches"
 AXES = ("copy", "order", "step")
 
 

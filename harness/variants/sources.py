@@ -10,7 +10,7 @@ import tempfile
 from importlib.metadata import distribution
 from pathlib import Path, PurePosixPath
 
-from harness.errors import HarnessError
+from harness.system.errors import HarnessError
 from harness.variants.series import (
     Series,
     installed_release,

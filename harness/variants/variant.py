@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal, get_args
 
-from harness.errors import HarnessError, nearest
+from harness.system.errors import HarnessError, nearest
 
 Copy = Literal["old", "new"]
 Order = Literal["none", "stream-sync", "device-sync", "event"]

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.system.errors import HarnessError
 from harness.variants.apply import apply_patches
 from harness.variants.overlay import check_overlay, overlay_path
 from harness.variants.series import Series, load_series, sha256

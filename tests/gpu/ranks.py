@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from harness.launch.local import free_port
-from harness.study import REPOSITORY
+from harness.system.places import REPOSITORY
 
 
 def run_ranks(words: list[str], world: int, seconds: float = 240, **variables: str) -> list[str]:

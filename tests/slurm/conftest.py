@@ -16,12 +16,13 @@ import pytest
 from harness.cluster import Cluster, Spec
 from harness.cluster.cluster import temporary_cluster
 from harness.cluster.needs import check_machine
-from harness.errors import HarnessError
-from harness.launch.profile import Profile
-from harness.launch.scheduler import Clients
-from harness.launch.slurm import Submitted, submit
-from harness.record import RunDirectory, Status
-from harness.study import REPOSITORY, Study, load_study, save_study
+from harness.launch.slurm.arrays import Submitted, submit
+from harness.launch.slurm.profile import Profile
+from harness.launch.slurm.scheduler import Clients
+from harness.record.directory import RunDirectory, Status
+from harness.study.study import Study, load_study, save_study
+from harness.system.errors import HarnessError
+from harness.system.places import REPOSITORY
 from tests.conftest import StudyFile
 
 QUICK = "--quick-rank"
@@ -45,7 +46,7 @@ def clients(cluster: Cluster) -> Clients:
 @pytest.fixture(autouse=True)
 def queries_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ask SLURM as often as a test likes, with a memory of its own."""
-    monkeypatch.setattr("harness.launch.scheduler.QUERY_SECONDS", 0.0)
+    monkeypatch.setattr("harness.launch.slurm.scheduler.QUERY_SECONDS", 0.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -94,14 +95,14 @@ class Submitter:
         return study, results, submit(study, results, profile or self.profile())
 
     def _quick_python(self) -> Path:
-        """Runs quick_rank.py where harness.launch.rank is asked for, and is Python otherwise."""
+        """Runs quick_rank.py where harness.launch.slurm.rank is asked for, and is Python otherwise."""
         script = self.root / "quick-python"
         quick = REPOSITORY / "tests" / "slurm" / "quick_rank.py"
         python, behaviour = shlex.quote(sys.executable), shlex.quote(json.dumps(self.behaviour))
         script.write_text(
             "#!/bin/sh\n"
             f"export QUICK_RANK={behaviour}\n"
-            f'if [ "$2" = harness.launch.rank ]; then exec {python} {shlex.quote(str(quick))} "$@"; fi\n'
+            f'if [ "$2" = harness.launch.slurm.rank ]; then exec {python} {shlex.quote(str(quick))} "$@"; fi\n'
             f'exec {python} "$@"\n'
         )
         script.chmod(0o755)

@@ -1,6 +1,6 @@
 """Stands in for training where only SLURM is under test: same files, same signals, milliseconds instead of seconds.
 
-Started in place of harness.launch.rank with the same arguments. QUICK_RANK holds JSON: {"step_seconds": 0.02,
+Started in place of harness.launch.slurm.rank with the same arguments. QUICK_RANK holds JSON: {"step_seconds": 0.02,
 "crash_rank": 1, "crash": "exit" | "kill" | "memory", "crash_attempts": 1}.
 """
 
@@ -12,10 +12,10 @@ import signal
 import sys
 import time
 
-from harness.errors import HarnessError
-from harness.launch.rank import Place, check_placement, listen, log_to
-from harness.launch.task import steps_reached
-from harness.record import Final, RunDirectory, StepRecord, StepWriter, utc_now
+from harness.launch.slurm.rank import Place, check_placement, listen, log_to
+from harness.launch.slurm.task import steps_reached
+from harness.record.directory import Final, RunDirectory, StepRecord, StepWriter, utc_now
+from harness.system.errors import HarnessError
 
 
 def main() -> int:

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from harness.cluster import Cluster
-from harness.errors import HarnessError
-from harness.launch.scheduler import Clients, Scheduler
-from harness.launch.slurm import cancel, submit
-from harness.launch.status import study_rows
-from harness.record import RunDirectory
-from harness.study import load_study
+from harness.launch.slurm.arrays import cancel, submit
+from harness.launch.slurm.scheduler import Clients, Scheduler
+from harness.launch.slurm.status import study_rows
+from harness.record.directory import RunDirectory
+from harness.study.study import load_study
+from harness.system.errors import HarnessError
 from tests.slurm.conftest import Submitter, logs, wait_for, wait_for_states
-from tests.unit.test_cli import hpz
-from tests.unit.test_mirror import history, stored
+from tests.unit.cli.test_cli import hpz
+from tests.unit.record.test_mirror import history, stored
 
 ONE_NODE = {"model": "llama2-toy", "variant": "fixed", "shape": "1x2-hpz2", "seed": [1, 2, 3]}
 

@@ -17,8 +17,8 @@ from harness.cluster.cluster import _processes_of, clusters, temporary_cluster
 from harness.cluster.needs import check_machine
 from harness.cluster.network import shape_words
 from harness.cluster.spec import DATA_INTERFACE
-from harness.errors import HarnessError
-from harness.study import REPOSITORY
+from harness.system.errors import HarnessError
+from harness.system.places import REPOSITORY
 from tests.slurm.conftest import wait_for
 
 MEGABYTES = 3

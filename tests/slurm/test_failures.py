@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from harness.cluster import Cluster
-from harness.launch.scheduler import Clients, Scheduler
-from harness.launch.status import study_rows
-from harness.record import RunDirectory
-from harness.study import Study
+from harness.launch.slurm.scheduler import Clients, Scheduler
+from harness.launch.slurm.status import study_rows
+from harness.record.directory import RunDirectory
+from harness.study.study import Study
 from tests.slurm.conftest import Submitter, wait_for, wait_for_states
-from tests.unit.test_mirror import steps_stored
+from tests.unit.record.test_mirror import steps_stored
 
 ONE_RUN = {"model": "llama2-toy", "variant": "zero3", "shape": "2x2"}
 STEPS = {"steps": 40, "micro_batch": 1, "sequence_length": 16}

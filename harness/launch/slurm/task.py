@@ -1,0 +1,477 @@
+"""What one array task does in its allocation: it gives every run of its pair group turns, through srun, until all end.
+
+`python -m harness.launch.slurm.task FOLDER INDEX -- SRUN… PYTHON`, exec'd by the batch script. The variants take turns
+in blocks of steps, the order turning round from block to block (A B B A), so that a slow drift of the nodes cancels.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.cluster.cluster import usual_link
+from harness.cluster.network import shape_words
+from harness.launch.memory import out_of_memory
+from harness.launch.slurm.arrays import Task, read_profile, read_tasks
+from harness.launch.slurm.profile import Profile
+from harness.record.directory import OPEN, Exit, RunDirectory, package_versions, utc_now
+from harness.study.study import Run
+from harness.system.errors import HarnessError
+from harness.system.places import REPOSITORY
+from harness.variants import Variant, overlay_path
+from harness.workload.wire import VARIABLE as WIRE_INTERFACE
+
+STOP_REPEAT_SECONDS = 3.0  # a rank that still imports drops the signal
+BASELINE_SECONDS = 300.0
+SHAPE_SECONDS = 60.0
+MIRROR_SECONDS = 300.0
+REQUEUE_SECONDS = 30.0  # within which SLURM ends a script whose job it requeues
+FAILED_TASK = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<tasks>[\d,-]+): (?P<what>.+)")
+
+Outcome = Literal["reached", "stopped", "failed", "out-of-memory", "killed"]
+
+
+@dataclass
+class Stop:
+    """Whether this task was asked to stop: by the signal before the limit, or by SLURM ending the job."""
+
+    before_limit: bool = False
+    ending: bool = False
+
+    def listen(self) -> None:
+        signal.signal(signal.SIGUSR1, self._hear)
+        signal.signal(signal.SIGTERM, self._hear)
+
+    def _hear(self, number: int, _: object) -> None:
+        self.before_limit |= number == signal.SIGUSR1
+        self.ending |= number == signal.SIGTERM
+
+    @property
+    def asked(self) -> bool:
+        return self.before_limit or self.ending
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Where this task runs, from SLURM's variables."""
+
+    job: str  # ARRAY_TASK, or the plain id outside an array
+    restart: int
+    nodes: str
+    step_owner: str  # the id that steps of this task carry
+
+    @property
+    def name(self) -> str:
+        """Tells it from the one that a requeue gives the same task."""
+        return f"{self.job}/{self.restart}"
+
+    @classmethod
+    def from_slurm(cls) -> Allocation:
+        get = os.environ.get
+        array, task = get("SLURM_ARRAY_JOB_ID"), get("SLURM_ARRAY_TASK_ID")
+        own = get("SLURM_JOB_ID", "")
+        job = f"{array}_{task}" if array and task else own
+        return cls(job, int(get("SLURM_RESTART_COUNT") or 0), get("SLURM_JOB_NODELIST", ""), own)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one srun ended."""
+
+    outcome: Outcome
+    reason: str | None
+    exits: dict[int, Exit]
+
+
+@dataclass
+class Driver:
+    """The task at work: `srun` are the words before `-m MODULE`, python included."""
+
+    folder: Path
+    task: Task
+    profile: Profile
+    srun: list[str]
+    allocation: Allocation
+    stop: Stop = field(default_factory=Stop)
+    network: dict[str, Any] | None = None
+    starts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def results(self) -> Path:
+        return self.folder.parent.parent
+
+    def run(self) -> int:
+        """All turns of all runs; the exit code of the task."""
+        runs = [RunDirectory(self.results / "runs" / run_id) for run_id in self.task.runs]
+        for directory in runs:
+            close_finished(directory)
+        todo = [directory for directory in runs if directory.status().state != "done"]
+        if todo:
+            with self.links_shaped(todo):
+                self.take_turns(todo, self.profile.blocks if len(runs) > 1 else 1)
+        if self.stop.asked:
+            return self.leave(todo)
+        self.mirror(runs)
+        return int(any(directory.status().state != "done" for directory in runs))
+
+    def take_turns(self, todo: list[RunDirectory], blocks: int) -> None:
+        if self.profile.network_baseline:
+            self.network = self.measure_network()
+        for directory in todo:
+            self.begin(directory)
+        for block, order in turns(todo, blocks):
+            for directory in order:
+                if not self.stop.asked and directory.status().state in OPEN:
+                    self.turn(directory, block)
+
+    def begin(self, directory: RunDirectory) -> None:
+        status = directory.status()
+        directory.update_status(
+            state="pending",
+            attempts=status.attempts + 1,
+            reason=None,
+            exit={},
+            ended_utc=None,
+            heartbeat_utc=utc_now(),  # an answer of SLURM's from before says nothing of this attempt
+            network=self.network,
+        )
+
+    def turn(self, directory: RunDirectory, block: int) -> None:
+        """One block of one run, started again where its ranks were killed."""
+        run = directory.run()
+        until = block_end(run.training.steps, block, self.blocks_of(run))
+        while not self.stop.asked and steps_reached(directory) < until:
+            started, before = utc_now(), steps_reached(directory)
+            directory.update_status(state="running", heartbeat_utc=started, started_utc=started)
+            ended = self.start_ranks(directory, run, until)
+            self.record_turn(directory, block, before, started, ended)
+            if not self.settle(directory, run, ended):
+                return
+
+    def blocks_of(self, run: Run) -> int:
+        return min(self.profile.blocks, run.training.steps) if len(self.task.runs) > 1 else 1
+
+    def settle(self, directory: RunDirectory, run: Run, ended: Ended) -> bool:
+        """Write down how a turn ended; returns whether to try again."""
+        key = run.run_id
+        if ended.outcome == "killed" and not self.stop.asked and self.starts[key] < self.profile.attempts:
+            directory.update_status(reason=ended.reason, attempts=directory.status().attempts + 1)
+            return True
+        final = directory.status().final
+        if ended.outcome == "reached" and final is not None:
+            state, reason = "done", None
+        elif self.stop.asked:
+            state, reason = "preempted", "stopped as SLURM asked; goes on from its checkpoint"
+        elif ended.outcome == "reached":
+            state, reason = "pending", None  # waits for its next turn
+        else:
+            state, reason = ("out-of-memory" if ended.outcome == "out-of-memory" else "failed"), ended.reason
+        exits = {rank: e.model_dump() for rank, e in ended.exits.items()}
+        over: dict[str, Any] = {} if state == "pending" else {"ended_utc": utc_now()}
+        if reached := steps_reached(directory):
+            over["step"] = reached - 1
+        directory.update_status(state=state, reason=reason, exit=exits, heartbeat_utc=utc_now(), **over)
+        return False
+
+    def start_ranks(self, directory: RunDirectory, run: Run, until: int) -> Ended:
+        self.starts[run.run_id] = self.starts.get(run.run_id, 0) + 1
+        overlay = overlay_path(Variant.parse(run.variant), run.release)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(overlay), str(REPOSITORY), *_inherited_path()]),
+            **({"HPZ_GROUPS_ACROSS_NODES": "1"} if self.profile.groups_across_nodes else {}),
+            **({WIRE_INTERFACE: i} if (i := self.profile.network_interface) else {}),
+        }
+        for file in directory.logs.glob("rank-*.txt"):
+            file.replace(file.with_suffix(".previous.txt"))
+        command = [*self.srun, "-m", "harness.launch.slurm.rank", str(directory.path), str(until)]
+        code, errors = self.srun_to_end(command, environment)
+        return judge(directory, run, until, code, errors, self.stop.asked)
+
+    def srun_to_end(
+        self, command: list[str], environment: dict[str, str], limit: float | None = None
+    ) -> tuple[int, list[str]]:
+        """Run srun; passes the stop signal on until it has ended. Returns its exit code and error lines."""
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+        errors: list[str] = []
+        reader = threading.Thread(target=_tee, args=(process, errors), daemon=True)
+        reader.start()
+        deadline, repeat = time.monotonic() + (limit or float("inf")), 0.0
+        while process.poll() is None:
+            time.sleep(0.05)
+            if self.stop.asked and time.monotonic() > repeat:
+                process.send_signal(signal.SIGUSR1)
+                repeat = time.monotonic() + STOP_REPEAT_SECONDS
+            if time.monotonic() > deadline:
+                process.kill()
+        reader.join(timeout=5)
+        if process.returncode < 0:
+            self.end_steps()  # the ranks of a killed srun would go on
+        return process.returncode, errors
+
+    def end_steps(self) -> None:
+        """Kill what is left of this task's steps and wait until they are gone."""
+        query = ["squeue", "--noheader", "--steps", f"--jobs={self.allocation.step_owner}", "--format=%i"]
+        for _ in range(30):
+            listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+            left = [step for step in listed if step.rpartition(".")[2].isdigit()]
+            if not left:
+                return
+            subprocess.run(["scancel", "--signal=KILL", *left], capture_output=True, check=False)
+            time.sleep(1)
+
+    def record_turn(
+        self, directory: RunDirectory, block: int, before: int, started: str, ended: Ended
+    ) -> None:
+        """One line in allocations.jsonl: which steps ran where, in which turn, and how that ended."""
+        line: dict[str, Any] = {
+            "schema": 1,
+            "job": self.allocation.job,
+            "restart": self.allocation.restart,
+            "nodes": self.allocation.nodes,
+            "group": self.task.group,
+            "block": block,
+            "paired_with": [run for run in self.task.runs if run != directory.path.name],
+            "groups_across_nodes": self.profile.groups_across_nodes,
+            "from_step": before,
+            "until_step": steps_reached(directory),
+            "started_utc": started,
+            "ended_utc": utc_now(),
+            "outcome": ended.outcome,
+            "reason": ended.reason,
+            "versions": package_versions(),
+        }
+        with (directory.path / "allocations.jsonl").open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        if line["until_step"] > before:
+            earlier = directory.status().allocations if before else ()
+            each_once = dict.fromkeys((*earlier, self.allocation.name))
+            directory.update_status(allocations=tuple(each_once))
+
+    @contextmanager
+    def links_shaped(self, todo: list[RunDirectory]) -> Iterator[None]:
+        """Links at the rate that the runs ask for; a local cluster's own before and after, whoever was killed."""
+        usual = usual_link() if self.profile.local_cluster else None
+        ours = self.profile.shapes_links and bool(self.task.link or self.profile.local_cluster)
+        if ours and (problem := self.shape_links(self.task.link or usual)) and not self.stop.asked:
+            reason = f"matrix.link: {self.task.link or usual} cannot be set on the nodes: {problem}"
+            for directory in todo:
+                directory.update_status(state="failed", reason=reason, ended_utc=utc_now())
+            raise HarnessError(reason)
+        try:
+            yield
+        finally:
+            if self.task.link and (problem := self.shape_links(usual)):
+                print(f"hpz: links stay at {self.task.link}: {problem}", file=sys.stderr)
+
+    def shape_links(self, link: str | None) -> str | None:
+        """Limit what each node sends to `link`, or lift the limit; returns why that could not be done, or None."""
+        words = ["tc", "qdisc", *shape_words(self.profile.network_interface or "", link)]
+        nodes = ["srun", f"--nodes={self.task.nodes}", f"--ntasks={self.task.nodes}", "--ntasks-per-node=1"]
+        try:
+            done = subprocess.run(
+                [*nodes, *words], stderr=subprocess.PIPE, text=True, check=False, timeout=SHAPE_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return f"srun did not answer within {SHAPE_SECONDS:g} s"
+        return (" ".join(done.stderr.split()) or f"exit code {done.returncode}") if done.returncode else None
+
+    def measure_network(self) -> dict[str, Any] | None:
+        """The network baseline of this set of nodes, measured once a submission; None where it failed."""
+        shape = f"{self.task.nodes}x{self.task.ranks_per_node}"
+        link = f"-{self.task.link}" if self.task.link else ""
+        file = self.folder / "network" / f"{shape}{link}-{self.allocation.nodes}.json"
+        if not file.exists():
+            backend = "nccl" if self.task.device == "cuda" else "gloo"
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_inherited_path()])}
+            command = [*self.srun, "-m", "harness.launch.slurm.bandwidth", str(file), backend]
+            code, errors = self.srun_to_end(command, environment, BASELINE_SECONDS)
+            if code:
+                print(
+                    f"hpz: no network baseline (exit code {code}): {' '.join(errors[-3:])}", file=sys.stderr
+                )
+        return dict(json.loads(file.read_text())) if file.exists() else None
+
+    def mirror(self, runs: list[RunDirectory]) -> None:
+        """Mirror the runs to wandb, in a process and a time of its own: whatever becomes of it harms no run."""
+        mode = self.profile.wandb or os.environ.get("WANDB_MODE", "offline")
+        if mode not in ("offline", "online") or find_spec("wandb") is None:
+            return
+        command = [
+            sys.executable,
+            "-m",
+            "harness.record.mirror",
+            mode,
+            *(str(directory.path) for directory in runs),
+        ]
+        process = subprocess.Popen(command, start_new_session=True)
+        deadline = time.monotonic() + MIRROR_SECONDS
+        while process.poll() is None and not self.stop.asked and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        if process.wait():
+            print("hpz: the runs were not all mirrored to wandb; hpz wandb does it later", file=sys.stderr)
+
+    def leave(self, todo: list[RunDirectory]) -> int:
+        """After a stop: ask for another allocation where the limit was the cause; SLURM itself requeues otherwise."""
+        left = [directory for directory in todo if directory.status().state in OPEN]
+        if not left or not self.stop.before_limit or self.stop.ending:
+            return int(bool(left))
+        if self.allocation.restart >= self.profile.restarts:
+            for directory in left:
+                reason = f"at the time limit for the {self.allocation.restart + 1}th time (restarts of the profile)"
+                directory.update_status(state="timed-out", reason=reason, ended_utc=utc_now())
+            return 1
+        done = subprocess.run(
+            ["scontrol", "requeue", self.allocation.job], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            print(f"hpz: scontrol requeue: {done.stderr.strip()}", file=sys.stderr)
+        deadline = time.monotonic() + (REQUEUE_SECONDS if done.returncode == 0 else 0)
+        while not self.stop.ending and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return 1
+
+
+def turns(runs: list[RunDirectory], blocks: int) -> Iterator[tuple[int, list[RunDirectory]]]:
+    """Block numbers with the runs in the order of that block: forth, back, forth, …"""
+    for block in range(blocks):
+        yield block, runs if block % 2 == 0 else runs[::-1]
+
+
+def block_end(steps: int, block: int, blocks: int) -> int:
+    """The step at which a block ends; the last one ends with the run."""
+    return steps * min(block + 1, blocks) // blocks
+
+
+def close_finished(directory: RunDirectory) -> None:
+    """Mark a run as done whose job died between the final record and `settle`: it has no step left to end with."""
+    status = directory.status()
+    if status.final is not None and status.state != "done":
+        directory.update_status(state="done", reason=None, ended_utc=status.ended_utc or utc_now())
+
+
+def steps_reached(directory: RunDirectory) -> int:
+    """Steps that need not be done again: all of them once the final record is there, else the checkpoint's."""
+    final = directory.status().final
+    if final is not None:
+        return final.steps
+    latest = directory.checkpoints / "latest"
+    match = re.fullmatch(r"step(\d+)", latest.read_text().strip()) if latest.exists() else None
+    return int(match[1]) if match else 0
+
+
+def judge(directory: RunDirectory, run: Run, until: int, code: int, errors: list[str], asked: bool) -> Ended:
+    """What an ended srun means, from its exit code, its words and the run's files."""
+    exits = parse_exits(errors, run.shape.world_size, code)
+    if directory.status().final is not None:
+        return Ended("reached", None, exits)  # what dies after the final record has no work left
+    if code == 0:
+        if steps_reached(directory) >= until:
+            return Ended("reached", None, exits)
+        if asked:
+            return Ended("stopped", None, exits)
+        return Ended("failed", "every rank ended with code 0 but none wrote the final record", exits)
+    if out_of_memory(directory, run.shape.world_size, errors):
+        return Ended("out-of-memory", "a rank ran out of memory; see log/rank-*.txt", exits)
+    first = next((rank for rank, e in sorted(exits.items()) if e.code not in (0, None)), None)
+    if first is None:
+        return Ended("killed", _first_death(errors, code), exits)
+    last = " ".join(directory.last_lines(first, 1)) or "no output"
+    return Ended("failed", f"rank {first} ended with code {exits[first].code}: {last}", exits)
+
+
+def _first_death(errors: list[str], code: int) -> str:
+    match = next((match for line in errors if (match := FAILED_TASK.match(line))), None)
+    if match:
+        return f"rank {match['tasks']} on {match['node']}: {match['what']}"
+    return f"srun ended with {'signal' if code < 0 else 'code'} {abs(code)}"
+
+
+def parse_exits(errors: list[str], world_size: int, code: int) -> dict[int, Exit]:
+    """How each rank ended, from srun's lines such as `srun: error: n0: tasks 0-1: Exited with exit code 2`."""
+    exits: dict[int, Exit] = {}
+    for line in errors:
+        match = FAILED_TASK.match(line)
+        for rank in parse_ranks(match["tasks"]) if match else []:
+            exits[rank] = _exit(match["what"]) if match else Exit()
+    rest = Exit(code=0, reason="finished") if code == 0 else Exit(reason="taken down with the run")
+    return {rank: exits.get(rank, rest) for rank in range(world_size)}
+
+
+def _exit(what: str) -> Exit:
+    match = re.match(r"Exited with exit code (\d+)", what)
+    return Exit(code=int(match[1]), reason=what) if match else Exit(signal=what, reason=what)
+
+
+def parse_ranks(text: str) -> list[int]:
+    """`0,2-4` as [0, 2, 3, 4]."""
+    pairs = (part.partition("-") for part in text.split(","))
+    return [rank for low, _, high in pairs for rank in range(int(low), int(high or low) + 1)]
+
+
+def _tee(process: subprocess.Popen[bytes], lines: list[str]) -> None:
+    assert process.stderr is not None
+    for raw in process.stderr:
+        line = raw.decode(errors="replace").rstrip("\n")
+        lines.append(line)
+        print(line, file=sys.stderr, flush=True)
+
+
+def _inherited_path() -> list[str]:
+    return [
+        path
+        for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if path and path != str(REPOSITORY)
+    ]
+
+
+@contextmanager
+def sole_owner(folder: Path, group: str) -> Iterator[bool]:
+    """Whether no other task runs this group; the lock ends with the process, however it ends."""
+    locks = folder.parent / "lock"
+    locks.mkdir(exist_ok=True)
+    with (locks / group).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        except OSError:
+            yield True  # a file system without locks
+        else:
+            yield True
+
+
+def main() -> int:
+    folder, index = Path(sys.argv[1]), int(sys.argv[2])
+    srun = sys.argv[sys.argv.index("--") + 1 :]
+    task = read_tasks(folder)[index]
+    driver = Driver(folder, task, read_profile(folder), srun, Allocation.from_slurm())
+    driver.stop.listen()
+    with sole_owner(folder, task.group) as sole:
+        if not sole:
+            print(f"hpz: another job runs group {task.group}; nothing to do here")
+            return 0
+        return driver.run()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except HarnessError as error:
+        print(f"hpz: {error}", file=sys.stderr)
+        sys.exit(2)

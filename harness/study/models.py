@@ -1,0 +1,265 @@
+"""Falcon and Llama-2 from model files: dimensions as published, or the same families scaled down.
+
+Reading a model file and listing its parameters needs neither torch nor transformers; only `build_model` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.system.errors import HarnessError, nearest
+from harness.system.yaml_file import read_keys
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Shapes = list[tuple[str, tuple[int, ...]]]  # (parameter name, its shape), in the order of named_parameters()
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Dimensions(_Frozen):
+    """What both families have; key names are those of the public Hugging Face configurations."""
+
+    vocab_size: int = Field(ge=1)
+    max_position_embeddings: int = Field(ge=1)  # tokens
+    num_hidden_layers: int = Field(ge=1)
+    hidden_size: int = Field(ge=1)
+    num_attention_heads: int = Field(ge=1)
+    rope_theta: float = 10000.0
+    tie_word_embeddings: bool
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of "
+                f"num_attention_heads={self.num_attention_heads}"
+            )
+        return self
+
+
+class LlamaDimensions(_Dimensions):
+    """Llama-2 (Touvron et al., arXiv 2307.09288). `head_dim` None: hidden_size / num_attention_heads."""
+
+    model_type: Literal["llama"]
+    intermediate_size: int = Field(ge=1)
+    num_key_value_heads: int = Field(ge=1)
+    head_dim: int | None = None
+    rms_norm_eps: float = 1e-5
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and shape of each parameter of transformers' LlamaForCausalLM."""
+        hidden, feed_forward = self.hidden_size, self.intermediate_size
+        head = self.head_dim or hidden // self.num_attention_heads
+        queries, keys = head * self.num_attention_heads, head * self.num_key_value_heads
+        yield "model.embed_tokens.weight", (self.vocab_size, hidden)
+        for layer in (f"model.layers.{index}" for index in range(self.num_hidden_layers)):
+            yield f"{layer}.self_attn.q_proj.weight", (queries, hidden)
+            yield f"{layer}.self_attn.k_proj.weight", (keys, hidden)
+            yield f"{layer}.self_attn.v_proj.weight", (keys, hidden)
+            yield f"{layer}.self_attn.o_proj.weight", (hidden, queries)
+            yield f"{layer}.mlp.gate_proj.weight", (feed_forward, hidden)
+            yield f"{layer}.mlp.up_proj.weight", (feed_forward, hidden)
+            yield f"{layer}.mlp.down_proj.weight", (hidden, feed_forward)
+            yield f"{layer}.input_layernorm.weight", (hidden,)
+            yield f"{layer}.post_attention_layernorm.weight", (hidden,)
+        yield "model.norm.weight", (hidden,)
+        if not self.tie_word_embeddings:
+            yield "lm_head.weight", (self.vocab_size, hidden)
+
+
+class FalconDimensions(_Dimensions):
+    """Falcon (Almazrouei et al., arXiv 2311.16867): multi-query as 7B, or the new decoder of 40B."""
+
+    model_type: Literal["falcon"]
+    ffn_hidden_size: int = Field(ge=1)
+    num_kv_heads: int | None = None  # read by the new decoder only
+    new_decoder_architecture: bool
+    multi_query: Literal[True] = True
+    parallel_attn: Literal[True] = True
+    bias: Literal[False] = False
+    alibi: Literal[False] = False
+    layer_norm_epsilon: float = 1e-5
+
+    @model_validator(mode="after")
+    def _new_decoder_has_groups(self) -> Self:
+        if self.new_decoder_architecture and not self.num_kv_heads:
+            raise ValueError("num_kv_heads is needed with new_decoder_architecture: true")
+        return self
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and shape of each parameter of transformers' FalconForCausalLM."""
+        hidden, feed_forward = self.hidden_size, self.ffn_hidden_size
+        key_heads = (self.num_kv_heads or 1) if self.new_decoder_architecture else 1
+        fused = hidden + 2 * key_heads * (hidden // self.num_attention_heads)
+        norms = ("ln_attn", "ln_mlp") if self.new_decoder_architecture else ("input_layernorm",)
+        yield "transformer.word_embeddings.weight", (self.vocab_size, hidden)
+        for layer in (f"transformer.h.{index}" for index in range(self.num_hidden_layers)):
+            yield f"{layer}.self_attention.query_key_value.weight", (fused, hidden)
+            yield f"{layer}.self_attention.dense.weight", (hidden, hidden)
+            yield f"{layer}.mlp.dense_h_to_4h.weight", (feed_forward, hidden)
+            yield f"{layer}.mlp.dense_4h_to_h.weight", (hidden, feed_forward)
+            for norm in norms:
+                yield f"{layer}.{norm}.weight", (hidden,)
+                yield f"{layer}.{norm}.bias", (hidden,)
+        yield "transformer.ln_f.weight", (hidden,)
+        yield "transformer.ln_f.bias", (hidden,)
+        if not self.tie_word_embeddings:
+            yield "lm_head.weight", (self.vocab_size, hidden)
+
+
+class ModelFile(_Frozen):
+    """One file of experiments/models: the dimensions, their parameter count and where both come from."""
+
+    source: str  # the public configuration, or the model file that this one scales down
+    parameters: int  # published count; checked against the dimensions
+    config: Annotated[LlamaDimensions | FalconDimensions, Field(discriminator="model_type")]
+
+    @model_validator(mode="after")
+    def _count_is_right(self) -> Self:
+        counted = parameter_count(self)
+        if counted != self.parameters:
+            raise ValueError(
+                f"parameters: {self.parameters} stated, but the dimensions under config give {counted}"
+            )
+        return self
+
+
+def parse_model(content: Any, where: str) -> ModelFile:
+    """A model file's content, checked. Raises HarnessError that starts with `where` and names the key."""
+    try:
+        return ModelFile.model_validate(content)
+    except ValidationError as error:
+        raise HarnessError(f"{where}: {_sentence(error)}") from error
+
+
+def load_model_file(path: str | Path) -> ModelFile:
+    """Read a model file. Raises HarnessError naming file and key."""
+    file = Path(path)
+    return parse_model(read_keys(file, "model files lie in experiments/models"), str(file))
+
+
+def parameter_shapes(model: ModelFile) -> Shapes:
+    """Every parameter's name and shape, tied ones once, named and ordered as transformers does."""
+    return list(model.config.shapes())
+
+
+def parameter_count(model: ModelFile) -> int:
+    """Number of trainable elements."""
+    return sum(prod(shape) for _, shape in model.config.shapes())
+
+
+def unaligned_parameters(model: ModelFile, world_size: int) -> Shapes:
+    """The parameters that `world_size` ranks cannot share equally: hpZ's old copy loses some (#5216)."""
+    return [(name, shape) for name, shape in model.config.shapes() if prod(shape) % world_size]
+
+
+def build_model(
+    model: ModelFile,
+    *,
+    seed: int = 0,
+    dtype: Literal["bf16", "fp32"] = "fp32",
+    activation_checkpointing: bool = False,
+    device: str = "cpu",
+    checkpoint: str | None = None,
+    partitioned_by: Mapping[str, Any] | None = None,
+) -> PreTrainedModel:
+    """The transformers model, ready to train: eager attention, no cache, weights that depend on `seed` alone.
+
+    `device="meta"` gives shapes without memory. `checkpoint` (folder or Hub name) replaces random weights.
+    `partitioned_by` (a DeepSpeed configuration) splits each parameter among the ranks as soon as it exists; rank 0
+    alone draws or reads its values, which are then everyone's. Random weights are other ones than without it.
+    Raises HarnessError when the checkpoint cannot be had or is not this model.
+    """
+    import torch
+
+    weights = torch.bfloat16 if dtype == "bf16" else torch.float32
+    gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(gpus), torch.device(device), _partitioned(partitioned_by):
+        torch.manual_seed(seed)
+        built = _pretrained(checkpoint, weights) if checkpoint else _from_dimensions(model, weights)
+    if checkpoint:
+        _check_same(built, model, checkpoint)
+    built.config.use_cache = False
+    built.train()
+    if activation_checkpointing:
+        built.activation_checkpointing_enable({"use_reentrant": False})
+    return built
+
+
+@contextmanager
+def _partitioned(deepspeed: Mapping[str, Any] | None) -> Iterator[None]:
+    """Inside, transformers builds models under deepspeed.zero.Init, so that no rank ever holds a whole one."""
+    if deepspeed is None:
+        yield
+        return
+    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    alive = HfDeepSpeedConfig(dict(deepspeed))  # transformers keeps no more than a weak reference to it
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del alive
+
+
+def _from_dimensions(model: ModelFile, weights: Any) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM, FalconConfig, LlamaConfig
+
+    dimensions = model.config.model_dump(exclude={"model_type", "rope_theta"}, exclude_none=True)
+    rope = {"rope_type": "default", "rope_theta": model.config.rope_theta}
+    family = LlamaConfig if model.config.model_type == "llama" else FalconConfig
+    config = family(**dimensions, rope_parameters=rope, bos_token_id=None, eos_token_id=None, use_cache=False)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=weights)
+
+
+def _pretrained(checkpoint: str, weights: Any) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(checkpoint, attn_implementation="eager", dtype=weights)
+    except (OSError, ValueError) as error:
+        raise HarnessError(
+            f"training.checkpoint: {checkpoint!r} is no folder with a checkpoint and could not be had "
+            f"from the Hub ({_first_line(error)}); download it where there is a network and give its folder"
+        ) from error
+
+
+def _check_same(built: PreTrainedModel, model: ModelFile, checkpoint: str) -> None:
+    found = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in built.named_parameters()}
+    for name, shape in model.config.shapes():
+        if found.get(name) != shape:
+            raise HarnessError(
+                f"training.checkpoint: {checkpoint!r} is another model than matrix.model says: "
+                f"{name} is {found.get(name)} there and {shape} in the model file"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first of pydantic's complaints with its key."""
+    first = error.errors()[0]
+    # The union's tag ("llama") stands in the location but not in the file.
+    keys = [str(part) for part in first["loc"] if part not in ("llama", "falcon")]
+    if first["type"] == "extra_forbidden":
+        return f"{'.'.join(keys)} is not a key; {nearest(keys[-1], _valid_keys(first['loc']))}"
+    return f"{': '.join(filter(None, ['.'.join(keys), first['msg'].removeprefix('Value error, ')]))}"
+
+
+def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
+    if "llama" in location:
+        return list(LlamaDimensions.model_fields)
+    return list(FalconDimensions.model_fields if "falcon" in location else ModelFile.model_fields)

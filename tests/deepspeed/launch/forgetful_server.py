@@ -1,0 +1,10 @@
+"""Ranks that load a checkpoint as most scripts do: nothing asks for hpZ's secondary partitions to be made anew."""
+
+from __future__ import annotations
+
+import harness.workload.train
+from harness.launch.forkserver import main
+
+if __name__ == "__main__":
+    harness.workload.train.forget_secondary_partitions = lambda engine: None
+    main()

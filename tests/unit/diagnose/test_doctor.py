@@ -1,0 +1,189 @@
+"""`hpz doctor` and `hpz patch` as commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from harness.cli.patch import app as patch_app
+from harness.diagnose import doctor
+from harness.system.errors import HarnessError
+from harness.system.places import REPOSITORY
+from harness.variants import installed_release, supported_releases
+
+RUN = CliRunner()
+CONFIG = {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 8}}
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    application = typer.Typer()
+    application.command()(doctor.doctor)
+    return application
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "ds_config.json"
+    path.write_text(json.dumps(CONFIG))
+    return path
+
+
+def test_json_names_machine_and_exposures(app: typer.Typer, config: Path) -> None:
+    arguments = [
+        "--config",
+        str(config),
+        "--world-size",
+        "48",
+        "--ranks-per-node",
+        "8",
+        "--release",
+        "0.13.4",
+        "--json",
+    ]
+    found = json.loads(RUN.invoke(app, arguments).stdout)
+    assert found["release"] == "0.13.4"
+    assert found["machine"]["cores"] >= 1
+    assert {one["fault"]: one["exposed"] for one in found["exposures"]}["race"] == "yes"
+
+
+def test_table_gives_reason_and_way_out(app: typer.Typer, config: Path) -> None:
+    arguments = [
+        "--config",
+        str(config),
+        "--release",
+        "0.13.4",
+        "--sizes",
+        "4096x4096,4096",
+        "--world-size",
+        "48",
+    ]
+    text = RUN.invoke(app, arguments, env={"COLUMNS": "250"}).stdout
+    assert "2 of 2 parameters" in text
+    assert "upgrade to 0.13.5 or later" in text
+
+
+def test_without_a_configuration_only_the_machine(app: typer.Typer) -> None:
+    text = RUN.invoke(app, [], env={"COLUMNS": "120"}).stdout
+    assert "This machine" in text
+    assert "To examine a training: hpz doctor --config" in text
+
+
+def test_nothing_at_hand_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    here = doctor.machine()
+    assert (here.gpus, here.slurm, here.chromium, here.git) == ([], None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b"{", r"ds_config.json: line 1: not JSON"),
+        (b"[]", "ds_config.json: must hold one JSON object"),
+        (b"\xff\xfe\x00", "ds_config.json: not text in UTF-8"),
+    ],
+)
+def test_unusable_configuration_is_one_sentence(config: Path, text: bytes, sentence: str) -> None:
+    config.write_bytes(text)
+    with pytest.raises(HarnessError, match=sentence):
+        doctor.load_config(config)
+
+
+def test_absent_configuration_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"absent.json: cannot be read .*; name a DeepSpeed JSON file"):
+        doctor.load_config(tmp_path / "absent.json")
+
+
+def test_errors_name_the_configuration_file(config: Path) -> None:
+    with pytest.raises(
+        HarnessError, match=r"ds_config.json: config: zero_optimization.zero_hpz_partition_size=8 must"
+    ):
+        doctor.examine(config, "0.19.8", 12, None)
+
+
+def test_sizes_come_from_a_model_file() -> None:
+    assert (
+        max(doctor.model_sizes(REPOSITORY / "experiments/models/llama2-7b.yaml", None) or ()) == 32000 * 4096
+    )
+
+
+def test_two_sources_of_sizes_are_refused() -> None:
+    with pytest.raises(HarnessError, match="--model and --sizes both give parameter sizes"):
+        doctor.model_sizes(Path("model.yaml"), "4096")
+
+
+def test_bad_sizes_are_one_sentence() -> None:
+    with pytest.raises(HarnessError, match="--sizes: '4096by4' is not a list such as"):
+        doctor.parameter_sizes("4096by4")
+
+
+def test_no_release_at_hand_is_one_sentence(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "installed_release", lambda: None)
+    assert doctor.deepspeed_support().startswith("not installed; supported: 0.13.4")
+    with pytest.raises(HarnessError, match=r"name a release, for example --release 0.13.4"):
+        doctor.examine(config, None, None, None)
+
+
+def test_unsupported_installation_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "installed_release", lambda: "0.16.0")
+    assert doctor.deepspeed_support().startswith("0.16.0 is installed and not supported; supported: 0.13.4")
+
+
+# --- hpz patch -----------------------------------------------------------------------------------------------------
+
+needs_deepspeed = pytest.mark.skipif(
+    installed_release() not in supported_releases(), reason="no supported DeepSpeed"
+)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HPZ_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@needs_deepspeed
+def test_path_prints_only_the_folder(cache: Path) -> None:
+    lines = RUN.invoke(patch_app, ["path", "event"]).stdout.splitlines()
+    assert len(lines) == 1
+    assert (Path(lines[0]) / "deepspeed" / "__init__.py").is_file()
+
+
+@needs_deepspeed
+def test_show_prints_the_lines(cache: Path) -> None:
+    assert (
+        "+                param.ds_secondary_ready_event.record()"
+        in RUN.invoke(patch_app, ["show", "event"]).stdout
+    )
+    assert json.loads(RUN.invoke(patch_app, ["show", "fixed", "--json"]).stdout)["diff"] == ""
+
+
+def test_list_names_every_variant() -> None:
+    found = json.loads(RUN.invoke(patch_app, ["list", "--release", "0.13.4", "--json"]).stdout)
+    assert len(found["variants"]) == 18
+    assert "base-gloo.patch" in found["variants"][0]["patches"]
+    text = RUN.invoke(patch_app, ["list", "--release", "0.19.8"], env={"COLUMNS": "200"}).stdout
+    assert "Supported releases: 0.13.4, 0.18.0, 0.19.5, 0.19.8" in text
+
+
+@needs_deepspeed
+def test_verify_says_what_it_proved(cache: Path) -> None:
+    text = RUN.invoke(patch_app, ["verify", "event", "fixed", "--no-imports"]).stdout
+    assert len(text.splitlines()) == 2
+    assert "hashes and syntax tree as they must be" in text
+    found = json.loads(RUN.invoke(patch_app, ["verify", "event", "--no-imports", "--json"]).stdout)
+    assert found[0]["loaded"] is None
+
+
+@needs_deepspeed
+def test_rehash_check_passes_and_fails(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = str(installed_release())
+    assert RUN.invoke(patch_app, ["rehash", release, "--check"]).stdout == f"{release}: as pinned\n"
+    monkeypatch.setattr("harness.cli.patch.rehash", lambda *_: "other")
+    failed = RUN.invoke(patch_app, ["rehash", release, "--check"])
+    assert isinstance(failed.exception, HarnessError)
+    assert "hashes are not those of the patches" in str(failed.exception)
