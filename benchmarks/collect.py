@@ -25,7 +25,9 @@ from typing import Any
 import numpy as np
 
 from harness.record.directory import StepRecord, describe_run, utc_now, write_json
-from harness.study.study import Run, Study, load_study, save_study
+from harness.study.files import load_study, save_study
+from harness.study.records import Run
+from harness.study.study import Study
 from harness.system.places import REPOSITORY
 
 SHARE = 100  # runs that the other readers get

@@ -23,7 +23,8 @@ from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.scheduler import Clients, Job, Scheduler, parse_squeue
 from harness.launch.slurm.status import study_rows
 from harness.record.directory import RunDirectory, StepRecord, StepWriter, utc_now, write_json
-from harness.study.study import Study, load_study, save_study
+from harness.study.files import load_study, save_study
+from harness.study.study import Study
 from harness.system.places import REPOSITORY
 
 STEPS = 10  # recorded by each run

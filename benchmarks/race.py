@@ -12,7 +12,8 @@ import json
 import statistics
 
 from harness.race.launch import Job, Program, Ranks
-from harness.study.study import Run, load_study
+from harness.study.files import load_study
+from harness.study.records import Run
 from harness.system.places import REPOSITORY
 
 SHORT, LONG = 4, 16  # optimizer steps

@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness.hardware.profiles import Cluster, cluster
 from harness.simulate.costs import costs
-from harness.simulate.tables import Simulated
+from harness.simulate.records import Simulated
 from harness.simulate.timeline import LIMITED_BY
 from harness.simulate.trace import Kind, Row, Secondary, Trace, from_rows
 

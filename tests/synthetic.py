@@ -15,7 +15,9 @@ import yaml
 import harness.record.directory
 import harness.study.study
 from harness.record.directory import RunDirectory, StepRecord, StepWriter, write_json
-from harness.study.study import Run, Study, save_study
+from harness.study.files import save_study
+from harness.study.records import Run
+from harness.study.study import Study
 from harness.system.places import REPOSITORY
 
 

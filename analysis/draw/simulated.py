@@ -17,7 +17,8 @@ from matplotlib.patches import Rectangle
 from analysis.draw.figures import Figure
 from analysis.draw.style import GRID, INK, MUTED, PALETTE, line_of
 from analysis.judge.clock import case, records
-from harness.simulate.tables import EVIDENCE, Simulated, scaling, sync_cost, windows
+from harness.simulate.records import EVIDENCE, Simulated
+from harness.simulate.tables import scaling, sync_cost, windows
 from harness.simulate.validate import Validation
 
 ORDERINGS = ("unordered", "event", "fixed", "device-sync")

@@ -16,8 +16,9 @@ from math import prod
 from statistics import median_low
 from typing import Any, NamedTuple
 
+from harness.study.axes import bits_per_second
 from harness.study.models import parameter_shapes, parse_model
-from harness.study.study import Run, bits_per_second
+from harness.study.records import Run
 
 ITEM_BYTES = {"bf16": 2, "fp32": 4}
 NIC_BITS_PER_SECOND = 12.5e9  # the paper's node, by summaries of others; for studies that name no link

@@ -14,13 +14,10 @@ from typing import Any
 import pandas as pd
 
 from harness.simulate.plan import Settings
+from harness.simulate.records import EVIDENCE, SAME_CLUSTER, SAME_TRAINING, Simulated
 from harness.simulate.tables import (
     CLAIMED,
-    EVIDENCE,
     READINGS,
-    SAME_CLUSTER,
-    SAME_TRAINING,
-    Simulated,
     hpz_sizes,
     ninety_eight,
     read,

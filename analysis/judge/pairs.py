@@ -18,7 +18,8 @@ import pandas as pd
 
 from analysis.collect.collect import Collected
 from analysis.judge.convergence import Curve, Floats, first
-from harness.study.study import Run, Study
+from harness.study.records import Run
+from harness.study.study import Study
 
 NEEDED = (
     "step",

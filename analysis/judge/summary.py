@@ -37,7 +37,8 @@ from analysis.judge.wire import wire_records
 from harness import __version__
 from harness.record.directory import utc_now, write_json
 from harness.study.models import parse_model, unaligned_parameters
-from harness.study.study import Run, Study
+from harness.study.records import Run
+from harness.study.study import Study
 from harness.system.errors import HarnessError
 
 SCHEMA_VERSION = 1
@@ -486,6 +487,6 @@ def _text(value: float | None) -> str:
 
 def summarise_folder(folder: str | Path) -> Record:
     """Collect a results folder and summarise it; nothing but the two tables is written."""
-    from harness.study.study import load_study
+    from harness.study.files import load_study
 
     return summarise(load_study(Path(folder)), collect_study(folder))

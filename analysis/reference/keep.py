@@ -13,7 +13,7 @@ from analysis.judge.race_matrix import load_matrix
 from harness.race.matrix import Fault
 from harness.record.directory import write_json
 from harness.simulate.tables import read
-from harness.study.study import load_study
+from harness.study.files import load_study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 

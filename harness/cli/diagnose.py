@@ -41,7 +41,7 @@ def triage(
 
     Example: hpz triage wandb_export.csv --config ds_config.json --release 0.13.4 --world-size 48 --ranks-per-node 8
     """
-    from harness.diagnose.triage import Known, open_case
+    from harness.diagnose.cases import Known, open_case
     from harness.diagnose.triage import triage as judge
 
     own = (curve / "run.json").is_file()

@@ -17,7 +17,7 @@ from harness.race.matrix import print_matrix, race_study
 from harness.race.replay import Values, changed_versions, read_replay, replayed
 from harness.race.report import Report, text
 from harness.record.directory import RunDirectory
-from harness.study.study import load_study
+from harness.study.files import load_study
 from harness.system.errors import HarnessError
 from harness.variants import Variant
 

@@ -16,12 +16,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from harness.cli.console import wide_console
-from harness.study.study import Study, load_study, save_study
+from harness.study.files import load_study, save_study
+from harness.study.study import Study
 from harness.system.errors import HarnessError
 from harness.system.whole_file import write_text_whole
 
 if TYPE_CHECKING:
-    from harness.simulate.tables import Simulated
+    from harness.simulate.records import Simulated
 
 SHOWN: dict[str, dict[str, str]] = {
     # Column of a table → heading. Seconds are those of one step.
@@ -106,7 +107,8 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Step times at real sizes in simulated time. Example: hpz simulate experiments/paper.yaml --trace step.json"""
-    from harness.simulate.tables import simulate_study, write
+    from harness.simulate.sweep import simulate_study
+    from harness.simulate.tables import write
 
     study = load_study(study_file)
     place = results or (study_file if study_file.is_dir() else Path("results") / study.name)
@@ -144,9 +146,9 @@ def _validate(folder: Path, measured: Path | None, progress: Callable[[str, int,
 
 def _keep_a_step(study: Study, simulated: Simulated, folder: Path) -> None:
     """One step for Perfetto beside the tables: the first window in which a gather overtakes its copy, else any cell."""
+    from harness.simulate.engine import simulate as run_timeline
     from harness.simulate.export import write_chrome_trace
     from harness.simulate.plan import cells
-    from harness.simulate.timeline import simulate as run_timeline
     from harness.simulate.traces import trace_of
 
     table = simulated.cells.sort_values("overtaken", ascending=False, kind="stable", key=lambda n: n > 0)
@@ -158,9 +160,9 @@ def _keep_a_step(study: Study, simulated: Simulated, folder: Path) -> None:
 
 
 def _export(study_file: Path, file: Path, words: str, virtual: bool) -> None:
+    from harness.simulate.engine import simulate as run_timeline
     from harness.simulate.export import write_chrome_trace
     from harness.simulate.plan import cells
-    from harness.simulate.timeline import simulate as run_timeline
     from harness.simulate.traces import trace_of, trace_virtual
 
     for cell in cells(load_study(study_file)):

@@ -28,7 +28,8 @@ from harness.launch.slurm.arrays import submit as submit_study
 from harness.launch.slurm.profile import load_profile
 from harness.launch.slurm.scheduler import Clients
 from harness.launch.slurm.status import Row, count_states, study_rows
-from harness.study.study import Study, check_weights, load_study, save_study
+from harness.study.files import check_weights, load_study, save_study
+from harness.study.study import Study
 from harness.system.errors import RunFailed
 
 WATCH_SECONDS = 1.0  # between looks at the runs' files; the scheduler is asked less often

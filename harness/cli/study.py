@@ -22,7 +22,9 @@ from harness.cli.race import race
 from harness.cli.simulate import calibrate, simulate
 from harness.cli.slurm import cancel, status, submit, watch
 from harness.diagnose.doctor import doctor
-from harness.study.study import Run, Study, load_study, save_study
+from harness.study.files import load_study, save_study
+from harness.study.records import Run
+from harness.study.study import Study
 from harness.system.errors import HarnessError, RunFailed
 
 app = typer.Typer(

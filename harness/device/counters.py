@@ -54,7 +54,7 @@ def _less(now: Mapping[Key, int], then: Mapping[Key, int]) -> dict[Key, int]:
 
 
 class ClusterShape(Protocol):
-    """The part of harness.study.study.Shape that traffic depends on."""
+    """The part of harness.study.records.Shape that traffic depends on."""
 
     @property
     def nodes(self) -> int: ...

@@ -17,7 +17,8 @@ import typer
 from rich.table import Table
 
 from harness.cli.console import wide_console
-from harness.diagnose.faults import Exposure, Setup, exposures
+from harness.diagnose.faults import Exposure, exposures
+from harness.diagnose.setup import Setup
 from harness.study.models import load_model_file, parameter_shapes
 from harness.system.errors import HarnessError
 from harness.variants import installed_release, supported_releases

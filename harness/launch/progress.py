@@ -16,7 +16,8 @@ from rich.table import Table
 
 from harness.launch.local import Progress, Watcher
 from harness.record.directory import RunDirectory
-from harness.study.study import Run, Study
+from harness.study.records import Run
+from harness.study.study import Study
 
 RATE_WINDOW_SECONDS = 10.0
 

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from harness.study.study import Frozen, Run
+from harness.study.records import Frozen, Run
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from harness.system.whole_file import write_text_whole

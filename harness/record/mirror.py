@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.record.directory import RunDirectory, Status, write_json
-from harness.study.study import Run
+from harness.study.records import Run
 from harness.system.errors import HarnessError
 
 Mode = Literal["offline", "online"]

@@ -27,7 +27,8 @@ from scipy.optimize import least_squares
 from harness.hardware.profiles import Gpu, Hardware, Host, find
 from harness.simulate.trace import Kind, Trace
 from harness.simulate.traces import traces
-from harness.study.study import Run, Study
+from harness.study.records import Run
+from harness.study.study import Study
 from harness.system.errors import RunFailed
 from harness.system.places import REPOSITORY
 from harness.variants import Variant, overlay_path

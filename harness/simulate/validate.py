@@ -20,10 +20,11 @@ from pydantic import BaseModel, ConfigDict
 from analysis.collect.results import load_results
 from harness.hardware.profiles import Cluster, Gpu, Host, Network, cluster
 from harness.record.directory import write_json
-from harness.simulate.timeline import simulate
+from harness.simulate.engine import simulate
 from harness.simulate.trace import load
 from harness.simulate.traces import traces
-from harness.study.study import Run, Study
+from harness.study.records import Run
+from harness.study.study import Study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from harness.system.whole_file import write_text_whole
@@ -31,7 +32,6 @@ from harness.system.whole_file import write_text_whole
 PUBLISHED = Path(__file__).with_name("published.yaml")
 MEASURED = (Path("results/slow-link"), REPOSITORY / "results" / "reference" / "slow-link")
 Progress = Callable[[str], None]
-
 
 NOT_VALIDATED = (
     "Absolute step times on A100 and H100: no published hpZ measurement with all settings known was found.",

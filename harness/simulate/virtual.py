@@ -17,10 +17,13 @@ import torch
 from harness.clock.timed import matmul_flops
 from harness.device import OpRecord, VirtualDevice, open_device
 from harness.launch.local import free_port
-from harness.simulate.record import WARM_UP_STEPS, Recorder, secondary_storages, trace_from
+from harness.simulate.record import WARM_UP_STEPS, secondary_storages, trace_from
+from harness.simulate.recorder import Recorder
 from harness.simulate.trace import save
-from harness.study.study import Run
-from harness.workload.train import Rank, build_engine, import_everything, open_run_batches
+from harness.study.records import Run
+from harness.workload.engine import build_engine
+from harness.workload.session import Rank
+from harness.workload.train import import_everything, open_run_batches
 
 
 class VirtualRecorder(Recorder):

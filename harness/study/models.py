@@ -1,12 +1,8 @@
-"""Falcon and Llama-2 from model files: dimensions as published, or the same families scaled down.
-
-Reading a model file and listing its parameters needs neither torch nor transformers; only `build_model` does.
-"""
+"""Falcon and Llama-2 from model files: dimensions as published, or the same families scaled down."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -17,7 +13,7 @@ from harness.system.errors import HarnessError, nearest
 from harness.system.yaml_file import read_keys
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 Shapes = list[tuple[str, tuple[int, ...]]]  # (parameter name, its shape), in the order of named_parameters()
 
@@ -161,92 +157,6 @@ def parameter_count(model: ModelFile) -> int:
 def unaligned_parameters(model: ModelFile, world_size: int) -> Shapes:
     """The parameters that `world_size` ranks cannot share equally: hpZ's old copy loses some (#5216)."""
     return [(name, shape) for name, shape in model.config.shapes() if prod(shape) % world_size]
-
-
-def build_model(
-    model: ModelFile,
-    *,
-    seed: int = 0,
-    dtype: Literal["bf16", "fp32"] = "fp32",
-    activation_checkpointing: bool = False,
-    device: str = "cpu",
-    checkpoint: str | None = None,
-    partitioned_by: Mapping[str, Any] | None = None,
-) -> PreTrainedModel:
-    """The transformers model, ready to train: eager attention, no cache, weights that depend on `seed` alone.
-
-    `device="meta"` gives shapes without memory. `checkpoint` (folder or Hub name) replaces random weights.
-    `partitioned_by` (a DeepSpeed configuration) splits each parameter among the ranks as soon as it exists; rank 0
-    alone draws or reads its values, which are then everyone's. Random weights are other ones than without it.
-    Raises HarnessError when the checkpoint cannot be had or is not this model.
-    """
-    import torch
-
-    weights = torch.bfloat16 if dtype == "bf16" else torch.float32
-    gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(gpus), torch.device(device), _partitioned(partitioned_by):
-        torch.manual_seed(seed)
-        built = _pretrained(checkpoint, weights) if checkpoint else _from_dimensions(model, weights)
-    if checkpoint:
-        _check_same(built, model, checkpoint)
-    built.config.use_cache = False
-    built.train()
-    if activation_checkpointing:
-        built.activation_checkpointing_enable({"use_reentrant": False})
-    return built
-
-
-@contextmanager
-def _partitioned(deepspeed: Mapping[str, Any] | None) -> Iterator[None]:
-    """Inside, transformers builds models under deepspeed.zero.Init, so that no rank ever holds a whole one."""
-    if deepspeed is None:
-        yield
-        return
-    from transformers.integrations import HfDeepSpeedConfig
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    alive = HfDeepSpeedConfig(dict(deepspeed))  # transformers keeps no more than a weak reference to it
-    try:
-        yield
-    finally:
-        unset_hf_deepspeed_config()
-        del alive
-
-
-def _from_dimensions(model: ModelFile, weights: Any) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM, FalconConfig, LlamaConfig
-
-    dimensions = model.config.model_dump(exclude={"model_type", "rope_theta"}, exclude_none=True)
-    rope = {"rope_type": "default", "rope_theta": model.config.rope_theta}
-    family = LlamaConfig if model.config.model_type == "llama" else FalconConfig
-    config = family(**dimensions, rope_parameters=rope, bos_token_id=None, eos_token_id=None, use_cache=False)
-    return AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=weights)
-
-
-def _pretrained(checkpoint: str, weights: Any) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        return AutoModelForCausalLM.from_pretrained(checkpoint, attn_implementation="eager", dtype=weights)
-    except (OSError, ValueError) as error:
-        raise HarnessError(
-            f"training.checkpoint: {checkpoint!r} is no folder with a checkpoint and could not be had "
-            f"from the Hub ({_first_line(error)}); download it where there is a network and give its folder"
-        ) from error
-
-
-def _check_same(built: PreTrainedModel, model: ModelFile, checkpoint: str) -> None:
-    found = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in built.named_parameters()}
-    for name, shape in model.config.shapes():
-        if found.get(name) != shape:
-            raise HarnessError(
-                f"training.checkpoint: {checkpoint!r} is another model than matrix.model says: "
-                f"{name} is {found.get(name)} there and {shape} in the model file"
-            )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 
 def _sentence(error: ValidationError) -> str:

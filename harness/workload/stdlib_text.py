@@ -7,36 +7,20 @@ the tokenizers library (byte-level BPE, Radford et al. 2019), and cached with th
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
-import sysconfig
 from collections.abc import Callable
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.study.text import stdlib_sha256, stdlib_text
 from harness.system.errors import HarnessError
 from harness.variants.sources import cache_folder
 
-TEXT_BYTES = 2_000_000  # more than a toy can learn, and tokenised in about a second
 SMALLEST_VOCABULARY = 256  # every byte; with no more than that a token is a byte
-
-
-@lru_cache(maxsize=1)
-def stdlib_text() -> bytes:
-    """The top-level modules, in the order of their names, up to TEXT_BYTES."""
-    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-    return b"".join(file.read_bytes() for file in files)[:TEXT_BYTES]
-
-
-@lru_cache(maxsize=1)
-def stdlib_sha256() -> str:
-    """Identifies the text; it differs between releases of Python."""
-    return hashlib.sha256(stdlib_text()).hexdigest()
 
 
 def stdlib_tokens(vocab_size: int) -> npt.NDArray[np.int64]:

@@ -27,7 +27,8 @@ import yaml
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.scheduler import Clients, Scheduler, Unanswered
 from harness.record.directory import RunDirectory, utc_now, write_json
-from harness.study.study import Run, Study
+from harness.study.records import Run
+from harness.study.study import Study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.record.directory import RunDirectory
-from harness.study.study import Shape
+from harness.study.records import Shape
 from harness.system.errors import HarnessError
 
 
@@ -95,7 +95,8 @@ def log_to(directory: RunDirectory, rank: int) -> None:
 
 
 def train(directory: RunDirectory, until: int) -> None:
-    from harness.workload.train import Preempted, run_rank
+    from harness.workload.session import Preempted
+    from harness.workload.train import run_rank
 
     try:
         run_rank(directory.path, until)

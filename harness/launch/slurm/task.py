@@ -28,7 +28,7 @@ from harness.launch.memory import out_of_memory
 from harness.launch.slurm.arrays import Task, read_profile, read_tasks
 from harness.launch.slurm.profile import Profile
 from harness.record.directory import OPEN, Exit, RunDirectory, package_versions, utc_now
-from harness.study.study import Run
+from harness.study.records import Run
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from harness.variants import Variant, overlay_path

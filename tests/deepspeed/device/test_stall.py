@@ -10,7 +10,7 @@ import pytest
 
 from harness.launch.local import run_study
 from harness.record.directory import RunDirectory
-from harness.study.study import load_study
+from harness.study.files import load_study
 from harness.system.places import REPOSITORY
 from harness.variants import Variant, overlay_path
 from tests.conftest import StudyFile

@@ -17,8 +17,10 @@ import torch
 
 from harness.device import Collective, Observer, OpRecord, open_device
 from harness.launch.local import free_port
-from harness.study.study import Run
-from harness.workload.train import Rank, build_engine, import_everything, open_run_batches
+from harness.study.records import Run
+from harness.workload.engine import build_engine
+from harness.workload.session import Rank
+from harness.workload.train import import_everything, open_run_batches
 
 STEPS = 2
 

@@ -6,5 +6,5 @@ import harness.workload.train
 from harness.launch.forkserver import main
 
 if __name__ == "__main__":
-    harness.workload.train.forget_secondary_partitions = lambda engine: None
+    harness.workload.engine.forget_secondary_partitions = lambda engine: None
     main()

@@ -29,7 +29,8 @@ from harness.launch.local import (
     sole_launcher,
 )
 from harness.record.directory import RunDirectory, Status
-from harness.study.study import Study, load_study, save_study
+from harness.study.files import load_study, save_study
+from harness.study.study import Study
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
 from tests.conftest import StudyFile

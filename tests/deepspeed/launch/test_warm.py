@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.launch.local import Launcher
 from harness.record.directory import RunDirectory
-from harness.study.study import load_study
+from harness.study.files import load_study
 from tests.conftest import StudyFile
 
 

@@ -19,12 +19,14 @@ from harness.simulate import calibrate as calibration
 from harness.simulate import traces as cache
 from harness.simulate.calibrate import calibrate_machine
 from harness.simulate.costs import total_bytes
-from harness.simulate.timeline import simulate
+from harness.simulate.engine import simulate
 from harness.simulate.trace import Kind, Trace, load
 from harness.simulate.traces import trace_file, trace_of, trace_virtual, traces
 from harness.simulate.validate import Measured, validate_measured
+from harness.study.files import load_study
 from harness.study.models import ModelFile, parameter_count
-from harness.study.study import Run, Study, load_study
+from harness.study.records import Run
+from harness.study.study import Study
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
 from tests.conftest import StudyFile

@@ -18,8 +18,10 @@ import torch
 
 import harness.workload.train
 from harness.device import open_device, step_traffic
-from harness.study.study import Run
-from harness.workload.train import Rank, build_engine, import_everything, open_run_batches
+from harness.study.records import Run
+from harness.workload.engine import build_engine
+from harness.workload.session import Rank
+from harness.workload.train import import_everything, open_run_batches
 from tests.deepspeed.device.virtual_ranks import fork_ranks
 
 STEPS = 3
@@ -73,7 +75,7 @@ def whole_weights(module: torch.nn.Module) -> dict[str, Any]:
 
 
 def main() -> None:
-    harness.workload.train.WHOLE_PARAMETERS = 0
+    harness.workload.engine.WHOLE_PARAMETERS = 0
     import_everything("cpu")
     for file in map(Path, sys.argv[1:]):
         run = Run.model_validate(json.loads(file.read_text()))

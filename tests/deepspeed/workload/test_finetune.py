@@ -10,11 +10,15 @@ import pytest
 
 from harness.launch.local import run_study
 from harness.record.directory import Final, RunDirectory
-from harness.study.models import build_model, load_model_file
-from harness.study.study import Run, load_study
+from harness.study.files import load_study
+from harness.study.models import load_model_file
+from harness.study.records import Run
 from harness.system.places import REPOSITORY
-from harness.workload.data import held_out_questions, load_questions
-from harness.workload.train import Rank, open_run_batches
+from harness.workload.batches import held_out_questions
+from harness.workload.models import build_model
+from harness.workload.session import Rank
+from harness.workload.sources import load_questions
+from harness.workload.train import open_run_batches
 from tests.conftest import write_study
 
 MODEL = REPOSITORY / "experiments" / "models" / "falcon-7b-toy.yaml"

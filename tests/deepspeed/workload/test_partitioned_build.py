@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from harness.study.models import build_model, load_model_file
-from harness.study.study import Run, load_study
+from harness.study.files import load_study
+from harness.study.models import load_model_file
+from harness.study.records import Run
 from harness.system.places import REPOSITORY
+from harness.workload.models import build_model
 from tests.conftest import write_study
 
 MODEL = load_model_file(REPOSITORY / "experiments" / "models" / "llama2-toy.yaml")

@@ -9,9 +9,10 @@ import pytest
 
 from harness.launch.local import run_study
 from harness.record.directory import Final, RunDirectory
-from harness.study.study import Study, load_study, save_study
+from harness.study.files import load_study, save_study
+from harness.study.study import Study
 from harness.system.errors import HarnessError
-from harness.workload.train import check_evidence
+from harness.workload.engine import check_evidence
 from tests.conftest import StudyFile
 from tests.deepspeed.launch.test_local_launch import steps
 

@@ -13,7 +13,7 @@ import pytest
 
 from harness.cli.study import main
 from harness.record.directory import RunDirectory
-from harness.study.study import load_study
+from harness.study.files import load_study
 from tests.conftest import StudyFile
 from tests.submitted import command
 from tests.unit.launch.test_slurm_scheduler import FINAL

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from analysis.collect.collect import collect, collect_study, last_of_each_step, parse_lines
 from analysis.collect.tables import STEP_COLUMNS
 from harness.record.directory import StepRecord, StepWriter
-from harness.study.study import Run
+from harness.study.records import Run
 from harness.system.errors import HarnessError
 from tests.synthetic import as_known, write_study
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from harness.diagnose.faults import FAULTS, Answer, Exposure, Setup, exposures
+from harness.diagnose.faults import FAULTS, Answer, Exposure, exposures
+from harness.diagnose.setup import Setup
 from harness.system.errors import HarnessError
 
 

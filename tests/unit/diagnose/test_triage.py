@@ -12,21 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.study import app
+from harness.diagnose.cases import Case, Known, exposures_of_run, open_case
 from harness.diagnose.curve import curve_of
-from harness.diagnose.triage import (
-    FAULTS,
-    NEXT,
-    RULES,
-    SIGNS,
-    Case,
-    Known,
-    curve_signs,
-    exposures_of_run,
-    open_case,
-    triage,
-)
+from harness.diagnose.rules import FAULTS, NEXT, RULES
+from harness.diagnose.signs import SIGNS, curve_signs
+from harness.diagnose.triage import triage
 from harness.record.directory import RunDirectory
-from harness.study.study import Run, Study
+from harness.study.records import Run
+from harness.study.study import Study
 from harness.system.errors import HarnessError
 from tests.synthetic import STUDY
 

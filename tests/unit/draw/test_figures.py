@@ -13,7 +13,8 @@ from analysis.draw.figures import Figure, draw_loss, inline, loss_figures, matri
 from analysis.judge.pairs import match
 from analysis.judge.summary import Bands, summarise_folder, summarise_matched
 from analysis.reference.keep import keep
-from harness.study.study import Run, load_study
+from harness.study.files import load_study
+from harness.study.records import Run
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from tests.synthetic import Curve, as_known, write_run, write_study

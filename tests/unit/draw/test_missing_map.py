@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from analysis.draw.missing import answer, by_nodes, missing_figure, missing_figures, missing_map
 from harness.cli.audit import parse_nodes
 from harness.cli.study import app
+from harness.study.files import load_study
 from harness.study.models import load_model_file
-from harness.study.study import load_study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 

@@ -11,8 +11,10 @@ import pytest
 from analysis.collect.collect import collect_study
 from analysis.judge.audit import Sent, formula_bytes, passes, travelling_bytes, volume_bound
 from analysis.judge.summary import summarise
+from harness.study.files import load_study
 from harness.study.models import parse_model
-from harness.study.study import Run, Study, load_study
+from harness.study.records import Run
+from harness.study.study import Study
 from tests.synthetic import STUDY, Curve, as_known, write_study
 
 pytestmark = pytest.mark.usefixtures("made_up_patches")

@@ -12,7 +12,8 @@ from harness.launch.gpu import Gpus, check_gpus, visible_gpus
 from harness.launch.local import default_lanes, in_order
 from harness.launch.slurm.arrays import pair_groups
 from harness.record.directory import RunDirectory
-from harness.study.study import Study, load_study
+from harness.study.files import load_study
+from harness.study.study import Study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from harness.workload import train

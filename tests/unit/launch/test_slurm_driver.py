@@ -12,7 +12,8 @@ from harness.launch.slurm import task as task_module
 from harness.launch.slurm.profile import Profile, load_profile
 from harness.launch.slurm.task import Allocation, Driver
 from harness.record.directory import Final, RunDirectory
-from harness.study.study import Study, load_study
+from harness.study.files import load_study
+from harness.study.study import Study
 from harness.system.errors import HarnessError
 from tests.conftest import StudyFile
 from tests.submitted import PROFILE, command, submitted

@@ -11,7 +11,7 @@ from harness.cluster.spec import Spec, hosts_file, link_rate, slurm_conf
 from harness.launch.slurm.rank import Place, check_placement, tasks_on_nodes
 from harness.launch.slurm.task import block_end, parse_exits, parse_ranks, turns
 from harness.record.directory import RunDirectory
-from harness.study.study import Shape
+from harness.study.records import Shape
 from harness.system.errors import HarnessError
 from harness.workload.gloo_bytes import wire_bytes
 from harness.workload.wire import WireMeter, sent_bytes

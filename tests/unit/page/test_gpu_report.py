@@ -15,7 +15,7 @@ from analysis.page.levels import beside
 from analysis.page.report import build_report
 from analysis.reference.keep import keep
 from harness.record.directory import StepRecord
-from harness.study.study import Run
+from harness.study.records import Run
 from tests.synthetic import Curve, healthy, write_study
 from tests.unit.judge.test_summary import SCHEMA
 

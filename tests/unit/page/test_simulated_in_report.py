@@ -16,7 +16,8 @@ from analysis.judge.summary import load_summary
 from analysis.page.report import build_report
 from analysis.reference.keep import keep
 from harness.simulate import validate as validation_module
-from harness.simulate.tables import Simulated, write
+from harness.simulate.records import Simulated
+from harness.simulate.tables import write
 from harness.simulate.validate import (
     Validation,
     measured_runs,
@@ -24,7 +25,8 @@ from harness.simulate.validate import (
     validate,
     write_validation,
 )
-from harness.study.study import Study, save_study
+from harness.study.files import save_study
+from harness.study.study import Study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from tests.simulated_help import made_up

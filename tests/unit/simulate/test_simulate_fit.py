@@ -30,7 +30,8 @@ from harness.simulate.calibrate import (
 )
 from harness.simulate.plan import cells
 from harness.simulate.validate import NOT_VALIDATED, Measured, cpu_cluster, judgement, published
-from harness.study.study import Run, load_study, save_study
+from harness.study.files import load_study, save_study
+from harness.study.records import Run
 from harness.system.errors import HarnessError
 from tests.conftest import StudyFile
 from tests.simulated_help import A100

@@ -11,19 +11,10 @@ import pandas as pd
 import pytest
 
 from analysis.draw.simulated import shown_margins, simulated_figures
+from harness.simulate.engine import simulate
 from harness.simulate.export import chrome_trace, write_chrome_trace
-from harness.simulate.tables import (
-    MARGIN_COLUMNS,
-    Simulated,
-    hpz_sizes,
-    ninety_eight,
-    read,
-    scaling,
-    sync_cost,
-    windows,
-    write,
-)
-from harness.simulate.timeline import simulate
+from harness.simulate.records import MARGIN_COLUMNS, Simulated
+from harness.simulate.tables import hpz_sizes, ninety_eight, read, scaling, sync_cost, windows, write
 from harness.simulate.trace import Secondary
 from harness.system.errors import HarnessError
 from tests.simulated_help import CONTENDED, gather, made_up, op, program, record, sync, wait

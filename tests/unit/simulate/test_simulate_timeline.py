@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.simulate.costs import costs
-from harness.simulate.timeline import covered, simulate
+from harness.simulate.engine import simulate
+from harness.simulate.timeline import covered
 from harness.simulate.trace import Kind, Row, Secondary, Trace
 from tests.simulated_help import (
     A100,

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from harness.study.models import (
-    build_model,
     load_model_file,
     parameter_count,
     parameter_shapes,
@@ -19,6 +18,7 @@ from harness.study.models import (
 )
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
+from harness.workload.models import build_model
 
 FOLDER = REPOSITORY / "experiments" / "models"
 PUBLISHED = {

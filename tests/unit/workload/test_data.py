@@ -13,27 +13,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.study.models import build_model, load_model_file
-from harness.study.study import Data, Training
+from harness.study.models import load_model_file
+from harness.study.records import Data, Training
+from harness.study.text import TEXT_BYTES, stdlib_text
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
-from harness.workload.data import (
-    IGNORED,
-    Batches,
-    BatchPlan,
-    Bytes,
-    Example,
-    Score,
-    batch_hash,
-    check_example,
-    epoch_order,
-    held_out_score,
-    load_questions,
-    multiple_choice_accuracy,
-    open_batches,
-)
+from harness.workload.batches import Batches, BatchPlan, batch_hash, epoch_order, open_batches
+from harness.workload.models import build_model
 from harness.workload.questions import held_out_questions, parse_questions, training_questions
-from harness.workload.stdlib_text import TEXT_BYTES, stdlib_text, stdlib_tokens
+from harness.workload.score import Score, held_out_score, multiple_choice_accuracy
+from harness.workload.sources import IGNORED, Bytes, Example, check_example, load_questions
+from harness.workload.stdlib_text import stdlib_tokens
 
 TEXT = Data(source="file", path=str(REPOSITORY / "LICENSE"))
 MMLU = Data(source="mmlu")

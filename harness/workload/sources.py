@@ -1,48 +1,40 @@
-"""Token batches, the same for every variant: the standard library's source, a text file, Hugging Face data, questions.
-
-A batch is a pure function of (data, seed, world size, rank, step, micro-step), so a run resumes from its step
-number alone, and two runs that differ in their variant see the same tokens.
-"""
+"""Sources of examples, as tokens: the standard library, a text file, Hugging Face data, multiple-choice questions."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from harness.study.study import Data, Training, data_file
+from harness.study.records import Data
+
+if TYPE_CHECKING:
+    pass
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.study.files import data_file
+from harness.study.text import stdlib_sha256
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from harness.workload.questions import (
-    LETTERS,
     Question,
-    held_out_questions,
     parse_questions,
-    training_questions,
 )
-from harness.workload.stdlib_text import stdlib_sha256, stdlib_tokens
+from harness.workload.stdlib_text import stdlib_tokens
 
 if TYPE_CHECKING:
-    import torch
-
-Tokens = npt.NDArray[np.int64]
-Batch = dict[str, "torch.Tensor"]
+    pass
 
 IGNORED = -100  # label of a token that the loss leaves out (PyTorch's cross_entropy)
 SHUFFLE_BUFFER = 1000  # documents of a stream that are shuffled among themselves
-
-
-class Batches(Protocol):
-    """What a training loop needs: input_ids and labels, int64, (micro_batch, sequence_length)."""
-
-    def at(self, step: int, micro: int) -> Batch: ...
 
 
 @dataclass(frozen=True)
@@ -93,144 +85,6 @@ class Tokenizer:
 def open_encoder(data: Data) -> Encoder:
     """The tokenizer that the study names, or bytes."""
     return Tokenizer(data.tokenizer) if data.tokenizer else Bytes()
-
-
-def open_batches(
-    data: Data, training: Training, *, vocab_size: int, world_size: int, rank: int, seed: int
-) -> Batches:
-    """The batches of one rank. Raises HarnessError naming the data file and row when it holds bad input."""
-    plan = BatchPlan(
-        micro_batch=training.micro_batch,
-        accumulation=training.gradient_accumulation,
-        world_size=world_size,
-        rank=rank,
-    )
-    length = training.sequence_length
-    if data.source == "stdlib":
-        return IndexedBatches(plan, read_stdlib(data, vocab_size, length), seed, vocab_size)
-    encoder = open_encoder(data)
-    if data.source == "hub":
-        return StreamedBatches(plan, HubDocuments(data, world_size, rank, seed), encoder, length, vocab_size)
-    if data.source == "mmlu":
-        questions = training_questions(load_questions(data))
-        return IndexedBatches(plan, QuestionExamples(questions, encoder, length), seed, vocab_size)
-    return IndexedBatches(plan, read_text(data, encoder, length), seed, vocab_size)
-
-
-def batch_hash(batches: Iterable[Mapping[str, torch.Tensor]]) -> int:
-    """63 bits of the sha256 of some batches' tokens and labels: equal hashes prove that two runs saw the same data."""
-    digest = hashlib.sha256()
-    for batch in batches:
-        for key in sorted(batch):
-            digest.update(batch[key].numpy().tobytes())
-    return int.from_bytes(digest.digest()[:8], "big") >> 1
-
-
-def chained_hash(before: str, batches: int) -> str:
-    """The hash of all steps' batches from that of all steps before (none: empty) and this step's `batch_hash`.
-
-    It needs no more than itself to go on, so it travels in a checkpoint.
-    """
-    return hashlib.sha256(f"{before} {batches}".encode()).hexdigest()
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchPlan:
-    """Which positions of the global order one rank sees.
-
-    A global micro-batch is a run of world_size × micro_batch positions, split among ranks in rank order;
-    nodes, hpZ groups and variants play no part.
-    """
-
-    micro_batch: int  # sequences
-    accumulation: int  # micro-steps a step
-    world_size: int
-    rank: int
-
-    def micro_step(self, step: int, micro: int) -> int:
-        """Micro-steps done before this one."""
-        return step * self.accumulation + micro
-
-    def positions(self, step: int, micro: int) -> range:
-        """Positions in the global order, shared by all ranks."""
-        start = (self.micro_step(step, micro) * self.world_size + self.rank) * self.micro_batch
-        return range(start, start + self.micro_batch)
-
-    def own_positions(self, step: int, micro: int) -> range:
-        """Positions in this rank's own order, for data that is already sharded."""
-        start = self.micro_step(step, micro) * self.micro_batch
-        return range(start, start + self.micro_batch)
-
-
-@lru_cache(maxsize=4)
-def epoch_order(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The order of `size` examples in one epoch: a permutation that depends on nothing but its arguments."""
-    return np.random.default_rng([seed, epoch]).permutation(size)
-
-
-@dataclass(frozen=True)
-class IndexedBatches:
-    """Batches over examples that can be had by index; each epoch sees every example once."""
-
-    plan: BatchPlan
-    examples: Sequence[Example]
-    seed: int
-    vocab_size: int
-
-    def at(self, step: int, micro: int) -> Batch:
-        return collate([self._example(place) for place in self.plan.positions(step, micro)], self.vocab_size)
-
-    def _example(self, position: int) -> Example:
-        epoch, place = divmod(position, len(self.examples))
-        return self.examples[int(epoch_order(len(self.examples), self.seed, epoch)[place])]
-
-
-@dataclass
-class StreamedBatches:
-    """Batches over documents that only come in order, packed end to end; going back starts it again."""
-
-    plan: BatchPlan
-    documents: HubDocuments
-    encoder: Encoder
-    length: int
-    vocab_size: int
-    _stream: Iterator[Example] = field(init=False, repr=False, default_factory=lambda: iter(()))
-    _next: int | None = field(init=False, repr=False, default=None)
-
-    def at(self, step: int, micro: int) -> Batch:
-        return collate(
-            [self._example(place) for place in self.plan.own_positions(step, micro)], self.vocab_size
-        )
-
-    def _example(self, position: int) -> Example:
-        if self._next is None or position < self._next:
-            self._stream, self._next = self._pack(), 0
-        skipped = position - self._next
-        self._next = position + 1
-        return next(itertools.islice(self._stream, skipped, None))
-
-    def _pack(self) -> Iterator[Example]:
-        """Sequences of `length` tokens across documents, without end."""
-        rest: list[int] = []
-        for row, text in self.documents.endless():
-            rest += self.encoder.encode(text)
-            whole = len(rest) // self.length * self.length
-            for start in range(0, whole, self.length):
-                tokens = np.array(rest[start : start + self.length], dtype=np.int64)
-                yield Example(tokens, tokens, f"{self.documents.name}: row {row}")
-            rest = rest[whole:]
-
-
-def collate(examples: Sequence[Example], vocab_size: int) -> Batch:
-    """Stack checked examples into int64 tensors (examples, sequence_length)."""
-    import torch
-
-    for example in examples:
-        check_example(example, vocab_size)
-    return {
-        "input_ids": torch.from_numpy(np.stack([example.tokens for example in examples])),
-        "labels": torch.from_numpy(np.stack([example.labels for example in examples])),
-    }
 
 
 def check_example(example: Example, vocab_size: int) -> None:
@@ -379,85 +233,6 @@ class QuestionExamples(Sequence[Example]):
         return Example(tokens, labels, question.where)
 
 
-@dataclass(frozen=True)
-class Score:
-    """Answers to a share of the questions; the sum over the ranks is the whole."""
-
-    correct: int
-    asked: int
-
-    def __add__(self, other: Score) -> Score:
-        return Score(self.correct + other.correct, self.asked + other.asked)
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.asked
-
-
-def held_out_score(
-    model: Callable[..., Any],
-    data: Data,
-    training: Training,
-    *,
-    device: str | torch.device,
-    rank: int,
-    world_size: int,
-) -> Score:
-    """One rank's share of the answers to the questions of `data` that training never sees."""
-    return multiple_choice_accuracy(
-        model,
-        held_out_questions(load_questions(data)),
-        encoder=open_encoder(data),
-        sequence_length=training.sequence_length,
-        device=device,
-        rank=rank,
-        world_size=world_size,
-    )
-
-
-def multiple_choice_accuracy(
-    model: Callable[..., Any],
-    questions: Sequence[Question],
-    *,
-    encoder: Encoder,
-    sequence_length: int,
-    device: str | torch.device = "cpu",
-    rank: int = 0,
-    world_size: int = 1,
-) -> Score:
-    """How many questions the model (or DeepSpeed engine) answers right: argmax over the tokens of A to D.
-
-    Each rank asks every world_size-th question; all make the same number of forward passes, because under
-    ZeRO-3 a forward pass is a collective. Put the model in eval mode first if it has dropout.
-    """
-    import torch
-
-    examples = QuestionExamples(questions, encoder, sequence_length)
-    correct = asked = 0
-    with torch.no_grad():
-        for start in range(0, len(questions), world_size):
-            mine = start + rank
-            guess = _guess(
-                model, examples, mine % len(questions), device
-            )  # a surplus rank asks again, uncounted
-            if mine < len(questions):
-                asked += 1
-                correct += guess == questions[mine].answer
-    return Score(correct, asked)
-
-
-def _guess(
-    model: Callable[..., Any], examples: QuestionExamples, index: int, device: str | torch.device
-) -> str:
-    import torch
-
-    example, prompt = examples[index], examples.questions[index].prompt
-    ids = [examples.encoder.encode(f"{prompt} {letter}")[-1] for letter in LETTERS]
-    before = int(np.flatnonzero(example.labels != IGNORED)[0]) - 1
-    logits = model(input_ids=torch.from_numpy(example.tokens)[None].to(device)).logits[0, before]
-    return LETTERS[int(logits[ids].argmax().item())]
-
-
 def _file_text(data: Data) -> str:
     """The text of the data's file, which must be the one that the run was planned with."""
     file = data_file(data)
@@ -485,3 +260,6 @@ def _shown(file: Path) -> str:
 
 def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+
+
+Tokens = npt.NDArray[np.int64]

@@ -1,0 +1,169 @@
+"""The case of a triage: a curve, and what is known of the run that made it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.diagnose.curve import Curve, read_curve
+from harness.diagnose.faults import FAULTS as KNOWN_FAULTS
+from harness.diagnose.faults import Exposure, Fault, exposures
+from harness.diagnose.setup import Setup
+from harness.record.directory import RunDirectory
+from harness.study.models import ModelFile, parameter_shapes
+from harness.study.records import Run
+from harness.system.errors import HarnessError
+from harness.variants import Variant
+
+OLD_COPY = "0.13.4"  # the last release with the race and the old copy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A curve and what is known of its run; what is not known is None or empty."""
+
+    source: str
+    curve: Curve
+    hpz: bool | None = None
+    exposed: Mapping[str, Exposure] = field(default_factory=dict)
+    vocabulary: int | None = None
+    loss_scaling: bool | None = None
+    """Whether it trains in fp16, where steps with an infinite gradient norm are skipped as a matter of course."""
+    silence: float | None = None
+    """Seconds since the run was last heard of, where it has not ended by itself."""
+
+
+ENTRIES: dict[str, tuple[str, ...]] = {
+    # The entries of harness.diagnose.faults that make a fault possible; plain instability is always possible.
+    "race": ("race",),  # the optimizer step's own race leaves finite weights, one step old: no curve tells it
+    "missing copy": ("missing copy",),
+    "stale secondary": ("stale secondary", "dirty after load"),
+    "offload": ("offload",),
+    "hang": ("hang",),
+}
+
+
+def open_case(path: Path, known: Known | None = None, now: float = math.nan) -> Case:
+    """The case of a run directory of ours, or of a foreign curve of which `known` is known. Raises HarnessError.
+
+    `now` (unix seconds) is when the run was looked at; NaN where that is not known.
+    """
+    if (path / "run.json").is_file():
+        return _own_case(RunDirectory(path), now)
+    known = known or Known()
+    return Case(
+        source=str(path),
+        curve=read_curve(path),
+        hpz=None if known.config is None else known.setup(OLD_COPY).hpz > 1,
+        exposed=known.exposures(),
+        vocabulary=known.vocabulary,
+        loss_scaling=None if known.config is None else bool((known.config.get("fp16") or {}).get("enabled")),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What a user knows of a foreign run; each part may be missing."""
+
+    config: dict[str, Any] | None = None
+    """The DeepSpeed JSON configuration."""
+    release: str | None = None
+    world_size: int | None = None
+    ranks_per_node: int | None = None
+    numels: tuple[int, ...] | None = None
+    vocabulary: int | None = None
+
+    def setup(self, release: str) -> Setup:
+        return Setup(
+            release=release,
+            config=self.config or {},
+            world_size=self.world_size,
+            ranks_per_node=self.ranks_per_node,
+            numels=self.numels,
+        )
+
+    def exposures(self) -> dict[str, Exposure]:
+        """The answer for each known fault; `unknown` where the missing half would decide. Raises HarnessError."""
+        if self.config is None and self.release is None:
+            return {}
+        return {fault.name: self._exposure(fault) for fault in KNOWN_FAULTS}
+
+    def _exposure(self, fault: Fault) -> Exposure:
+        # A fault's first release has it, so that the configuration alone answers there.
+        asked = {one.fault: one for one in exposures(self.setup(self.release or fault.first))}[fault.name]
+        if self.config is not None and (self.release is not None or asked.exposed == "no"):
+            return asked
+        if self.config is None and not self.setup(self.release or "").within(fault.first, fault.end):
+            return _no(asked, f"{self.release} does not have it")
+        lacking = "--config" if self.config is None else "--release"
+        return replace(asked, exposed="unknown", reason=f"give {lacking}: it decides")
+
+
+def _own_case(directory: RunDirectory, now: float) -> Case:
+    run = directory.run()
+    try:
+        curve = read_curve(directory.path)
+    except HarnessError:
+        if directory.steps_file.exists() and directory.steps_file.stat().st_size:
+            raise
+        curve = Curve(step=np.empty(0, np.int64), loss=np.empty(0), grad_norm=np.empty(0), time=np.empty(0))
+    return Case(
+        source=str(directory.path),
+        curve=curve,
+        hpz=Variant.parse(run.variant).hpz,
+        exposed=exposures_of_run(run),
+        vocabulary=ModelFile.model_validate(run.model_spec).config.vocab_size,
+        loss_scaling=False,
+        silence=_silence(directory, curve, now),
+    )
+
+
+def exposures_of_run(run: Run) -> dict[str, Exposure]:
+    """What a run of ours is exposed to: as its release, but for what its variant changes, and for its device."""
+    model = ModelFile.model_validate(run.model_spec)
+    setup = Setup(
+        release=run.release,
+        config=run.deepspeed,
+        world_size=run.shape.world_size,
+        ranks_per_node=run.shape.ranks_per_node,
+        numels=tuple(math.prod(shape) for _, shape in parameter_shapes(model)),
+    )
+    found = {one.fault: one for one in exposures(setup)}
+    old = {one.fault: one for one in exposures(replace(setup, release=OLD_COPY))}
+    variant = Variant.parse(run.variant)
+    if variant.hpz:
+        why = f"variant {variant.name}: "
+        found["race"] = (
+            old["race"] if variant.order == "none" else _no(old["race"], why + "orders the copy first")
+        )
+        found["missing copy"] = (
+            old["missing copy"]
+            if variant.copy == "old"
+            else _no(old["missing copy"], why + "the new copy writes all")
+        )
+    if run.device == "cpu":
+        found["race"] = _no(found["race"], "a CPU has no streams: everything runs in program order")
+    return found
+
+
+def _no(exposure: Exposure, reason: str) -> Exposure:
+    return replace(exposure, exposed="no", reason=reason, way_out="")
+
+
+def _silence(directory: RunDirectory, curve: Curve, now: float) -> float | None:
+    """Seconds from the last sign of life to the end of a run that was ended from outside, or to `now`."""
+    status = directory.status()
+    heard = [_unix(status.started_utc), _unix(status.heartbeat_utc), *curve.time[-1:]]
+    last = max((moment for moment in heard if math.isfinite(moment)), default=math.nan)
+    end = {"running": now, "timed-out": _unix(status.ended_utc)}.get(status.state, math.nan)
+    return end - last if math.isfinite(end - last) else None
+
+
+def _unix(utc: str | None) -> float:
+    return datetime.fromisoformat(utc).timestamp() if utc else math.nan

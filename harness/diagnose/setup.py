@@ -1,0 +1,101 @@
+"""What decides about exposure to a fault: a release and a training's settings, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness.system.errors import HarnessError
+from harness.variants.series import version_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What decides about exposure: a release, and what is known of the training."""
+
+    release: str
+    config: dict[str, Any]
+    """The DeepSpeed JSON configuration; values of `"auto"` count as not known."""
+    world_size: int | None = None
+    ranks_per_node: int | None = None
+    numels: tuple[int, ...] | None = None
+    """Number of elements of each parameter of the model, where known."""
+
+    @property
+    def zero(self) -> dict[str, Any]:
+        """The `zero_optimization` section."""
+        section: dict[str, Any] = self.config.get("zero_optimization") or {}
+        return section
+
+    @property
+    def stage3(self) -> bool:
+        return self.zero.get("stage") == 3
+
+    @property
+    def hpz(self) -> int:
+        """Ranks in an hpZ group; 1 where hpZ is off."""
+        return int(self.zero.get("zero_hpz_partition_size", 1) or 1) if self.stage3 else 1
+
+    @property
+    def overlap(self) -> bool:
+        """Whether all-gathers have a stream of their own; ZeRO-3's default is yes."""
+        return self.zero.get("overlap_comm") is not False
+
+    @property
+    def accumulation(self) -> int | None:
+        """Micro-batches a step, given or by the batch sizes, as DeepSpeed derives it; None where not known."""
+        given = self.config.get("gradient_accumulation_steps")
+        whole, micro = (self.config.get(f"train_{key}") for key in ("batch_size", "micro_batch_size_per_gpu"))
+        if given is None and isinstance(whole, int) and isinstance(micro, int) and micro and self.world_size:
+            return max(1, whole // (micro * self.world_size))
+        if given is None:
+            return 1
+        return given if isinstance(given, int) else None
+
+    def within(self, first: str, end: str | None) -> bool:
+        """Whether the release is at least `first` and, where there is an end, before `end`."""
+        key = version_key(self.release)
+        return version_key(first) <= key and (end is None or key < version_key(end))
+
+
+OBJECTS = (  # outer ones first
+    ("zero_optimization",),
+    ("zero_optimization", "offload_param"),
+    ("zero_optimization", "offload_optimizer"),
+    ("timers",),
+    ("timers", "throughput"),
+)
+
+
+def _check(setup: Setup) -> None:
+    """Refuses what no answer can be given for, with the key."""
+    if not version_key(setup.release):
+        raise HarnessError(f"release: {setup.release!r} is not a version such as 0.13.4")
+    for path in OBJECTS:
+        _check_object(setup.config, path)
+    size = setup.zero.get("zero_hpz_partition_size", 1)
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise HarnessError(
+            f"config: zero_optimization.zero_hpz_partition_size={size!r} must be a whole number"
+        )
+    for key, value in (("world size", setup.world_size), ("ranks per node", setup.ranks_per_node)):
+        if value is not None and value < 1:
+            raise HarnessError(f"the {key} must be at least 1, not {value}")
+    if setup.world_size is not None and setup.world_size % setup.hpz:
+        raise HarnessError(
+            f"config: zero_optimization.zero_hpz_partition_size={setup.hpz} must divide the world size "
+            f"{setup.world_size}; use {_divisors(setup.world_size)}"
+        )
+
+
+def _check_object(config: dict[str, Any], path: tuple[str, ...]) -> None:
+    """Refuses a value that is no object where the questions look into one; an absent or null one has no keys."""
+    inner: Any = config
+    for key in path:
+        inner = inner.get(key) or {}
+    if not isinstance(inner, dict):
+        raise HarnessError(f"config: {'.'.join(path)} must be an object, not {inner!r}")
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)

@@ -1,0 +1,189 @@
+"""The records of a study: shape, training, data, decision rule and run, immutable and checked by themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from functools import cached_property
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from harness.study.text import stdlib_sha256
+
+DeviceKind = Literal["cpu", "virtual", "cuda"]
+EVIDENCE: dict[str, str] = {"cpu": "cpu", "virtual": "virtual-device", "cuda": "one-gpu"}
+SHIPPED = {"mmlu": "experiments/data/mmlu-mini.csv"}
+
+
+class Frozen(BaseModel):
+    """Base of all records: immutable, and a key that is not known is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Shape(Frozen):
+    """Cluster shape: `nodes` × `ranks_per_node` ranks, secondary shards over `hpz` ranks (1: hpZ off)."""
+
+    nodes: int = Field(ge=1)
+    ranks_per_node: int = Field(ge=1)
+    hpz: int = Field(default=1, ge=1)
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.ranks_per_node
+
+    @model_validator(mode="after")
+    def _hpz_divides(self) -> Self:
+        if self.world_size % self.hpz:
+            raise ValueError(
+                f"hpz={self.hpz} must divide the world size {self.nodes} × {self.ranks_per_node} = {self.world_size}"
+            )
+        if self.hpz % self.ranks_per_node and self.ranks_per_node % self.hpz:
+            valid = [n for n in range(1, self.ranks_per_node + 1) if self.ranks_per_node % n == 0]
+            raise ValueError(
+                f"hpz={self.hpz} must divide ranks_per_node={self.ranks_per_node} or be a multiple of it; "
+                f"use one of {valid}"
+            )
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.nodes}x{self.ranks_per_node}" + (f"-hpz{self.hpz}" if self.hpz > 1 else "")
+
+
+class Training(Frozen):
+    """Everything about one training that is not its model, variant, shape or data."""
+
+    task: Literal["pretrain", "finetune"] = "pretrain"
+    checkpoint: str | None = (
+        None  # finetune: folder or Hub name of the weights; {model} stands for the model's name
+    )
+    steps: int = Field(default=24, ge=1)
+    micro_batch: int = Field(default=2, ge=1)  # sequences per rank and micro-step
+    sequence_length: int = Field(default=32, ge=2)  # tokens
+    gradient_accumulation: int = Field(default=1, ge=1)
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    learning_rate: float = Field(default=2e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    gradient_clipping: float = Field(default=1.0, ge=0)
+    activation_checkpointing: bool = False
+    overlap_comm: bool = True
+    throughput_timer: bool = True
+    checkpoint_every: int = Field(default=0, ge=0)  # steps between checkpoints; 0: only when asked to stop
+
+    @model_validator(mode="after")
+    def _weights_fit_the_task(self) -> Self:
+        if self.checkpoint and self.task == "pretrain":
+            raise ValueError(
+                "task pretrain starts from random weights; set task: finetune, or leave checkpoint out"
+            )
+        return self
+
+
+class Data(Frozen):
+    """Where token batches come from; `path` is relative to the study file, or absolute."""
+
+    source: Literal["stdlib", "file", "hub", "mmlu"] = "stdlib"
+    path: str | None = None  # mmlu: the shipped questions where there is none
+    name: str | None = None  # configuration of a Hub dataset
+    split: str = "train"
+    text_column: str = "text"
+    tokenizer: str | None = None  # None: bytes; stdlib has its own, with as many tokens as the model
+    sha256: str | None = None  # of the text, filled in when the study is loaded
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, given: Any) -> Any:
+        """`hub: NAME` and `file: PATH` stand for source and path; the standard library's text gets its hash."""
+        if not isinstance(given, dict):
+            return given
+        for source in {"hub", "file"} & given.keys():
+            if named := {"source", "path"} & given.keys():
+                raise ValueError(
+                    f"{source} stands for source and path; leave {' and '.join(sorted(named))} out"
+                )
+            given = {"source": source, "path": given[source], **given}
+            del given[source]
+        if given.get("source", "stdlib") == "stdlib":
+            given = {**given, "sha256": given.get("sha256") or stdlib_sha256()}
+        return given
+
+
+class Rule(Frozen):
+    """The decision rule, stated before the runs."""
+
+    warmup_steps_dropped: int = Field(default=3, ge=0)  # first steps left out of timings
+    final_window: int = Field(default=5, ge=1)  # steps of the final-loss comparison
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    minimum_seeds: int = Field(default=3, ge=1)  # baseline seeds needed for a tolerance band
+    stuck_steps: int = Field(default=5, ge=2)  # equal losses in a row that count as stuck
+
+
+class Launch(Frozen):
+    """How the local launcher treats the runs."""
+
+    timeout_seconds: float = Field(default=600, gt=0)
+    lanes: int | None = Field(default=None, ge=1)  # runs side by side; None: as cores and memory allow
+
+
+class Run(Frozen):
+    """One cell of a study. Its id hashes every field but `study`, so the same run in two studies has one id."""
+
+    study: str
+    model: str
+    model_spec: dict[str, Any]
+    variant: str
+    release: str
+    patches: dict[str, str]  # patch file → sha256
+    shape: Shape
+    seed: int
+    device: DeviceKind
+    policy: str
+    poison: str
+    training: Training
+    data: Data
+    deepspeed: dict[str, Any]  # the DeepSpeed JSON configuration, as rendered
+    link: str | None = None  # rate that the links between nodes are given, as 50mbit; None: as they are
+    stall_us: int = (
+        0  # cuda: how long the compute stream is held before each copy on the device, microseconds
+    )
+    virtual_nodes: bool = False  # cuda: the nodes are groups of ranks on one machine, which share its GPUs
+
+    @property
+    def evidence(self) -> str:
+        """Evidence level of every number that this run produces."""
+        across = self.device == "cuda" and self.shape.nodes > 1 and not self.virtual_nodes
+        return "multi-node" if across else EVIDENCE[self.device]
+
+    @property
+    def schedule(self) -> str:
+        """In which order work ran that nothing orders, in a word or two: the policy, or on a GPU the stall."""
+        return f"stall {self.stall_us} µs" if self.stall_us else self.policy
+
+    @cached_property
+    def run_id(self) -> str:
+        """Readable name plus a hash of everything in the study that can change the run's numbers."""
+        content = self.model_dump(mode="json", exclude={"study"})
+        if self.data.sha256:
+            del content["data"]["path"]  # the text itself says which it is, wherever it lies
+        for name in ("link", "stall_us", "virtual_nodes"):
+            if not content[name]:
+                del content[name]  # a field that says nothing changes no number, and no id
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        return "_".join([*self._name_parts(), digest])
+
+    def _name_parts(self) -> list[str]:
+        training = self.training
+        parts = [self.model, self.variant, str(self.shape)]
+        parts += (
+            [self.policy.replace("(", "").replace(")", "")] if self.device == "virtual" else [self.device]
+        )
+        parts += [f"ga{training.gradient_accumulation}"] if training.gradient_accumulation > 1 else []
+        parts += ["ckpt"] if training.activation_checkpointing else []
+        parts += [self.link] if self.link else []
+        parts += [f"stall{self.stall_us}us"] if self.stall_us else []
+        return [re.sub(r"[^\w.+-]", "-", part) for part in [*parts, f"s{self.seed}"]]
