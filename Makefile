@@ -8,6 +8,9 @@ PACKAGES := slurmctld slurmd slurm-client munge iproute2 chromium
 SUDO := $(shell [ "$$(id -u)" = 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null && echo sudo -n; })
 MAY_INSTALL := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || [ -n "$(SUDO)" ]; } && echo yes)
 
+# Ranks are processes by the hundred; each would compile what it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: reproduce test lint types packages figures historical clean setup
 setup: .venv/.ready
 
@@ -25,6 +28,7 @@ reproduce: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: setup
 	$(BIN)/mypy

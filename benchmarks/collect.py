@@ -24,11 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from harness.record.directory import StepRecord, describe_run, utc_now, write_json
-from harness.study.files import load_study, save_study
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.record import StepRecord
+from harness.record.directory import describe_run
+from harness.study import Run, Study, load_study, save_study
 from harness.system.places import REPOSITORY
+from harness.system.utc import utc_now
+from harness.system.whole_file import write_json
 
 SHARE = 100  # runs that the other readers get
 SCALARS = ("loss", "grad_norm", "lr", "step_seconds")  # of each step, in event files

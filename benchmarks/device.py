@@ -103,7 +103,7 @@ def describe_run(model: str, kind: str, policy: str, folder: Path) -> Any:
 
     import yaml
 
-    from harness.study.files import load_study
+    from harness.study import load_study
 
     shutil.copytree(REPOSITORY / "experiments", folder / "experiments")
     study = yaml.safe_load((folder / "experiments" / "laptop.yaml").read_text())
@@ -140,7 +140,7 @@ def be_rank(run: Any, rank: int, folder: Path) -> None:
     import torch
 
     from harness.device import open_device
-    from harness.record.directory import RunDirectory
+    from harness.record import RunDirectory
     from harness.workload.engine import build_engine
     from harness.workload.session import Rank, Session, StopRequest
     from harness.workload.train import open_run_batches

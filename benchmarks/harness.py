@@ -22,10 +22,11 @@ from harness.launch.slurm.arrays import Submission, plan_submissions, render, wr
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.scheduler import Clients, Job, Scheduler, parse_squeue
 from harness.launch.slurm.status import study_rows
-from harness.record.directory import RunDirectory, StepRecord, StepWriter, utc_now, write_json
-from harness.study.files import load_study, save_study
-from harness.study.study import Study
+from harness.record import RunDirectory, StepRecord, StepWriter
+from harness.study import Study, load_study, save_study
 from harness.system.places import REPOSITORY
+from harness.system.utc import utc_now
+from harness.system.whole_file import write_json
 
 STEPS = 10  # recorded by each run
 PROFILE = Profile(name="benchmark", max_array_size=1001)

@@ -12,8 +12,7 @@ import json
 import statistics
 
 from harness.race.launch import Job, Program, Ranks
-from harness.study.files import load_study
-from harness.study.records import Run
+from harness.study import Run, load_study
 from harness.system.places import REPOSITORY
 
 SHORT, LONG = 4, 16  # optimizer steps

@@ -21,13 +21,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from harness.hardware.profiles import cluster
+from harness.hardware import cluster
 from harness.simulate.engine import simulate
 from harness.simulate.trace import load
 from harness.simulate.traces import traces
-from harness.study.files import load_study
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.study import Run, Study, load_study
 from harness.system.places import REPOSITORY
 from harness.variants import Variant, cache_folder, overlay_path
 

@@ -53,7 +53,7 @@ PYTHON
 import sys
 from harness.system.errors import HarnessError
 from harness.launch.gpu import check_gpus
-from harness.study.files import load_study
+from harness.study import load_study
 try:
     check_gpus(load_study(sys.argv[1]).runs)
 except HarnessError as error:

@@ -11,7 +11,7 @@ __all__ = ["load_results", "load_study"]
 def __getattr__(name: str) -> Any:
     # Imported on use, so that `import harness` stays instant on a login node.
     if name == "load_study":
-        from harness.study.files import load_study
+        from harness.study import load_study
 
         return load_study
     if name == "load_results":

@@ -7,7 +7,7 @@ from typing import Any
 import networkx as nx
 import pandas as pd
 
-from harness.hardware.profiles import Cluster, cluster
+from harness.hardware import Cluster, cluster
 from harness.simulate.costs import costs
 from harness.simulate.records import Simulated
 from harness.simulate.timeline import LIMITED_BY

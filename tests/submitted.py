@@ -7,9 +7,10 @@ from pathlib import Path
 
 from harness.launch.slurm.arrays import Submitted, plan_submissions, render, submissions, write_submission
 from harness.launch.slurm.profile import Profile
-from harness.record.directory import RunDirectory, utc_now, write_json
-from harness.study.files import save_study
-from harness.study.study import Study
+from harness.record import RunDirectory
+from harness.study import Study, save_study
+from harness.system.utc import utc_now
+from harness.system.whole_file import write_json
 
 PROFILE = Profile(name="made-up", network_baseline=False, wandb="off")
 

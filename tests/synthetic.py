@@ -14,11 +14,10 @@ import yaml
 
 import harness.record.directory
 import harness.study.study
-from harness.record.directory import RunDirectory, StepRecord, StepWriter, write_json
-from harness.study.files import save_study
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.record import RunDirectory, StepRecord, StepWriter
+from harness.study import Run, Study, save_study
 from harness.system.places import REPOSITORY
+from harness.system.whole_file import write_json
 
 
 def toy_model(name: str = "llama2-toy") -> dict[str, Any]:

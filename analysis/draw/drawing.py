@@ -20,7 +20,7 @@ from analysis.judge.clock import Clock, load_clock
 from analysis.judge.pairs import Matched, match
 from analysis.judge.summary import Bands, summarise_matched
 from analysis.page import page
-from harness.study.files import load_study
+from harness.study import load_study
 from harness.system.errors import HarnessError
 
 

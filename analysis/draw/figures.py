@@ -28,7 +28,7 @@ from matplotlib.transforms import ScaledTranslation
 from analysis.draw.style import GRID, INK, MUTED, RANK, RC, SIGNS, VERDICT_COLOURS, line_of
 from analysis.judge.pairs import Matched, Pair, Recorded, few_seeds
 from analysis.judge.settings import settings
-from harness.study.records import Training
+from harness.study import Training
 from harness.system.errors import HarnessError
 from harness.system.whole_file import write_text_whole, write_whole
 

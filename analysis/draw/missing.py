@@ -21,10 +21,8 @@ from rich.table import Table
 
 from analysis.draw.figures import Figure, distinct, file_name
 from analysis.draw.style import INK, MUTED
-from harness.diagnose.missing_copy import new_copy_raises, old_copy
-from harness.study.models import ModelFile, parameter_shapes, parse_model
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.diagnose import new_copy_raises, old_copy
+from harness.study import ModelFile, Run, Study, parameter_shapes, parse_model
 from harness.system.errors import HarnessError
 from harness.variants import Variant
 

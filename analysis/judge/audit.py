@@ -16,9 +16,7 @@ from math import prod
 from statistics import median_low
 from typing import Any, NamedTuple
 
-from harness.study.axes import bits_per_second
-from harness.study.models import parameter_shapes, parse_model
-from harness.study.records import Run
+from harness.study import Run, bits_per_second, parameter_shapes, parse_model
 
 ITEM_BYTES = {"bf16": 2, "fp32": 4}
 NIC_BITS_PER_SECOND = 12.5e9  # the paper's node, by summaries of others; for studies that name no link

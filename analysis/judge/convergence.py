@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, stats
 
-from harness.study.records import Rule
+from harness.study import Rule
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

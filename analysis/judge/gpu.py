@@ -15,7 +15,7 @@ from scipy import stats
 from analysis.judge.convergence import bootstrap_median
 from analysis.judge.pairs import Matched, Pair
 from analysis.judge.throughput import block_ratios
-from harness.study.records import Rule
+from harness.study import Rule
 
 Record = dict[str, Any]
 CELL = ("model", "variant", "gradient_accumulation", "throughput_timer", "stall_us", "evidence")

@@ -18,8 +18,7 @@ import pandas as pd
 
 from analysis.collect.collect import Collected
 from analysis.judge.convergence import Curve, Floats, first
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.study import Run, Study
 
 NEEDED = (
     "step",

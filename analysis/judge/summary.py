@@ -35,11 +35,10 @@ from analysis.judge.settings import shape_text
 from analysis.judge.throughput import step_seconds_ratio
 from analysis.judge.wire import wire_records
 from harness import __version__
-from harness.record.directory import utc_now, write_json
-from harness.study.models import parse_model, unaligned_parameters
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.study import Run, Study, parse_model, unaligned_parameters
 from harness.system.errors import HarnessError
+from harness.system.utc import utc_now
+from harness.system.whole_file import write_json
 
 SCHEMA_VERSION = 1
 LEVELS = ("multi-node", "one-gpu", "cpu", "virtual-device", "simulated-time")  # strongest first
@@ -487,6 +486,6 @@ def _text(value: float | None) -> str:
 
 def summarise_folder(folder: str | Path) -> Record:
     """Collect a results folder and summarise it; nothing but the two tables is written."""
-    from harness.study.files import load_study
+    from harness.study import load_study
 
     return summarise(load_study(Path(folder)), collect_study(folder))

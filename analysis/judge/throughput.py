@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from analysis.judge.convergence import Floats, bootstrap_median
-from harness.study.records import Rule
+from harness.study import Rule
 
 MAX_BLOCKS = 30
 OUTLIER_MADS = 5.0  # a ratio this many scaled median deviations from the median is shown as an outlier

@@ -14,8 +14,7 @@ from analysis.judge.audit import volume_bound
 from analysis.judge.convergence import Floats
 from analysis.judge.pairs import Matched, Pair, Recorded
 from analysis.judge.throughput import step_seconds_ratio
-from harness.study.axes import bits_per_second
-from harness.study.records import Rule
+from harness.study import Rule, bits_per_second
 
 Record = dict[str, Any]
 

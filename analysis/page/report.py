@@ -26,7 +26,7 @@ from analysis.page.explained import explained, patches_of
 from analysis.page.explorer import as_script, explorer_data
 from analysis.page.levels import compared
 from analysis.page.text import latex, latex_orders, markdown
-from harness.study.files import load_study
+from harness.study import load_study
 from harness.system.whole_file import write_text_whole
 
 UPLOT = "1.6.32"

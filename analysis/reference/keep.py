@@ -11,11 +11,11 @@ from analysis.draw.simulated import shown_margins
 from analysis.judge.clock import FOLDER, STEP
 from analysis.judge.race_matrix import load_matrix
 from harness.race.matrix import Fault
-from harness.record.directory import write_json
 from harness.simulate.tables import read
-from harness.study.files import load_study
+from harness.study import load_study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
+from harness.system.whole_file import write_json
 
 REFERENCE = REPOSITORY / "results" / "reference"
 TABLES = ("study.yaml", "runs.parquet", "steps.parquet")

@@ -1,6 +1,6 @@
 """`python -m harness.cli`: the `hpz` command where it is not on the path."""
 
-from harness.cli.study import main
+from harness.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from harness.cli.options import JsonOption
 from harness.cluster.cluster import DEFAULT_NAME, Cluster, clusters
 from harness.cluster.spec import Spec
 
@@ -55,7 +56,7 @@ def shell(
 
 
 @app.command()
-def status(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False) -> None:
+def status(as_json: JsonOption = False) -> None:
     """Show the clusters that are up, their nodes and what went over their links."""
     rows = [row for cluster in clusters() for row in _rows(cluster)]
     if as_json:

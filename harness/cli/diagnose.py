@@ -1,9 +1,11 @@
-"""`hpz triage`: which known fault a training curve looks like, why, and what to try next."""
+"""`hpz doctor`, `triage` and `audit`: which known fault a training is exposed to, has, or loses parameters by."""
 
 from __future__ import annotations
 
 import json
+import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +14,77 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.cli.console import wide_console
-from harness.diagnose.doctor import load_config, model_sizes
-from harness.study.models import load_model_file
+from harness.cli.options import JsonOption
+from harness.diagnose import Exposure, Setup
+from harness.diagnose.doctor import Machine, examine, load_config, machine, model_sizes
+from harness.study import load_model_file
 from harness.system.errors import HarnessError
 
 if TYPE_CHECKING:
     from harness.diagnose.triage import Finding, Triage
+
+
+def doctor(
+    config: Annotated[Path | None, typer.Option(help="A DeepSpeed JSON configuration to examine.")] = None,
+    world_size: Annotated[int | None, typer.Option(help="Ranks in all.")] = None,
+    ranks_per_node: Annotated[int | None, typer.Option(help="Ranks on one node.")] = None,
+    release: Annotated[
+        str | None, typer.Option(help="DeepSpeed release; default: the installed one.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="A model file, for its parameter sizes.")] = None,
+    sizes: Annotated[
+        str | None, typer.Option(help="Parameter shapes instead, such as 4096x11008,4096.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What this machine has, and which known hpZ faults a release and configuration are exposed to.
+
+    Example: hpz doctor --config ds_config.json --world-size 48 --release 0.13.4 --sizes 4096x11008,4096
+    """
+    here = machine()
+    numels = model_sizes(model, sizes)
+    examined = examine(config, release, world_size, ranks_per_node, numels) if config else None
+    if as_json:
+        found = [asdict(one) for one in examined[1]] if examined else []
+        of_release = examined[0].release if examined else None
+        print(json.dumps({"machine": asdict(here), "release": of_release, "exposures": found}, indent=2))
+        return
+    console = wide_console()
+    console.print(_machine_table(here))
+    if examined:
+        console.print(_exposure_table(*examined))
+    else:
+        console.print(
+            "To examine a training: hpz doctor --config ds_config.json --world-size N --ranks-per-node M"
+        )
+
+
+def _machine_table(here: Machine) -> Table:
+    table = Table("this machine", "", show_header=False, title="This machine")
+    table.add_row("system", f"{here.system}, Python {here.python}")
+    table.add_row("cores", str(here.cores))
+    table.add_row("memory", f"{here.memory_gib:.1f} GiB" if here.memory_gib else "unknown")
+    table.add_row("GPU", "\n".join(here.gpus) or "none: trainings run on the CPU and on the virtual device")
+    table.add_row("SLURM", here.slurm or "none: studies run on this machine")
+    table.add_row("Chromium", here.chromium or "none: needed only to test reports")
+    table.add_row("git", here.git or "none: needed to apply patches")
+    for name, found in here.packages.items():
+        table.add_row(name, found or "not installed")
+    table.add_row("patches", here.deepspeed_support)
+    return table
+
+
+def _exposure_table(setup: Setup, found: list[Exposure]) -> Table:
+    title = (
+        f"Known hpZ faults: DeepSpeed {setup.release}, hpZ {setup.hpz}, world {setup.world_size or 'unknown'}"
+    )
+    table = Table("fault", "exposed", "reason", "way out", title=title)
+    table.add_column("source", overflow="fold")
+    styles = {"yes": "bold red", "unknown": "yellow", "no": "green"}
+    for one in found:
+        answer = f"[{styles[one.exposed]}]{one.exposed}[/]"
+        table.add_row(one.fault, answer, one.reason, one.way_out, one.source)
+    return table
 
 
 def triage(
@@ -33,9 +100,7 @@ def triage(
     world_size: Annotated[int | None, typer.Option(help="Ranks in all.")] = None,
     ranks_per_node: Annotated[int | None, typer.Option(help="Ranks on one node.")] = None,
     model: Annotated[Path | None, typer.Option(help="A model file, for sizes and vocabulary.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Machine-readable output on standard output.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Tell known hpZ faults apart by curve, configuration and release.
 
@@ -96,3 +161,53 @@ def _why(finding: Finding) -> str:
     if finding.ruled_out:
         return finding.ruled_out
     return "\n".join(f"{one.points:+d}  {one.seen}: {one.reason}" for one in finding.evidence) or "no sign"
+
+
+def audit(
+    model_file: Annotated[Path, typer.Argument(metavar="MODEL", help="A file of experiments/models.")],
+    ranks_per_node: Annotated[int, typer.Option(help="Ranks (GPUs) of a node.")] = 8,
+    nodes: Annotated[str, typer.Option(help="Numbers of nodes: 4, 1-64 or 2,3,6.")] = "1-16",
+    hpz: Annotated[
+        int | None, typer.Option(help="zero_hpz_partition_size; default: the ranks of a node.")
+    ] = None,
+    release: Annotated[str, typer.Option(help="DeepSpeed release.")] = "0.13.4",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "--figure", metavar="DIR", help="Also draw the map, with its table, into DIR."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Map the missing copy. Example: hpz audit experiments/models/llama2-70b.yaml --nodes 1-64"""
+    from analysis.draw.missing import answer, by_nodes, missing_map, missing_table, parameter_table
+
+    if ranks_per_node < 1:
+        raise HarnessError(f"--ranks-per-node: {ranks_per_node} is not a number of ranks; give 1 or more")
+    rows = missing_map(load_model_file(model_file), parse_nodes(nodes), ranks_per_node, hpz, release)
+    files: list[Path] = []
+    if out is not None:
+        from analysis.draw.missing import missing_figure
+
+        files = missing_figure(rows, model_file.stem).write(out)
+    said = answer(rows, release)
+    if as_json:
+        parameters = [{**vars(row), "share": row.share} for row in rows]
+        print(json.dumps({"answer": said, "nodes": by_nodes(rows), "parameters": parameters}, indent=1))
+        return
+    console, single = wide_console(110), len({row.nodes for row in rows}) == 1
+    title = f"{model_file.stem}, DeepSpeed {release}: what the copy into the secondary tensor never writes"
+    console.print((parameter_table if single else missing_table)(rows, title))
+    console.print(said, highlight=False)
+    for file in files:
+        console.print(str(file), soft_wrap=True, highlight=False)
+
+
+def parse_nodes(text: str) -> list[int]:
+    """`1-4,8` → [1, 2, 3, 4, 8]. Raises HarnessError."""
+    found: list[int] = []
+    for part in text.split(","):
+        ends = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (0, 0)
+        if not 1 <= first <= last:
+            raise HarnessError(f"--nodes: {text!r} is not a list of numbers and ranges such as 1-8,16")
+        found += range(first, last + 1)
+    return found

@@ -12,6 +12,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from harness.cli.console import wide_console
+from harness.cli.options import JsonOption
 from harness.system.errors import HarnessError
 from harness.variants import Variant, all_variants, installed_release, overlay_path, supported_releases
 from harness.variants.apply import rehash
@@ -34,11 +35,10 @@ Release = Annotated[
     str | None, typer.Option(help="A supported DeepSpeed release; default: the installed one.")
 ]
 Source = Annotated[Path | None, typer.Option(help="A `deepspeed` package folder to patch instead.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
 
 
 @app.command("list")
-def list_variants(release: Release = None, as_json: AsJson = False) -> None:
+def list_variants(release: Release = None, as_json: JsonOption = False) -> None:
     """List the variants and the patches that make them.
 
     Example: hpz patch list --release 0.18.0
@@ -59,7 +59,7 @@ def list_variants(release: Release = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def show(
-    variant: VariantName, release: Release = None, source: Source = None, as_json: AsJson = False
+    variant: VariantName, release: Release = None, source: Source = None, as_json: JsonOption = False
 ) -> None:
     """Explain a variant and show its lines as a diff.
 
@@ -83,7 +83,7 @@ def show(
 
 @app.command()
 def path(
-    variant: VariantName, release: Release = None, source: Source = None, as_json: AsJson = False
+    variant: VariantName, release: Release = None, source: Source = None, as_json: JsonOption = False
 ) -> None:
     """Build the overlay if need be and print its folder, for PYTHONPATH.
 
@@ -106,7 +106,7 @@ def verify_variants(
     imports: Annotated[
         bool, typer.Option(help="Also import DeepSpeed from each overlay (seconds each).")
     ] = True,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Prove overlays again: hashes, syntax tree, and the files that Python really loads.
 

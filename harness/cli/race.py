@@ -10,14 +10,15 @@ import typer
 from rich.console import Console
 
 from harness.cli.console import wide_console
+from harness.cli.options import JsonOption
 from harness.race.explore import Budget
 from harness.race.investigate import Settings, investigate
 from harness.race.launch import Job, Program, Ranks
 from harness.race.matrix import print_matrix, race_study
 from harness.race.replay import Values, changed_versions, read_replay, replayed
 from harness.race.report import Report, text
-from harness.record.directory import RunDirectory
-from harness.study.files import load_study
+from harness.record import RunDirectory
+from harness.study import load_study
 from harness.system.errors import HarnessError
 from harness.variants import Variant
 
@@ -51,9 +52,7 @@ def race(
     results: Annotated[Path | None, typer.Option(help="Results folder; default results/race-NAME.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for one execution.")] = 600.0,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Callers and all names.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Machine-readable output on standard output.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Find accesses that nothing orders, and what they can do. Example: hpz race --script train.py --ranks 4
 

@@ -1,4 +1,4 @@
-"""`hpz simulate` and `hpz calibrate`: short functions over the package, for harness.cli.study to register."""
+"""`hpz simulate` and `hpz calibrate`: short functions over the package, for harness.cli.main to register."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from harness.cli.console import wide_console
-from harness.study.files import load_study, save_study
-from harness.study.study import Study
+from harness.cli.options import JsonOption, ResultsOption, StudyArgument
+from harness.study import Study, load_study, save_study
 from harness.system.errors import HarnessError
 from harness.system.whole_file import write_text_whole
 
@@ -78,10 +78,8 @@ SHOWN: dict[str, dict[str, str]] = {
 
 
 def simulate(
-    study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="A study file, or its results folder.")],
-    results: Annotated[
-        Path | None, typer.Option(help="Results folder; default results/<study name>.")
-    ] = None,
+    study_file: StudyArgument,
+    results: ResultsOption = None,
     trace: Annotated[
         Path | None, typer.Option(help="Also write the first cell's step here, for ui.perfetto.dev.")
     ] = None,
@@ -104,7 +102,7 @@ def simulate(
     validation: Annotated[
         bool, typer.Option(help="Simulate what was measured, too, and write the errors beside the tables.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Step times at real sizes in simulated time. Example: hpz simulate experiments/paper.yaml --trace step.json"""
     from harness.simulate.sweep import simulate_study
@@ -225,7 +223,7 @@ def calibrate(
         Path | None,
         typer.Option(help="Write the profiles here, for a study to name under simulate.hardware (YAML)."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure this machine, fit the cost model to it and print its errors. Example: hpz calibrate"""
     from harness.simulate.calibrate import calibrate_machine, hardware_yaml

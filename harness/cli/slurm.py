@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.cli.console import wide_console
+from harness.cli.options import JsonOption, ResultsOption, StudyArgument, results_folder
 from harness.launch.slurm.arrays import (
     Submission,
     Submitted,
@@ -28,21 +29,15 @@ from harness.launch.slurm.arrays import submit as submit_study
 from harness.launch.slurm.profile import load_profile
 from harness.launch.slurm.scheduler import Clients
 from harness.launch.slurm.status import Row, count_states, study_rows
-from harness.study.files import check_weights, load_study, save_study
-from harness.study.study import Study
+from harness.study import Study, check_weights, load_study, save_study
 from harness.system.errors import RunFailed
 
 WATCH_SECONDS = 1.0  # between looks at the runs' files; the scheduler is asked less often
 COLOURS = {"done": "green", "running": "cyan", "stalled": "red", "failed": "red", "out-of-memory": "red"}
 
-StudyArgument = Annotated[
-    Path, typer.Argument(metavar="STUDY", help="A study file, or the results folder of one.")
-]
 ClusterOption = Annotated[
     Path, typer.Option("--cluster", help="A profile, as slurm/clusters/generic-8gpu.yaml.")
 ]
-ResultsOption = Annotated[Path | None, typer.Option(help="Results folder; default results/<study name>.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
 DryOption = Annotated[
     bool, typer.Option("--dry-run", help="Print the batch scripts; send and write nothing.")
 ]
@@ -57,7 +52,7 @@ def submit(
 ) -> None:
     """Send what is missing or failed to SLURM. Example: hpz submit STUDY --cluster slurm/clusters/generic-8gpu.yaml"""
     study, profile = load_study(study_file), load_profile(cluster)
-    folder = _results_folder(study_file, study, results)
+    folder = results_folder(study_file, study, results)
     if dry_run:
         for planned in plan_submissions(study, folder, profile, None):
             _print_script(planned, render(planned, profile))
@@ -96,7 +91,7 @@ def _submitted_row(submitted: Submitted) -> dict[str, object]:
 def status(study_file: StudyArgument, results: ResultsOption = None, as_json: JsonOption = False) -> None:
     """Show each run's state, step and place. Example: hpz status results/slow-link"""
     study = load_study(study_file)
-    rows, problem = study_rows(study, _results_folder(study_file, study, results))
+    rows, problem = study_rows(study, results_folder(study_file, study, results))
     if as_json:
         print(
             json.dumps(
@@ -110,7 +105,7 @@ def status(study_file: StudyArgument, results: ResultsOption = None, as_json: Js
 def watch(study_file: StudyArgument, results: ResultsOption = None) -> None:
     """Follow a study until none of its runs can go on. Example: hpz watch results/slow-link"""
     study = load_study(study_file)
-    folder, console = _results_folder(study_file, study, results), Console()
+    folder, console = results_folder(study_file, study, results), Console()
     follow = _watch_live if console.is_terminal else _watch_lines
     rows = follow(study, folder, console)
     unfinished = [row for row in rows if row.state != "done"]
@@ -179,12 +174,6 @@ def cancel(
         print(f"job {what} cancelled")
         return
     study = load_study(what)
-    folder = _results_folder(Path(what), study, results)
+    folder = results_folder(Path(what), study, results)
     jobs = cancel_jobs(folder)
     print(f"cancelled: {', '.join(jobs)}" if jobs else f"nothing of {folder} is in the queue")
-
-
-def _results_folder(study_file: Path, study: Study, results: Path | None) -> Path:
-    from harness.cli.study import results_folder
-
-    return results_folder(study_file, study, results)

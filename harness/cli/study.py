@@ -1,11 +1,8 @@
-"""The `hpz` command: one short function per verb; each takes a study file or its results folder."""
+"""The verbs of a study on this machine: plan, run, collect and report."""
 
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,44 +10,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness.cli.audit import audit
-from harness.cli.cluster import app as cluster_app
 from harness.cli.console import wide_console
-from harness.cli.diagnose import triage
-from harness.cli.patch import app as patch_app
-from harness.cli.race import race
-from harness.cli.simulate import calibrate, simulate
-from harness.cli.slurm import cancel, status, submit, watch
-from harness.diagnose.doctor import doctor
-from harness.study.files import load_study, save_study
-from harness.study.records import Run
-from harness.study.study import Study
-from harness.system.errors import HarnessError, RunFailed
-
-app = typer.Typer(
-    name="hpz",
-    help="Reproduce, explain and end the ZeRO++ hpZ race. Start with: hpz plan experiments/laptop.yaml",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-StudyArgument = Annotated[
-    Path, typer.Argument(metavar="STUDY", help="A study file, or the results folder of one.")
-]
-ResultsOption = Annotated[Path | None, typer.Option(help="Results folder; default results/<study name>.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
+from harness.cli.options import JsonOption, ResultsOption, StudyArgument, results_folder
+from harness.study import Run, load_study, save_study
+from harness.system.errors import RunFailed
 
 
-def results_folder(study_path: Path, study: Study, results: Path | None) -> Path:
-    """Where a study's results lie: as given, the folder itself when one was named, else results/<name>."""
-    if results is not None:
-        return results
-    return study_path if study_path.is_dir() else Path("results") / study.name
-
-
-@app.command()
 def plan(study_file: StudyArgument, as_json: JsonOption = False) -> None:
     """Show the runs of a study and what each would use; touches nothing. Example: hpz plan experiments/laptop.yaml"""
     study = load_study(study_file)
@@ -90,7 +55,6 @@ def _tokens_per_step(run: Run) -> int:
     return per_rank * run.shape.world_size
 
 
-@app.command()
 def run(
     study_file: StudyArgument,
     results: ResultsOption = None,
@@ -120,7 +84,6 @@ def run(
         raise RunFailed(f"{len(failed)} of {len(statuses)} runs did not finish: {failed[0].reason}")
 
 
-@app.command()
 def collect(study_file: StudyArgument, results: ResultsOption = None, as_json: JsonOption = False) -> None:
     """Gather what the runs recorded so far into runs.parquet and steps.parquet."""
     from analysis.collect.collect import collect_study
@@ -132,7 +95,6 @@ def collect(study_file: StudyArgument, results: ResultsOption = None, as_json: J
     Console().print(collected.describe(), highlight=False)
 
 
-@app.command()
 def report(
     study_file: StudyArgument,
     results: ResultsOption = None,
@@ -168,64 +130,3 @@ def _report(folder: Path, as_json: bool, against: Path | None = None) -> None:
         if levels:
             console.print(levels_table(levels, str(folder), str(against)))
     console.print(f"Report: {page}", soft_wrap=True, highlight=False)
-
-
-@app.command()
-def wandb(
-    study_file: StudyArgument,
-    results: ResultsOption = None,
-    online: Annotated[
-        bool, typer.Option("--online", help="Send to the server; default: offline store.")
-    ] = False,
-    jobs: Annotated[int, typer.Option(help="Runs pushed side by side.")] = 4,
-    as_json: JsonOption = False,
-) -> None:
-    """Mirror runs to Weights & Biases from the local files; repeat at will. Example: hpz wandb results/laptop"""
-    from harness.record.mirror import default_mode, mirror_study
-
-    folder = results_folder(study_file, load_study(study_file), results)
-    mode = "online" if online else default_mode()
-    mirrored = mirror_study(folder, mode, jobs)
-    failed = [one for one in mirrored if one.error]
-    if as_json:
-        print(json.dumps([vars(one) for one in mirrored], indent=1))
-    else:
-        print(f"{sum(one.new_steps for one in mirrored)} new steps of {len(mirrored)} runs pushed ({mode})")
-    if failed:
-        raise RunFailed(f"{len(failed)} runs could not be pushed; {failed[0].run_id}: {failed[0].error}")
-
-
-INTERRUPTED = 128 + signal.SIGINT
-
-VERBS: tuple[Callable[..., None], ...] = (
-    *(submit, status, watch, cancel),
-    *(race, simulate, calibrate, doctor, audit, triage),
-)
-for verb in VERBS:
-    app.command()(verb)
-app.add_typer(patch_app, name="patch")
-app.add_typer(cluster_app, name="cluster")
-
-
-def main() -> None:
-    """Entry point: turns what went wrong into one sentence and the documented exit code (1 or 2)."""
-    verbose = "-v" in sys.argv[1:]
-    arguments = [word for word in sys.argv[1:] if word != "-v"]
-    try:
-        app(arguments, standalone_mode=True)
-    except (HarnessError, RunFailed) as error:
-        if verbose:
-            raise
-        print(f"hpz: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, HarnessError) else 1)
-    except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # typer's answer to Ctrl-C, which says nothing
-            print(
-                "hpz: interrupted; finished runs are kept, the same command goes on from here",
-                file=sys.stderr,
-            )
-        raise
-
-
-if __name__ == "__main__":
-    main()

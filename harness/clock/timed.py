@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.device.observe import HOST, Access, Observer, OpRecord, Site, WaitTarget
 from harness.device.policies import Policy
-from harness.hardware.profiles import Cluster, cluster
+from harness.hardware import Cluster, cluster
 from harness.simulate.costs import collective, layout
 
 if TYPE_CHECKING:

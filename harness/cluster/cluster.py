@@ -22,10 +22,10 @@ from typing import Any
 from harness.cluster import network
 from harness.cluster.needs import check_machine
 from harness.cluster.spec import DATA_INTERFACE, Spec, control_address, data_address, link_rate
-from harness.record.directory import write_json
 from harness.system.errors import HarnessError
+from harness.system.interface import sent_bytes
 from harness.system.places import REPOSITORY
-from harness.workload.wire import sent_bytes
+from harness.system.whole_file import write_json
 
 DEFAULT_NAME = "one-machine"
 UP_SECONDS = 60.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.study.axes import LINK, bits_per_second
+from harness.study import bits_per_second
+from harness.study.axes import LINK
 from harness.system.errors import HarnessError
 
 CONTROLLER = "controller"

@@ -15,9 +15,8 @@ from harness.diagnose.curve import Curve, read_curve
 from harness.diagnose.faults import FAULTS as KNOWN_FAULTS
 from harness.diagnose.faults import Exposure, Fault, exposures
 from harness.diagnose.setup import Setup
-from harness.record.directory import RunDirectory
-from harness.study.models import ModelFile, parameter_shapes
-from harness.study.records import Run
+from harness.record import RunDirectory
+from harness.study import ModelFile, Run, parameter_shapes
 from harness.system.errors import HarnessError
 from harness.variants import Variant
 

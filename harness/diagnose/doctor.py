@@ -7,19 +7,15 @@ import os
 import platform
 import shutil
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-from rich.table import Table
-
-from harness.cli.console import wide_console
 from harness.diagnose.faults import Exposure, exposures
 from harness.diagnose.setup import Setup
-from harness.study.models import load_model_file, parameter_shapes
+from harness.study import load_model_file, parameter_shapes
 from harness.system.errors import HarnessError
 from harness.variants import installed_release, supported_releases
 from harness.variants.series import load_series
@@ -139,71 +135,6 @@ def parameter_sizes(text: str) -> tuple[int, ...]:
         return tuple(prod(int(n) for n in word.split("x")) for word in text.replace(" ", "").split(","))
     except ValueError as error:
         raise HarnessError(f"--sizes: {text!r} is not a list such as 4096x11008,4096") from error
-
-
-def doctor(
-    config: Annotated[Path | None, typer.Option(help="A DeepSpeed JSON configuration to examine.")] = None,
-    world_size: Annotated[int | None, typer.Option(help="Ranks in all.")] = None,
-    ranks_per_node: Annotated[int | None, typer.Option(help="Ranks on one node.")] = None,
-    release: Annotated[
-        str | None, typer.Option(help="DeepSpeed release; default: the installed one.")
-    ] = None,
-    model: Annotated[Path | None, typer.Option(help="A model file, for its parameter sizes.")] = None,
-    sizes: Annotated[
-        str | None, typer.Option(help="Parameter shapes instead, such as 4096x11008,4096.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Machine-readable output on standard output.")
-    ] = False,
-) -> None:
-    """What this machine has, and which known hpZ faults a release and configuration are exposed to.
-
-    Example: hpz doctor --config ds_config.json --world-size 48 --release 0.13.4 --sizes 4096x11008,4096
-    """
-    here = machine()
-    numels = model_sizes(model, sizes)
-    examined = examine(config, release, world_size, ranks_per_node, numels) if config else None
-    if as_json:
-        found = [asdict(one) for one in examined[1]] if examined else []
-        of_release = examined[0].release if examined else None
-        print(json.dumps({"machine": asdict(here), "release": of_release, "exposures": found}, indent=2))
-        return
-    console = wide_console()
-    console.print(_machine_table(here))
-    if examined:
-        console.print(_exposure_table(*examined))
-    else:
-        console.print(
-            "To examine a training: hpz doctor --config ds_config.json --world-size N --ranks-per-node M"
-        )
-
-
-def _machine_table(here: Machine) -> Table:
-    table = Table("this machine", "", show_header=False, title="This machine")
-    table.add_row("system", f"{here.system}, Python {here.python}")
-    table.add_row("cores", str(here.cores))
-    table.add_row("memory", f"{here.memory_gib:.1f} GiB" if here.memory_gib else "unknown")
-    table.add_row("GPU", "\n".join(here.gpus) or "none: trainings run on the CPU and on the virtual device")
-    table.add_row("SLURM", here.slurm or "none: studies run on this machine")
-    table.add_row("Chromium", here.chromium or "none: needed only to test reports")
-    table.add_row("git", here.git or "none: needed to apply patches")
-    for name, found in here.packages.items():
-        table.add_row(name, found or "not installed")
-    table.add_row("patches", here.deepspeed_support)
-    return table
-
-
-def _exposure_table(setup: Setup, found: list[Exposure]) -> Table:
-    title = (
-        f"Known hpZ faults: DeepSpeed {setup.release}, hpZ {setup.hpz}, world {setup.world_size or 'unknown'}"
-    )
-    table = Table("fault", "exposed", "reason", "way out", title=title)
-    table.add_column("source", overflow="fold")
-    styles = {"yes": "bold red", "unknown": "yellow", "no": "green"}
-    for one in found:
-        answer = f"[{styles[one.exposed]}]{one.exposed}[/]"
-        table.add_row(one.fault, answer, one.reason, one.way_out, one.source)
-    return table
 
 
 def _memory_gib() -> float | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from harness.study.records import Run
+from harness.study import Run
 from harness.system.errors import HarnessError
 
 PROBE = """

@@ -25,12 +25,11 @@ from typing import Any, Literal
 
 from harness.launch.gpu import check_gpus
 from harness.launch.memory import out_of_memory
-from harness.record.directory import Exit, RunDirectory, Status, utc_now
-from harness.study.files import check_weights, make_results_folder
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.record import Exit, RunDirectory, Status
+from harness.study import Run, Study, check_weights, make_results_folder
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
+from harness.system.utc import utc_now
 from harness.variants import Variant, overlay_path
 
 GIB = 2**30

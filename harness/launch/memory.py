@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness.record.directory import RunDirectory
+from harness.record import RunDirectory
 
 LINES = 20  # of each rank's output, from its end
 WORDS = ("out of memory", "oom_kill", "oom-kill", "outofmemoryerror", "memoryerror", "defaultcpuallocator")

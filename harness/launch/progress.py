@@ -15,9 +15,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from harness.launch.local import Progress, Watcher
-from harness.record.directory import RunDirectory
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.record import RunDirectory
+from harness.study import Run, Study
 
 RATE_WINDOW_SECONDS = 10.0
 

@@ -12,7 +12,7 @@ from harness.race.picture import picture
 from harness.race.replay import write_replay
 from harness.race.report import Effect, Race, Report, merge, with_effects
 from harness.race.story import cases_of, story
-from harness.record.directory import write_json
+from harness.system.whole_file import write_json
 
 Say = Callable[[str], None]
 

@@ -21,8 +21,8 @@ from typing import Any
 
 from harness.launch.local import free_port
 from harness.race.report import RankReport, Trace
-from harness.record.directory import RunDirectory
-from harness.study.records import Run
+from harness.record import RunDirectory
+from harness.study import Run
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
 from harness.variants import Variant, overlay_path

@@ -25,10 +25,9 @@ from harness.race.explore import explore
 from harness.race.investigate import Settings, analysed, conclude, settings_of
 from harness.race.launch import Job, Outcome, Program, Ranks
 from harness.race.report import Cost, Effect, Frozen, Race, Report
-from harness.record.directory import RunDirectory, write_json
-from harness.study.files import save_study
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.record import RunDirectory
+from harness.study import Run, Study, save_study
+from harness.system.whole_file import write_json
 
 T = TypeVar("T")
 SCHEMA_FILE = Path(__file__).with_name("race-matrix.schema.json")

@@ -24,7 +24,7 @@ from harness.race.names import Namer, roots, stream_names
 from harness.race.policy import Busy, Scripted
 from harness.race.report import rank_report, traced
 from harness.race.watch import CollectiveLog, Excerpt, Watcher
-from harness.record.directory import RunDirectory
+from harness.record import RunDirectory
 from harness.system.errors import HarnessError
 
 

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from harness.race.explore import Found, Search
 from harness.race.launch import Job, Outcome
 from harness.race.report import Race
-from harness.record.directory import package_versions, write_json
+from harness.record.provenance import package_versions
 from harness.system.errors import HarnessError
+from harness.system.whole_file import write_json
 
 
 class Values(BaseModel):

@@ -14,26 +14,20 @@ import contextlib
 import fcntl
 import json
 import math
-import platform
-import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from harness.study.records import Frozen, Run
+from harness.record.provenance import git_state, package_versions
+from harness.study import Frozen, Run
 from harness.system.errors import HarnessError
-from harness.system.places import REPOSITORY
-from harness.system.whole_file import write_text_whole
+from harness.system.utc import utc_now
+from harness.system.whole_file import write_json
 
 SCHEMA = 1
-PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "numpy", "wandb")
 
 State = Literal[
     "pending",
@@ -203,19 +197,6 @@ def _whole_lines(file: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(text)
 
 
-def write_json(file: Path, content: Any) -> None:
-    """Write it whole or not at all. Raises HarnessError on a full or read-only disk."""
-    write_text_whole(file, json.dumps(content, indent=1) + "\n")
-
-
-def utc_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def seconds_since(utc: str) -> float:
-    return time.time() - datetime.fromisoformat(utc).timestamp()
-
-
 def describe_run(run: Run) -> dict[str, Any]:
     """The content of run.json: the run and where it comes from."""
     return {
@@ -227,28 +208,3 @@ def describe_run(run: Run) -> dict[str, Any]:
         "versions": package_versions(),
         "git": git_state(),
     }
-
-
-@lru_cache(maxsize=1)
-def package_versions() -> dict[str, str | None]:
-    """Versions of what can change a number; None where a package is not installed."""
-
-    def version(name: str) -> str | None:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            return None
-
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-@lru_cache(maxsize=1)
-def git_state() -> dict[str, Any]:
-    """Commit of the repository and whether its tracked files were changed; None outside a checkout."""
-
-    def git(*words: str) -> str | None:
-        done = subprocess.run(["git", "-C", REPOSITORY, *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    changed = git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed) if changed is not None else None}

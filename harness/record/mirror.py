@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.record.directory import RunDirectory, Status, write_json
-from harness.study.records import Run
+from harness.record.directory import RunDirectory, Status
+from harness.study import Run
 from harness.system.errors import HarnessError
+from harness.system.whole_file import write_json
 
 Mode = Literal["offline", "online"]
 PROJECT = "hpz-lab"

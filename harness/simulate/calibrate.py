@@ -24,11 +24,10 @@ import yaml
 from rich.table import Table
 from scipy.optimize import least_squares
 
-from harness.hardware.profiles import Gpu, Hardware, Host, find
+from harness.hardware import Gpu, Hardware, Host, find
 from harness.simulate.trace import Kind, Trace
 from harness.simulate.traces import traces
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.study import Run, Study
 from harness.system.errors import RunFailed
 from harness.system.places import REPOSITORY
 from harness.variants import Variant, overlay_path
@@ -305,7 +304,7 @@ def _tiny(model: str, depth: int, variant: str, accumulation: int) -> Run:
 
 
 def _parameters_of_layer(spec: dict[str, Any]) -> int:
-    from harness.study.models import parameter_shapes, parse_model
+    from harness.study import parameter_shapes, parse_model
 
     shapes = parameter_shapes(parse_model(spec, "calibrate"))
     return sum(int(np.prod(shape)) for name, shape in shapes if ".0." in name)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from harness.hardware.profiles import Cluster
+from harness.hardware import Cluster
 from harness.simulate.trace import Kind, Trace
 
 Floats = npt.NDArray[np.float64]

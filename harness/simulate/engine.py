@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.hardware.profiles import Cluster
+from harness.hardware import Cluster
 from harness.simulate.costs import LIMITS, RESOURCES, Costs, costs
 from harness.simulate.state import Job, Memory, Stream
 from harness.simulate.timeline import LIMITED_BY, Timeline

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from harness.study.records import Run
+from harness.study import Run
 
 REPEATS = 7
 WARM_UP, MEASURED = 3, 12
@@ -149,7 +149,7 @@ def _nothing() -> None:
 def measure_step(run: Run) -> float:
     """Seconds of one step of the run in this process, the best of some. Call it once a process."""
     from harness.device import open_process_device
-    from harness.study.models import ModelFile
+    from harness.study import ModelFile
     from harness.workload.models import build_model
 
     open_process_device("cpu")

@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from harness.hardware.profiles import NONE, Cluster, Hardware, cluster, find
+from harness.hardware import Cluster, Hardware, cluster, find
+from harness.hardware.profiles import NONE
+from harness.study import Run, Study
 from harness.study.axes import RUN_AXES, TRAINING_AXES
-from harness.study.records import Run
-from harness.study.study import Study
 from harness.system.errors import HarnessError, nearest
 
 ZERO_AXES = (

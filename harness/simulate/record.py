@@ -34,8 +34,7 @@ from harness.simulate.meta import (
 )
 from harness.simulate.recorder import Recorder
 from harness.simulate.trace import Trace, from_rows, save
-from harness.study.models import ModelFile
-from harness.study.records import Run
+from harness.study import ModelFile, Run
 from harness.workload.models import build_model
 
 WARM_UP_STEPS = (

@@ -17,7 +17,7 @@ from harness.simulate.records import EVIDENCE, MARGIN_COLUMNS, SAME_CLUSTER, SAM
 from harness.simulate.timeline import Timeline
 from harness.simulate.trace import Kind, Trace, load
 from harness.simulate.traces import trace_file, traces
-from harness.study.study import Study
+from harness.study import Study
 
 COPY = "_partition_param_sec"  # where the fix makes the host wait
 Progress = Callable[[str, int, int], None]  # what, done, of

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from harness.simulate.trace import Trace, load
-from harness.study.records import Run
+from harness.study import Run
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
 from harness.variants import Variant, cache_folder, overlay_path

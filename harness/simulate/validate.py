@@ -18,16 +18,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from analysis.collect.results import load_results
-from harness.hardware.profiles import Cluster, Gpu, Host, Network, cluster
-from harness.record.directory import write_json
+from harness.hardware import Cluster, Gpu, Host, Network, cluster
 from harness.simulate.engine import simulate
 from harness.simulate.trace import load
 from harness.simulate.traces import traces
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.study import Run, Study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
-from harness.system.whole_file import write_text_whole
+from harness.system.whole_file import write_json, write_text_whole
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 MEASURED = (Path("results/slow-link"), REPOSITORY / "results" / "reference" / "slow-link")

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.hardware.profiles import find
+from harness.hardware import find
 from harness.study.messages import first_message
 from harness.study.records import Shape
 from harness.system.errors import HarnessError, nearest

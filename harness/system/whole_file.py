@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from harness.system.errors import HarnessError
 
@@ -26,3 +28,8 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> Path:
 def write_text_whole(file: Path, text: str) -> Path:
     """`text` as the whole content of `file`. Raises HarnessError as `write_whole` does."""
     return write_whole(file, lambda beside: beside.write_text(text))
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write it whole or not at all. Raises HarnessError on a full or read-only disk."""
+    write_text_whole(file, json.dumps(content, indent=1) + "\n")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from harness.system.errors import HarnessError
@@ -114,6 +115,16 @@ def _fill(work: Path, source: Path, patched: dict[str, bytes]) -> None:
             target.write_bytes(patched[name])
         else:
             _link(source / name, target)
+            _link_bytecode(source / name, target)
+
+
+def _link_bytecode(original: Path, target: Path) -> None:
+    """What Python has compiled of the original serves its copy: without it every rank would compile DeepSpeed anew."""
+    compiled = Path(cache_from_source(str(original)))
+    if target.suffix == ".py" and compiled.is_file():
+        beside = Path(cache_from_source(str(target)))
+        beside.parent.mkdir(exist_ok=True)
+        _link(compiled, beside)
 
 
 def _link(original: Path, target: Path) -> None:

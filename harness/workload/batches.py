@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from harness.study.records import Data, Training
+from harness.study import Data, Training
 from harness.workload.questions import (
     training_questions,
 )

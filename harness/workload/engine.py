@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from harness.device import Device
-from harness.study.models import ModelFile
-from harness.study.records import Run, Training
+from harness.study import ModelFile, Run, Training
 from harness.system.errors import HarnessError
 from harness.workload.models import build_model
 

@@ -10,7 +10,7 @@ from harness.system.errors import HarnessError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-from harness.study.models import ModelFile
+from harness.study import ModelFile
 
 
 def build_model(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.study.records import Data, Training
+from harness.study import Data, Training
 from harness.workload.questions import (
     LETTERS,
     Question,

@@ -15,8 +15,9 @@ import torch
 
 from harness.device import Device, step_traffic
 from harness.device.witness import Witness
-from harness.record.directory import Final, RunDirectory, StepRecord, StepWriter, seconds_since, utc_now
-from harness.study.records import Run
+from harness.record import Final, RunDirectory, StepRecord, StepWriter
+from harness.study import Run
+from harness.system.utc import seconds_since, utc_now
 from harness.workload.batches import Batches, batch_hash, chained_hash
 from harness.workload.engine import forget_secondary_partitions
 from harness.workload.score import Score, held_out_score

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from harness.study.records import Data
+from harness.study import Data
 
 if TYPE_CHECKING:
     pass
@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.study.files import data_file
+from harness.study import data_file
 from harness.study.text import stdlib_sha256
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY

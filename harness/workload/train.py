@@ -17,9 +17,8 @@ import torch
 
 from harness.device import Device, open_device, open_process_device
 from harness.device.witness import VARIABLE, open_witness
-from harness.record.directory import RunDirectory
-from harness.study.models import ModelFile
-from harness.study.records import Run
+from harness.record import RunDirectory
+from harness.study import ModelFile, Run
 from harness.system.errors import HarnessError
 from harness.workload.batches import Batches, open_batches
 from harness.workload.engine import build_engine, check_evidence

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from analysis.page.report import build_report
 from harness.simulate.tables import write
-from harness.study.records import Run
+from harness.study import Run
 from tests.simulated_help import made_up
 from tests.synthetic import STUDY, Curve, as_known, fake_patches, toy_model, write_study
 

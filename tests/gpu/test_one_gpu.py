@@ -12,7 +12,7 @@ import torch
 from harness.device.stall import StallCopies, cycles_per_microsecond
 from harness.device.witness import Sanitizer
 from harness.launch.local import run_study
-from harness.study.files import load_study
+from harness.study import load_study
 from tests.conftest import StudyFile
 from tests.gpu.ranks import run_ranks
 

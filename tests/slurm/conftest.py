@@ -19,9 +19,8 @@ from harness.cluster.needs import check_machine
 from harness.launch.slurm.arrays import Submitted, submit
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.scheduler import Clients
-from harness.record.directory import RunDirectory, Status
-from harness.study.files import load_study, save_study
-from harness.study.study import Study
+from harness.record import RunDirectory, Status
+from harness.study import Study, load_study, save_study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from tests.conftest import StudyFile

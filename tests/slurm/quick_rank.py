@@ -14,8 +14,9 @@ import time
 
 from harness.launch.slurm.rank import Place, check_placement, listen, log_to
 from harness.launch.slurm.task import steps_reached
-from harness.record.directory import Final, RunDirectory, StepRecord, StepWriter, utc_now
+from harness.record import Final, RunDirectory, StepRecord, StepWriter
 from harness.system.errors import HarnessError
+from harness.system.utc import utc_now
 
 
 def main() -> int:

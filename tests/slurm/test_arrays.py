@@ -11,8 +11,8 @@ from harness.cluster import Cluster
 from harness.launch.slurm.arrays import cancel, submit
 from harness.launch.slurm.scheduler import Clients, Scheduler
 from harness.launch.slurm.status import study_rows
-from harness.record.directory import RunDirectory
-from harness.study.files import load_study
+from harness.record import RunDirectory
+from harness.study import load_study
 from harness.system.errors import HarnessError
 from tests.slurm.conftest import Submitter, logs, wait_for, wait_for_states
 from tests.unit.cli.test_cli import hpz

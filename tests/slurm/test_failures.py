@@ -12,8 +12,8 @@ import pytest
 from harness.cluster import Cluster
 from harness.launch.slurm.scheduler import Clients, Scheduler
 from harness.launch.slurm.status import study_rows
-from harness.record.directory import RunDirectory
-from harness.study.study import Study
+from harness.record import RunDirectory
+from harness.study import Study
 from tests.slurm.conftest import Submitter, wait_for, wait_for_states
 from tests.unit.record.test_mirror import steps_stored
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from harness.cluster import Cluster
-from harness.record.directory import RunDirectory
-from harness.study.study import Study
+from harness.record import RunDirectory
+from harness.study import Study
 from tests.conftest import StudyFile, write_study
 from tests.slurm.conftest import Submitter, wait_for, wait_for_states
 

@@ -26,11 +26,12 @@ import yaml
 
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.scheduler import Clients, Scheduler, Unanswered
-from harness.record.directory import RunDirectory, utc_now, write_json
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.record import RunDirectory
+from harness.study import Run, Study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
+from harness.system.utc import utc_now
+from harness.system.whole_file import write_json
 
 if TYPE_CHECKING:
     from jinja2 import Template

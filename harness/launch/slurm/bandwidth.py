@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.launch.slurm.rank import Place
-from harness.record.directory import utc_now, write_json
+from harness.system.utc import utc_now
+from harness.system.whole_file import write_json
 
 if TYPE_CHECKING:
     import torch

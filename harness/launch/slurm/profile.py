@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from harness.study.records import Frozen
+from harness.study import Frozen
 from harness.system.errors import HarnessError, nearest
 from harness.system.yaml_file import read_keys
 

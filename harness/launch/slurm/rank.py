@@ -14,8 +14,8 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.record.directory import RunDirectory
-from harness.study.records import Shape
+from harness.record import RunDirectory
+from harness.study import Shape
 from harness.system.errors import HarnessError
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.launch.slurm.profile import Profile
-from harness.record.directory import seconds_since, utc_now
 from harness.system.errors import HarnessError
+from harness.system.utc import seconds_since, utc_now
 
 QUERY_SECONDS = 10.0  # at least, between two queries of one cluster
 CLIENT_SECONDS = 60.0  # clients retry for minutes against a controller that is gone

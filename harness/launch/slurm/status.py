@@ -9,10 +9,10 @@ from pathlib import Path
 
 from harness.launch.slurm.arrays import Submitted, submissions
 from harness.launch.slurm.scheduler import FINISHED, Clients, Job, Scheduler, Snapshot
-from harness.record.directory import OPEN, RunDirectory, Status, seconds_since, utc_now
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.record import OPEN, RunDirectory, Status
+from harness.study import Run, Study
 from harness.system.errors import HarnessError
+from harness.system.utc import seconds_since, utc_now
 
 ENDED_BY_SLURM = {  # SLURM's word → the run's state and what it means
     "TIMEOUT": (

@@ -27,12 +27,14 @@ from harness.cluster.network import shape_words
 from harness.launch.memory import out_of_memory
 from harness.launch.slurm.arrays import Task, read_profile, read_tasks
 from harness.launch.slurm.profile import Profile
-from harness.record.directory import OPEN, Exit, RunDirectory, package_versions, utc_now
-from harness.study.records import Run
+from harness.record import OPEN, Exit, RunDirectory
+from harness.record.provenance import package_versions
+from harness.study import Run
 from harness.system.errors import HarnessError
+from harness.system.interface import VARIABLE as WIRE_INTERFACE
 from harness.system.places import REPOSITORY
+from harness.system.utc import utc_now
 from harness.variants import Variant, overlay_path
-from harness.workload.wire import VARIABLE as WIRE_INTERFACE
 
 STOP_REPEAT_SECONDS = 3.0  # a rank that still imports drops the signal
 BASELINE_SECONDS = 300.0

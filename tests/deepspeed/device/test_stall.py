@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.launch.local import run_study
-from harness.record.directory import RunDirectory
-from harness.study.files import load_study
+from harness.record import RunDirectory
+from harness.study import load_study
 from harness.system.places import REPOSITORY
 from harness.variants import Variant, overlay_path
 from tests.conftest import StudyFile

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.launch.local import run_study
-from harness.study.files import load_study, save_study
+from harness.study import load_study, save_study
 from tests.conftest import StudyFile
 
 pytestmark = pytest.mark.slow

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from harness.launch.local import run_study
-from harness.record.directory import RunDirectory
-from harness.study.files import load_study, save_study
-from harness.study.records import Run
+from harness.record import RunDirectory
+from harness.study import Run, load_study, save_study
 from tests.conftest import StudyFile
 
 FAMILIES = ["llama2-toy", "falcon-7b-toy", "falcon-40b-toy"]

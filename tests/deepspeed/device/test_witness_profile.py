@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from harness.launch.local import run_study
-from harness.study.files import load_study
+from harness.study import load_study
 from tests.conftest import StudyFile
 
 

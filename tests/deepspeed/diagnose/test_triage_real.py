@@ -24,9 +24,8 @@ import pytest
 from harness.diagnose.cases import Case, Known, open_case
 from harness.diagnose.triage import triage
 from harness.launch import local
-from harness.record.directory import RunDirectory
-from harness.study.files import load_study
-from harness.study.study import Study
+from harness.record import RunDirectory
+from harness.study import Study, load_study
 from harness.system.errors import HarnessError
 from harness.variants import NAMED, overlay_path
 from tests.conftest import TINY, write_study

@@ -28,9 +28,8 @@ from harness.launch.local import (
     settled,
     sole_launcher,
 )
-from harness.record.directory import RunDirectory, Status
-from harness.study.files import load_study, save_study
-from harness.study.study import Study
+from harness.record import RunDirectory, Status
+from harness.study import Study, load_study, save_study
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
 from tests.conftest import StudyFile

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.launch.local import Launcher
-from harness.record.directory import RunDirectory
-from harness.study.files import load_study
+from harness.record import RunDirectory
+from harness.study import load_study
 from tests.conftest import StudyFile
 
 

@@ -11,8 +11,7 @@ from harness.race.investigate import Settings, analysed, investigate
 from harness.race.launch import Job, Program, Ranks
 from harness.race.replay import read_replay, replayed
 from harness.race.report import Report
-from harness.study.files import load_study
-from harness.study.records import Run
+from harness.study import Run, load_study
 from tests.conftest import StudyFile
 
 STEPS = 3

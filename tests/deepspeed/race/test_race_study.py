@@ -14,7 +14,7 @@ from harness.race.launch import Ranks
 from harness.race.matrix import Matrix
 from harness.race.replay import changed_versions, read_replay, replayed
 from harness.race.report import Report
-from harness.study.files import load_study
+from harness.study import load_study
 from harness.system.places import REPOSITORY
 from tests.conftest import write_study
 

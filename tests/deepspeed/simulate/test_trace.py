@@ -23,10 +23,8 @@ from harness.simulate.engine import simulate
 from harness.simulate.trace import Kind, Trace, load
 from harness.simulate.traces import trace_file, trace_of, trace_virtual, traces
 from harness.simulate.validate import Measured, validate_measured
-from harness.study.files import load_study
-from harness.study.models import ModelFile, parameter_count
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.study import ModelFile, Run, Study, load_study
+from harness.study.models import parameter_count
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
 from tests.conftest import StudyFile

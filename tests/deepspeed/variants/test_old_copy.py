@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from analysis.draw.missing import missing_map
-from harness.diagnose.missing_copy import new_copy_raises, old_copy
+from harness.diagnose import new_copy_raises, old_copy
 from harness.launch import historical
 from harness.launch.historical import HIDDEN, RELEASE, findings, train
-from harness.study.models import load_model_file
+from harness.study import load_model_file
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
 from harness.variants import NAMED, Variant, overlay_path, supported_releases

@@ -18,7 +18,7 @@ import torch
 
 import harness.workload.train
 from harness.device import open_device, step_traffic
-from harness.study.records import Run
+from harness.study import Run
 from harness.workload.engine import build_engine
 from harness.workload.session import Rank
 from harness.workload.train import import_everything, open_run_batches

@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 
 from harness.launch.local import run_study
-from harness.record.directory import Final, RunDirectory
-from harness.study.files import load_study
-from harness.study.models import load_model_file
-from harness.study.records import Run
+from harness.record import Final, RunDirectory
+from harness.study import Run, load_model_file, load_study
 from harness.system.places import REPOSITORY
-from harness.workload.batches import held_out_questions
 from harness.workload.models import build_model
+from harness.workload.questions import held_out_questions
 from harness.workload.session import Rank
 from harness.workload.sources import load_questions
 from harness.workload.train import open_run_batches

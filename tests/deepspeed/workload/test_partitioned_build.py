@@ -13,9 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.study.files import load_study
-from harness.study.models import load_model_file
-from harness.study.records import Run
+from harness.study import Run, load_model_file, load_study
 from harness.system.places import REPOSITORY
 from harness.workload.models import build_model
 from tests.conftest import write_study

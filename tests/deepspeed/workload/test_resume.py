@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.launch.local import run_study
-from harness.record.directory import Final, RunDirectory
-from harness.study.files import load_study, save_study
-from harness.study.study import Study
+from harness.record import Final, RunDirectory
+from harness.study import Study, load_study, save_study
 from harness.system.errors import HarnessError
 from harness.workload.engine import check_evidence
 from tests.conftest import StudyFile

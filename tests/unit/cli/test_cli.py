@@ -39,7 +39,7 @@ def test_verbose_keeps_the_traceback(study_file: StudyFile) -> None:
 
 def test_a_login_node_needs_neither_torch_nor_deepspeed(study_file: StudyFile) -> None:
     block = "import sys; sys.modules.update(torch=None, deepspeed=None, transformers=None); "
-    run = f"sys.argv = ['hpz', 'plan', {str(study_file())!r}]; from harness.cli.study import main; main()"
+    run = f"sys.argv = ['hpz', 'plan', {str(study_file())!r}]; from harness.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", block + run], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from harness.cli.study import main
-from harness.record.directory import RunDirectory
-from harness.study.files import load_study
+from harness.cli.main import main
+from harness.record import RunDirectory
+from harness.study import load_study
 from tests.conftest import StudyFile
 from tests.submitted import command
 from tests.unit.launch.test_slurm_scheduler import FINAL

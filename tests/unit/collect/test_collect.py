@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from analysis.collect.collect import collect, collect_study, last_of_each_step, parse_lines
 from analysis.collect.tables import STEP_COLUMNS
-from harness.record.directory import StepRecord, StepWriter
-from harness.study.records import Run
+from harness.record import StepRecord, StepWriter
+from harness.study import Run
 from harness.system.errors import HarnessError
 from tests.synthetic import as_known, write_study
 
@@ -162,7 +162,7 @@ def test_a_run_that_has_not_begun_has_no_steps(tmp_path: Path) -> None:
         return None
 
     study = write_study(tmp_path, curve=none_yet)
-    from harness.record.directory import RunDirectory
+    from harness.record import RunDirectory
 
     RunDirectory(tmp_path / "runs" / study.runs[0].run_id).create(study.runs[0])
     collected = collect_study(tmp_path)

@@ -15,7 +15,7 @@ from harness.device.device import VirtualDevice
 from harness.device.errors import DeviceError
 from harness.device.observe import Collective
 from harness.device.streams import Stream
-from harness.study.records import Shape
+from harness.study import Shape
 
 DEVICE = "cpu:0"
 

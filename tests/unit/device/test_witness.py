@@ -14,7 +14,7 @@ from analysis.page.report import build_report
 from analysis.reference.keep import keep
 from harness.device.witness import Findings, Profile, Sanitizer, Witness, open_witness
 from harness.launch.local import check_machine
-from harness.study.files import load_study
+from harness.study import load_study
 from harness.system.errors import HarnessError
 from tests.conftest import StudyFile
 from tests.synthetic import write_study

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from harness.diagnose.faults import FAULTS, Answer, Exposure, exposures
-from harness.diagnose.setup import Setup
+from harness.diagnose import Exposure, Setup, exposures
+from harness.diagnose.faults import FAULTS, Answer
 from harness.system.errors import HarnessError
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.diagnose.missing_copy import missing_in_model, new_copy_raises, old_copy, unwritten_elements
+from harness.diagnose import missing_in_model, new_copy_raises, old_copy
+from harness.diagnose.missing_copy import unwritten_elements
 from harness.system.errors import HarnessError
 
 

@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli.study import app
+from harness.cli.main import app
 from harness.diagnose.cases import Case, Known, exposures_of_run, open_case
 from harness.diagnose.curve import curve_of
 from harness.diagnose.rules import FAULTS, NEXT, RULES
 from harness.diagnose.signs import SIGNS, curve_signs
 from harness.diagnose.triage import triage
-from harness.record.directory import RunDirectory
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.record import RunDirectory
+from harness.study import Run, Study
 from harness.system.errors import HarnessError
 from tests.synthetic import STUDY
 

@@ -11,8 +11,7 @@ from analysis.collect.collect import collect_study
 from analysis.draw.costs import bytes_figure, cost_figures, times_figure, waits_figure
 from analysis.judge.settings import settings
 from analysis.judge.summary import summarise
-from harness.study.files import load_study
-from harness.study.records import Run
+from harness.study import Run, load_study
 from harness.system.errors import HarnessError
 from tests.synthetic import Curve, healthy, write_study
 

@@ -10,10 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.draw.missing import answer, by_nodes, missing_figure, missing_figures, missing_map
-from harness.cli.audit import parse_nodes
-from harness.cli.study import app
-from harness.study.files import load_study
-from harness.study.models import load_model_file
+from harness.cli.diagnose import parse_nodes
+from harness.cli.main import app
+from harness.study import load_model_file, load_study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 

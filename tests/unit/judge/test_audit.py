@@ -11,10 +11,7 @@ import pytest
 from analysis.collect.collect import collect_study
 from analysis.judge.audit import Sent, formula_bytes, passes, travelling_bytes, volume_bound
 from analysis.judge.summary import summarise
-from harness.study.files import load_study
-from harness.study.models import parse_model
-from harness.study.records import Run
-from harness.study.study import Study
+from harness.study import Run, Study, load_study, parse_model
 from tests.synthetic import STUDY, Curve, as_known, write_study
 
 pytestmark = pytest.mark.usefixtures("made_up_patches")

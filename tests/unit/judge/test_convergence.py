@@ -16,7 +16,7 @@ from analysis.judge.convergence import (
     judge,
     tolerance_band,
 )
-from harness.study.records import Rule
+from harness.study import Rule
 
 RULE = Rule(minimum_seeds=3, stuck_steps=4, final_window=3)
 STEPS = 40

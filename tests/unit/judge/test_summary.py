@@ -16,11 +16,11 @@ from rich.console import Console
 
 from analysis.collect.collect import collect_study
 from analysis.judge.summary import load_summary, summarise, verdict_table, weaker, write_summary
-from harness.record.directory import StepWriter, write_json
-from harness.study.files import load_study
-from harness.study.records import Run
+from harness.record import StepWriter
+from harness.study import Run, load_study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
+from harness.system.whole_file import write_json
 from tests.synthetic import Curve, as_known, healthy, toy_model, write_run, write_study
 
 pytestmark = pytest.mark.usefixtures("made_up_patches")

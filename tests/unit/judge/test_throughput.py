@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.judge.throughput import MAX_BLOCKS, block_ratios, outliers, step_seconds_ratio
-from harness.study.records import Rule
+from harness.study import Rule
 
 RULE = Rule(warmup_steps_dropped=5)
 RANDOM = np.random.default_rng(3)

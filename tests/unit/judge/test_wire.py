@@ -15,10 +15,9 @@ from analysis.judge.summary import summarise
 from analysis.judge.wire import unfilled
 from analysis.page.report import build_report
 from harness.launch.local import run_study
-from harness.record.directory import RunDirectory
+from harness.record import RunDirectory
+from harness.study import Study, load_study
 from harness.study.axes import parse_link
-from harness.study.files import load_study
-from harness.study.study import Study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from tests.synthetic import STUDY, Curve, healthy, write_study

@@ -11,9 +11,8 @@ from harness.launch import gpu
 from harness.launch.gpu import Gpus, check_gpus, visible_gpus
 from harness.launch.local import default_lanes, in_order
 from harness.launch.slurm.arrays import pair_groups
-from harness.record.directory import RunDirectory
-from harness.study.files import load_study
-from harness.study.study import Study
+from harness.record import RunDirectory
+from harness.study import Study, load_study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from harness.workload import train

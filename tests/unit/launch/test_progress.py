@@ -10,8 +10,8 @@ from rich.console import Console
 
 from harness.launch.local import Progress
 from harness.launch.progress import Display, PlainLines, last_step
-from harness.record.directory import RunDirectory, Status
-from harness.study.study import Study
+from harness.record import RunDirectory, Status
+from harness.study import Study
 from tests.synthetic import STUDY, Curve, write_run
 
 pytestmark = pytest.mark.usefixtures("made_up_patches")

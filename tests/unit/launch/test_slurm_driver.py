@@ -11,9 +11,8 @@ from harness.launch.memory import out_of_memory
 from harness.launch.slurm import task as task_module
 from harness.launch.slurm.profile import Profile, load_profile
 from harness.launch.slurm.task import Allocation, Driver
-from harness.record.directory import Final, RunDirectory
-from harness.study.files import load_study
-from harness.study.study import Study
+from harness.record import Final, RunDirectory
+from harness.study import Study, load_study
 from harness.system.errors import HarnessError
 from tests.conftest import StudyFile
 from tests.submitted import PROFILE, command, submitted
@@ -119,7 +118,7 @@ def test_out_of_memory_is_read_from_the_last_words_of_a_rank(
 TRAINS = f"""exec {sys.executable} -c '
 import sys
 from dataclasses import replace
-from harness.record.directory import Final, RunDirectory, StepWriter
+from harness.record import Final, RunDirectory, StepWriter
 from tests.unit.record.test_record import STEP
 directory = RunDirectory(sys.argv[-2])
 writer = StepWriter(directory.steps_file)

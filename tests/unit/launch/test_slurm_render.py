@@ -11,8 +11,7 @@ import pytest
 
 from harness.launch.slurm.arrays import Submission, Task, pair_groups, plan_submissions, quote_option, render
 from harness.launch.slurm.profile import Profile, load_profile
-from harness.study.files import load_study
-from harness.study.study import Study
+from harness.study import Study, load_study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from tests.synthetic import STUDY

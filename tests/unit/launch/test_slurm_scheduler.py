@@ -21,7 +21,7 @@ from harness.launch.slurm.scheduler import (
     parse_squeue,
 )
 from harness.launch.slurm.status import joined_state
-from harness.record.directory import Final, Status
+from harness.record import Final, Status
 from harness.system.errors import HarnessError
 from tests.submitted import command
 

@@ -10,9 +10,9 @@ from harness.launch.slurm import scheduler
 from harness.launch.slurm.arrays import queued_groups
 from harness.launch.slurm.scheduler import Job, Scheduler
 from harness.launch.slurm.status import study_rows
-from harness.record.directory import RunDirectory, Status, utc_now
-from harness.study.files import load_study
-from harness.study.study import Study
+from harness.record import RunDirectory, Status
+from harness.study import Study, load_study
+from harness.system.utc import utc_now
 from tests.conftest import StudyFile
 from tests.submitted import submitted
 from tests.unit.launch.test_slurm_scheduler import FINAL, LONG_AGO, NOW, CountingClients

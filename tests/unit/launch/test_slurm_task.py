@@ -10,11 +10,12 @@ import pytest
 from harness.cluster.spec import Spec, hosts_file, link_rate, slurm_conf
 from harness.launch.slurm.rank import Place, check_placement, tasks_on_nodes
 from harness.launch.slurm.task import block_end, parse_exits, parse_ranks, turns
-from harness.record.directory import RunDirectory
-from harness.study.records import Shape
+from harness.record import RunDirectory
+from harness.study import Shape
 from harness.system.errors import HarnessError
+from harness.system.interface import sent_bytes
 from harness.workload.gloo_bytes import wire_bytes
-from harness.workload.wire import WireMeter, sent_bytes
+from harness.workload.wire import WireMeter
 
 
 def test_the_order_turns_round_from_block_to_block() -> None:

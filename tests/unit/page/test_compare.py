@@ -12,7 +12,7 @@ from rich.console import Console
 from analysis.judge.summary import load_summary
 from analysis.page.compare import compare_summaries, comparison_table
 from analysis.page.report import build_report
-from harness.study.records import Run
+from harness.study import Run
 from harness.system.errors import HarnessError
 from tests.synthetic import Curve, as_known, healthy, toy_model, write_study
 

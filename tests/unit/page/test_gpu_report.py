@@ -14,8 +14,8 @@ from analysis.judge.summary import load_summary, summarise_folder
 from analysis.page.levels import beside
 from analysis.page.report import build_report
 from analysis.reference.keep import keep
-from harness.record.directory import StepRecord
-from harness.study.records import Run
+from harness.record import StepRecord
+from harness.study import Run
 from tests.synthetic import Curve, healthy, write_study
 from tests.unit.judge.test_summary import SCHEMA
 

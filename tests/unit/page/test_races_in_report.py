@@ -17,9 +17,8 @@ from analysis.page.report import build_report
 from analysis.reference.keep import keep
 from harness.race.matrix import SCHEMA_FILE, Fault, LineCost, Matrix, Row, cost_lines, json_schema
 from harness.race.report import Access, Cost, Effect, Held, Place, Race, Report
-from harness.record.directory import RunDirectory
-from harness.study.files import load_study
-from harness.study.records import Run
+from harness.record import RunDirectory
+from harness.study import Run, load_study
 from harness.system.errors import HarnessError
 from tests.synthetic import write_study
 

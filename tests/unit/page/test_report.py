@@ -15,7 +15,7 @@ from analysis.collect.results import load_results
 from analysis.judge.summary import load_summary
 from analysis.page import page
 from analysis.page.report import build_report
-from harness.study.records import Run
+from harness.study import Run
 from harness.system.errors import HarnessError
 from tests.synthetic import STUDY, Curve, as_known, toy_model, write_study
 

@@ -25,8 +25,7 @@ from harness.simulate.validate import (
     validate,
     write_validation,
 )
-from harness.study.files import save_study
-from harness.study.study import Study
+from harness.study import Study, save_study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from tests.simulated_help import made_up

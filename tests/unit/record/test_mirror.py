@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from harness.record.directory import RunDirectory, StepWriter
+from harness.record import RunDirectory, StepWriter
 from harness.record.mirror import mirror_run, mirror_study
-from harness.study.files import load_study
+from harness.study import load_study
 from harness.system.errors import HarnessError
 from tests.conftest import StudyFile
 from tests.unit.record.test_record import STEP

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.record.directory import RunDirectory, StepRecord, StepWriter
-from harness.study.study import Study
+from harness.record import RunDirectory, StepRecord, StepWriter
+from harness.study import Study
 from harness.system.errors import HarnessError
 from tests.synthetic import STUDY
 

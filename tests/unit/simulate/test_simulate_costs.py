@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from harness.device.counters import link_bytes
 from harness.device.observe import Collective
-from harness.hardware.profiles import FOLDER, KINDS, cluster, find, profiles, read_profiles
+from harness.hardware import cluster, find
+from harness.hardware.profiles import FOLDER, KINDS, profiles, read_profiles
 from harness.simulate import trace as trace_module
 from harness.simulate.costs import LIMITS, Layout, collective, costs, describe, layout, total_bytes
 from harness.simulate.trace import Kind, Row, load, save

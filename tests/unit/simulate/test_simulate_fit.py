@@ -17,7 +17,7 @@ from harness.clock.timed import Timed
 from harness.device import open_device
 from harness.device.policies import parse_policy
 from harness.device.streams import Event, Machine, Stream, StreamContext, use
-from harness.hardware.profiles import find
+from harness.hardware import find
 from harness.simulate import measure
 from harness.simulate.calibrate import (
     Calibration,
@@ -30,8 +30,7 @@ from harness.simulate.calibrate import (
 )
 from harness.simulate.plan import cells
 from harness.simulate.validate import NOT_VALIDATED, Measured, cpu_cluster, judgement, published
-from harness.study.files import load_study, save_study
-from harness.study.records import Run
+from harness.study import Run, load_study, save_study
 from harness.system.errors import HarnessError
 from tests.conftest import StudyFile
 from tests.simulated_help import A100

@@ -8,8 +8,7 @@ import pytest
 
 from harness.simulate.plan import cells, settings_of
 from harness.simulate.traces import trace_key
-from harness.study.files import load_study
-from harness.study.study import Study
+from harness.study import Study, load_study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from tests.conftest import StudyFile

@@ -9,13 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.study.models import (
-    load_model_file,
-    parameter_count,
-    parameter_shapes,
-    parse_model,
-    unaligned_parameters,
-)
+from harness.study import load_model_file, parameter_shapes, parse_model, unaligned_parameters
+from harness.study.models import parameter_count
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from harness.workload.models import build_model

@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.study import Run, Study, check_weights, load_study, save_study
 from harness.study.axes import parse_shape
-from harness.study.files import check_weights, load_study, save_study
-from harness.study.records import Run
-from harness.study.study import Study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 

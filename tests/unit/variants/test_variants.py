@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import py_compile
 import subprocess
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -185,6 +187,16 @@ def test_overlay_is_built_where_hard_links_are_refused(cache: Path, monkeypatch:
 
     monkeypatch.setattr("harness.variants.overlay.os.link", refuse)
     check_overlay(overlay_path(NAMED["fixed"]))
+
+
+@needs_deepspeed
+def test_what_python_has_compiled_serves_the_overlay_but_for_patched_files(cache: Path) -> None:
+    installed = release_source(str(installed_release()))
+    for name in (PARTITION, "runtime/config.py"):
+        py_compile.compile(str(installed / name))
+    overlay = overlay_path(NAMED["event"]) / "deepspeed"
+    assert Path(cache_from_source(str(overlay / "runtime/config.py"))).is_file()
+    assert not Path(cache_from_source(str(overlay / PARTITION))).exists()
 
 
 def _build(name: str) -> str:

@@ -13,8 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.study.models import load_model_file
-from harness.study.records import Data, Training
+from harness.study import Data, Training, load_model_file
 from harness.study.text import TEXT_BYTES, stdlib_text
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY

@@ -1,0 +1,62 @@
+"""The `hpz` command: all verbs in one application, and what went wrong as one sentence and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+
+import typer
+
+from harness.cli.cluster import app as cluster_app
+from harness.cli.diagnose import audit, doctor, triage
+from harness.cli.mirror import wandb
+from harness.cli.patch import app as patch_app
+from harness.cli.race import race
+from harness.cli.simulate import calibrate, simulate
+from harness.cli.slurm import cancel, status, submit, watch
+from harness.cli.study import collect, plan, report, run
+from harness.system.errors import HarnessError, RunFailed
+
+app = typer.Typer(
+    name="hpz",
+    help="Reproduce, explain and end the ZeRO++ hpZ race. Start with: hpz plan experiments/laptop.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+VERBS: tuple[Callable[..., None], ...] = (
+    *(plan, run, collect, report, wandb),
+    *(submit, status, watch, cancel),
+    *(race, simulate, calibrate, doctor, audit, triage),
+)
+for verb in VERBS:
+    app.command()(verb)
+app.add_typer(patch_app, name="patch")
+app.add_typer(cluster_app, name="cluster")
+
+
+def main() -> None:
+    """Entry point: turns what went wrong into one sentence and the documented exit code (1 or 2)."""
+    verbose = "-v" in sys.argv[1:]
+    arguments = [word for word in sys.argv[1:] if word != "-v"]
+    try:
+        app(arguments, standalone_mode=True)
+    except (HarnessError, RunFailed) as error:
+        if verbose:
+            raise
+        print(f"hpz: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, HarnessError) else 1)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer's answer to Ctrl-C, which says nothing
+            print(
+                "hpz: interrupted; finished runs are kept, the same command goes on from here",
+                file=sys.stderr,
+            )
+        raise

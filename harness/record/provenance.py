@@ -1,0 +1,38 @@
+"""Where a run comes from: versions of what can change a number, and the commit."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import lru_cache
+from importlib import metadata
+from typing import Any
+
+from harness.system.places import REPOSITORY
+
+PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "numpy", "wandb")
+
+
+@lru_cache(maxsize=1)
+def package_versions() -> dict[str, str | None]:
+    """Versions of what can change a number; None where a package is not installed."""
+
+    def version(name: str) -> str | None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
+
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+@lru_cache(maxsize=1)
+def git_state() -> dict[str, Any]:
+    """Commit of the repository and whether its tracked files were changed; None outside a checkout."""
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(["git", "-C", REPOSITORY, *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed) if changed is not None else None}

@@ -1,0 +1,14 @@
+"""Moments as text, in UTC."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+def utc_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seconds_since(utc: str) -> float:
+    return time.time() - datetime.fromisoformat(utc).timestamp()
