@@ -15,9 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.launch.local import free_port
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
+from harness.system.ports import free_port
 from harness.variants import Variant, overlay_path
 
 RELEASE = "0.13.4"

@@ -9,10 +9,8 @@ import contextlib
 import fcntl
 import json
 import os
-import random
 import selectors
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +27,7 @@ from harness.record.directory import Exit, RunDirectory, Status, utc_now
 from harness.study.study import Run, Study, check_weights, make_results_folder
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
+from harness.system.ports import free_port
 from harness.variants import Variant, overlay_path
 
 GIB = 2**30
@@ -385,18 +384,6 @@ def available_memory() -> int:
     """Bytes that can be had without swapping (Linux's MemAvailable)."""
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     return int(fields["MemAvailable"].split()[0]) * 1024
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that is free now, and that the system will not give to someone else.
-
-    Ports of the ephemeral range could be taken by any connection, gloo's among them, before rank 0 listens.
-    """
-    while True:
-        port = random.randrange(15000, 32000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def terminate_on_sigterm() -> None:

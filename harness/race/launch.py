@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.launch.local import free_port
 from harness.race.report import RankReport, Trace
 from harness.record.directory import RunDirectory
 from harness.study.study import Run
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
+from harness.system.ports import free_port
 from harness.variants import Variant, overlay_path
 
 STALL_SECONDS = 30.0  # no rank has used the processor for so long: they wait for each other

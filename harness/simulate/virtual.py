@@ -16,10 +16,10 @@ import torch
 
 from harness.clock.timed import matmul_flops
 from harness.device import OpRecord, VirtualDevice, open_device
-from harness.launch.local import free_port
 from harness.simulate.record import WARM_UP_STEPS, Recorder, secondary_storages, trace_from
 from harness.simulate.trace import save
 from harness.study.study import Run
+from harness.system.ports import free_port
 from harness.workload.train import Rank, build_engine, import_everything, open_run_batches
 
 

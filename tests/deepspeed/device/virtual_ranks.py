@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from harness.device import Collective, Observer, OpRecord, open_device
-from harness.launch.local import free_port
 from harness.study.study import Run
+from harness.system.ports import free_port
 from harness.workload.train import Rank, build_engine, import_everything, open_run_batches
 
 STEPS = 2
