@@ -18,7 +18,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from harness.race.launch import end_all, mismatch_in
+from harness.race.explain import mismatch_in
+from harness.race.launch import end_all
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.01

@@ -17,17 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from harness.launch import local
+from harness.launch import launcher
 from harness.launch.forkserver import wake_at_end_of_child
-from harness.launch.local import (
-    SERVER,
-    Progress,
-    Server,
-    fail_on_overfull_disk,
-    run_study,
-    settled,
-    sole_launcher,
-)
+from harness.launch.launcher import SERVER, Progress, Server
+from harness.launch.local import fail_on_overfull_disk, run_study, settled, sole_launcher
 from harness.record.directory import RunDirectory, Status
 from harness.study.study import Study, load_study, save_study
 from harness.system.errors import HarnessError, RunFailed
@@ -133,8 +126,8 @@ def test_a_command_to_a_lost_warm_process_fails(tmp_path: Path) -> None:
 def test_a_warm_process_that_never_gets_ready_fails_its_runs(
     study_file: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "SERVER", "tests.deepspeed.launch.silent_server")
-    monkeypatch.setattr(local, "START_SECONDS", 1)
+    monkeypatch.setattr(launcher, "SERVER", "tests.deepspeed.launch.silent_server")
+    monkeypatch.setattr(launcher, "START_SECONDS", 1)
     with pytest.raises(
         RunFailed, match="the process that starts ranks has not imported everything after 1 s"
     ):
@@ -144,7 +137,7 @@ def test_a_warm_process_that_never_gets_ready_fails_its_runs(
 def test_ranks_that_leave_no_final_record_fail_their_run(
     study_file: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "SERVER", "tests.deepspeed.launch.silent_ranks")
+    monkeypatch.setattr(launcher, "SERVER", "tests.deepspeed.launch.silent_ranks")
     (status,) = run_study(load_study(study_file(matrix=ZERO3)), tmp_path)
     assert (status.state, status.reason) == (
         "failed",
