@@ -23,6 +23,7 @@ from harness.cluster import network
 from harness.cluster.needs import check_machine
 from harness.cluster.spec import DATA_INTERFACE, Spec, control_address, data_address, link_rate
 from harness.record.directory import write_json
+from harness.system.child import discard
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from harness.workload.wire import sent_bytes
@@ -72,8 +73,7 @@ class Cluster:
             holders = _await_report(keeper, folder)
             space = Path(f"/proc/{keeper.pid}/ns/pid_for_children").stat().st_ino
         except BaseException:
-            keeper.kill()
-            keeper.wait()
+            discard(keeper)
             raise
         started = _start_time(keeper.pid)
         return cls(name, folder, spec, keeper.pid, started, space, userspace, tuple(holders))._saved()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import selectors
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +15,7 @@ from typing import Any, Literal
 from harness.launch.memory import out_of_memory
 from harness.record.directory import Exit, RunDirectory, Status, utc_now
 from harness.study.study import Run, Study
-from harness.system.errors import RunFailed
-from harness.system.places import REPOSITORY
+from harness.system.child import Child, python_path
 from harness.system.ports import free_port
 from harness.variants import Variant, overlay_path
 
@@ -41,45 +37,27 @@ class Progress:
 Watcher = Callable[[Progress], None]
 
 
-@dataclass
-class Server:
-    """A warm process of one overlay and device, and what it has said so far."""
+class Server(Child):
+    """A warm process of one overlay and device."""
 
-    process: subprocess.Popen[bytes]
-    errors: Path
-    started: float = field(default_factory=time.monotonic)
-    ready: bool = False
-    unread: bytes = b""
-    problem: str | None = None
-
-    def send(self, command: dict[str, Any]) -> None:
-        """Raises RunFailed when the process is gone."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(command).encode() + b"\n")
-            self.process.stdin.flush()
-        except BrokenPipeError as error:
-            raise self.failed(f"ended with code {self.process.wait()}") from error
-
-    def receive(self) -> Iterator[dict[str, Any]]:
-        """The messages that have arrived. Raises RunFailed when the process is gone."""
-        assert self.process.stdout is not None
-        chunk = os.read(self.process.stdout.fileno(), 65536)
-        if not chunk:
-            raise self.failed(f"ended with code {self.process.wait()}")
-        *lines, self.unread = (self.unread + chunk).split(b"\n")
-        yield from map(json.loads, lines)
+    def __init__(self, overlay: Path, device: str, errors: Path, witness: str | None) -> None:
+        super().__init__(
+            "the process that starts ranks",
+            [sys.executable, "-m", SERVER, device],
+            errors,
+            {
+                "PYTHONPATH": python_path(overlay),
+                "OMP_NUM_THREADS": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+                "HPZ_WITNESS": witness or "",
+            },
+        )
+        self.ready, self.deadline = False, time.monotonic() + START_SECONDS
 
     def check_started(self) -> None:
         """Raises RunFailed when the imports take too long to end at all."""
-        if not self.ready and time.monotonic() - self.started > START_SECONDS:
+        if not self.ready and time.monotonic() > self.deadline:
             raise self.failed(f"has not imported everything after {START_SECONDS:g} s")
-
-    def failed(self, what: str) -> RunFailed:
-        """The exception for what has become of the process, with its last words."""
-        last = " | ".join(self.errors.read_text(errors="replace").splitlines()[-4:])
-        self.problem = f"the process that starts ranks {what}: {last or 'no output'}"
-        return RunFailed(self.problem)
 
 
 @dataclass
@@ -180,28 +158,9 @@ class Launcher:
         return self.servers[key]
 
     def _start_server(self, overlay: Path, device: str) -> Server:
-        errors = (
-            next(iter(self.directories.values())).path.parent / f".server-{overlay.name[:24]}-{device}.txt"
-        )
-        inherited = os.environ.get("PYTHONPATH")
-        path = os.pathsep.join([str(overlay), str(REPOSITORY), *([inherited] if inherited else [])])
-        with errors.open("wb") as stream:
-            process = subprocess.Popen(
-                [sys.executable, "-m", SERVER, device],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stream,
-                env={
-                    **os.environ,
-                    "PYTHONPATH": path,
-                    "OMP_NUM_THREADS": "1",
-                    "TOKENIZERS_PARALLELISM": "false",
-                    "HPZ_WITNESS": self.witness or "",
-                },
-                start_new_session=True,  # Ctrl-C reaches the launcher alone, which then ends the ranks in order
-            )
-        server = Server(process, errors)
-        self.selector.register(process.stdout, selectors.EVENT_READ, server)  # type: ignore[arg-type]
+        runs = next(iter(self.directories.values())).path.parent
+        server = Server(overlay, device, runs / f".server-{overlay.name[:24]}-{device}.txt", self.witness)
+        self.selector.register(server, selectors.EVENT_READ, server)
         return server
 
     def _retire(self, queue: list[Run]) -> None:
@@ -213,16 +172,8 @@ class Launcher:
             self._stop(self.servers.pop(key))
 
     def _stop(self, server: Server) -> None:
-        assert server.process.stdin is not None and server.process.stdout is not None
-        self.selector.unregister(server.process.stdout)
-        with contextlib.suppress(BrokenPipeError):  # of a process that is gone
-            server.process.stdin.close()
-        try:
-            server.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            server.process.kill()
-            server.process.wait()
-        server.process.stdout.close()
+        self.selector.unregister(server)
+        server.stop()
         server.errors.unlink(missing_ok=True)
 
     def _hear(self, server: Server) -> None:

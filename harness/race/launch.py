@@ -7,14 +7,9 @@ forks its ranks from it. A job is a folder: job.json goes in, rank-N.json and lo
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +18,8 @@ from harness.race.job import Job, Outcome
 from harness.race.report import RankReport, Trace
 from harness.record.directory import RunDirectory
 from harness.study.study import Run
-from harness.system.errors import HarnessError, RunFailed
-from harness.system.places import REPOSITORY
+from harness.system.child import Child, python_path
+from harness.system.errors import HarnessError
 from harness.system.ports import free_port
 
 STALL_SECONDS = 30.0  # no rank has used the processor for so long: they wait for each other
@@ -32,6 +27,7 @@ FIRST_STALL_SECONDS = (
     120.0  # the same while nobody knows yet for how long the program itself sleeps or downloads
 )
 TIMEOUT_SECONDS = 600.0
+QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 class Ranks:
@@ -42,39 +38,26 @@ class Ranks:
         self.scratch = scratch = scratch or Path(self.own.name if self.own else "")
         self.jobs, self.idle = 0, 0.0  # seconds for which a program that ended well was idle at a stretch
         scratch.mkdir(parents=True, exist_ok=True)
-        self.errors = scratch / "server.txt"
-        inherited = os.environ.get("PYTHONPATH")
-        path = [str(overlay)] if overlay else []
-        path += [str(REPOSITORY), *([inherited] if inherited else [])]
-        with self.errors.open("wb") as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "harness.race.server", *(["transformers"] if transformers else [])],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stream,
-                text=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path), **QUIET},
-                start_new_session=True,
-            )
+        self.child = Child(
+            "the process that starts ranks",
+            [sys.executable, "-m", "harness.race.server", *(["transformers"] if transformers else [])],
+            scratch / "server.txt",
+            {"PYTHONPATH": python_path(*([overlay] if overlay else [])), **QUIET},
+        )
 
     def __enter__(self) -> Ranks:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        try:
-            self.process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
+        self.child.stop()
         if self.own is not None:
             self.own.cleanup()
 
     def run(self, job: Job, timeout: float = TIMEOUT_SECONDS) -> Outcome:
-        """Run a job to its end. Raises HarnessError for a program that cannot run here."""
+        """Run a job to its end.
+
+        Raises HarnessError for a program that cannot run here, RunFailed where the process that starts ranks is gone.
+        """
         folder = self.scratch / f"job-{self.jobs}"
         self.jobs += 1
         shutil.rmtree(folder, ignore_errors=True)
@@ -85,7 +68,7 @@ class Ranks:
             RunDirectory(folder / "run").create(
                 run.model_copy(update={"policy": job.policy, "poison": job.poison})
             )
-        ended = self._ask(
+        ended = self.child.ask(
             {
                 "job": str(folder),
                 "ranks": job.program.ranks,
@@ -96,24 +79,6 @@ class Ranks:
         )
         self.idle = max(self.idle, ended.get("idle", 0.0))
         return collect(job, folder, ended)
-
-    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(message) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            last = " | ".join(self.errors.read_text(errors="replace").splitlines()[-4:])
-            raise RunFailed(f"the process that starts ranks ended with code {self.process.wait()}: {last}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
-QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 def collect(job: Job, folder: Path, ended: dict[str, Any]) -> Outcome:
@@ -136,15 +101,3 @@ def collect(job: Job, folder: Path, ended: dict[str, Any]) -> Outcome:
     if ended["how"] != "done":
         problem = explain(folder, job.program.ranks, ended)
     return Outcome(tuple(reports), problem, ended.get("processor_seconds"), losses, tuple(window), order)
-
-
-def end_all(pids: Iterable[int]) -> None:
-    """Let each rank dump where it stands (faulthandler on SIGUSR2), then kill it."""
-    pids = list(pids)
-    for sent in (signal.SIGUSR2, signal.SIGKILL):
-        for pid in pids:
-            try:
-                os.kill(pid, sent)
-            except ProcessLookupError:
-                continue
-        time.sleep(0.3)

@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,61 +25,17 @@ from harness.cluster.network import shape_words
 from harness.launch.slurm.arrays import Task, read_profile, read_tasks
 from harness.launch.slurm.ended import Ended, judge, steps_reached
 from harness.launch.slurm.profile import Profile
+from harness.launch.slurm.srun import Allocation, Stop, on_every_node, run_step
 from harness.record.directory import OPEN, RunDirectory, package_versions, utc_now
 from harness.study.study import Run
+from harness.system.child import python_path
 from harness.system.errors import HarnessError
-from harness.system.places import REPOSITORY
 from harness.variants import Variant, overlay_path
 from harness.workload.wire import VARIABLE as WIRE_INTERFACE
 
-STOP_REPEAT_SECONDS = 3.0  # a rank that still imports drops the signal
 BASELINE_SECONDS = 300.0
-SHAPE_SECONDS = 60.0
 MIRROR_SECONDS = 300.0
 REQUEUE_SECONDS = 30.0  # within which SLURM ends a script whose job it requeues
-
-
-@dataclass
-class Stop:
-    """Whether this task was asked to stop: by the signal before the limit, or by SLURM ending the job."""
-
-    before_limit: bool = False
-    ending: bool = False
-
-    def listen(self) -> None:
-        signal.signal(signal.SIGUSR1, self._hear)
-        signal.signal(signal.SIGTERM, self._hear)
-
-    def _hear(self, number: int, _: object) -> None:
-        self.before_limit |= number == signal.SIGUSR1
-        self.ending |= number == signal.SIGTERM
-
-    @property
-    def asked(self) -> bool:
-        return self.before_limit or self.ending
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """Where this task runs, from SLURM's variables."""
-
-    job: str  # ARRAY_TASK, or the plain id outside an array
-    restart: int
-    nodes: str
-    step_owner: str  # the id that steps of this task carry
-
-    @property
-    def name(self) -> str:
-        """Tells it from the one that a requeue gives the same task."""
-        return f"{self.job}/{self.restart}"
-
-    @classmethod
-    def from_slurm(cls) -> Allocation:
-        get = os.environ.get
-        array, task = get("SLURM_ARRAY_JOB_ID"), get("SLURM_ARRAY_TASK_ID")
-        own = get("SLURM_JOB_ID", "")
-        job = f"{array}_{task}" if array and task else own
-        return cls(job, int(get("SLURM_RESTART_COUNT") or 0), get("SLURM_JOB_NODELIST", ""), own)
 
 
 @dataclass
@@ -178,47 +133,15 @@ class Driver:
         overlay = overlay_path(Variant.parse(run.variant), run.release)
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(overlay), str(REPOSITORY), *_inherited_path()]),
+            "PYTHONPATH": python_path(overlay),
             **({"HPZ_GROUPS_ACROSS_NODES": "1"} if self.profile.groups_across_nodes else {}),
             **({WIRE_INTERFACE: i} if (i := self.profile.network_interface) else {}),
         }
         for file in directory.logs.glob("rank-*.txt"):
             file.replace(file.with_suffix(".previous.txt"))
         command = [*self.srun, "-m", "harness.launch.slurm.rank", str(directory.path), str(until)]
-        code, errors = self.srun_to_end(command, environment)
+        code, errors = run_step(command, environment, self.allocation, self.stop)
         return judge(directory, run, until, code, errors, self.stop.asked)
-
-    def srun_to_end(
-        self, command: list[str], environment: dict[str, str], limit: float | None = None
-    ) -> tuple[int, list[str]]:
-        """Run srun; passes the stop signal on until it has ended. Returns its exit code and error lines."""
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-        errors: list[str] = []
-        reader = threading.Thread(target=_tee, args=(process, errors), daemon=True)
-        reader.start()
-        deadline, repeat = time.monotonic() + (limit or float("inf")), 0.0
-        while process.poll() is None:
-            time.sleep(0.05)
-            if self.stop.asked and time.monotonic() > repeat:
-                process.send_signal(signal.SIGUSR1)
-                repeat = time.monotonic() + STOP_REPEAT_SECONDS
-            if time.monotonic() > deadline:
-                process.kill()
-        reader.join(timeout=5)
-        if process.returncode < 0:
-            self.end_steps()  # the ranks of a killed srun would go on
-        return process.returncode, errors
-
-    def end_steps(self) -> None:
-        """Kill what is left of this task's steps and wait until they are gone."""
-        query = ["squeue", "--noheader", "--steps", f"--jobs={self.allocation.step_owner}", "--format=%i"]
-        for _ in range(30):
-            listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
-            left = [step for step in listed if step.rpartition(".")[2].isdigit()]
-            if not left:
-                return
-            subprocess.run(["scancel", "--signal=KILL", *left], capture_output=True, check=False)
-            time.sleep(1)
 
     def record_turn(
         self, directory: RunDirectory, block: int, before: int, started: str, ended: Ended
@@ -267,14 +190,7 @@ class Driver:
     def shape_links(self, link: str | None) -> str | None:
         """Limit what each node sends to `link`, or lift the limit; returns why that could not be done, or None."""
         words = ["tc", "qdisc", *shape_words(self.profile.network_interface or "", link)]
-        nodes = ["srun", f"--nodes={self.task.nodes}", f"--ntasks={self.task.nodes}", "--ntasks-per-node=1"]
-        try:
-            done = subprocess.run(
-                [*nodes, *words], stderr=subprocess.PIPE, text=True, check=False, timeout=SHAPE_SECONDS
-            )
-        except subprocess.TimeoutExpired:
-            return f"srun did not answer within {SHAPE_SECONDS:g} s"
-        return (" ".join(done.stderr.split()) or f"exit code {done.returncode}") if done.returncode else None
+        return on_every_node(self.task.nodes, words)
 
     def measure_network(self) -> dict[str, Any] | None:
         """The network baseline of this set of nodes, measured once a submission; None where it failed."""
@@ -283,9 +199,9 @@ class Driver:
         file = self.folder / "network" / f"{shape}{link}-{self.allocation.nodes}.json"
         if not file.exists():
             backend = "nccl" if self.task.device == "cuda" else "gloo"
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_inherited_path()])}
+            environment = {**os.environ, "PYTHONPATH": python_path()}
             command = [*self.srun, "-m", "harness.launch.slurm.bandwidth", str(file), backend]
-            code, errors = self.srun_to_end(command, environment, BASELINE_SECONDS)
+            code, errors = run_step(command, environment, self.allocation, self.stop, BASELINE_SECONDS)
             if code:
                 print(
                     f"hpz: no network baseline (exit code {code}): {' '.join(errors[-3:])}", file=sys.stderr
@@ -350,22 +266,6 @@ def close_finished(directory: RunDirectory) -> None:
     status = directory.status()
     if status.final is not None and status.state != "done":
         directory.update_status(state="done", reason=None, ended_utc=status.ended_utc or utc_now())
-
-
-def _tee(process: subprocess.Popen[bytes], lines: list[str]) -> None:
-    assert process.stderr is not None
-    for raw in process.stderr:
-        line = raw.decode(errors="replace").rstrip("\n")
-        lines.append(line)
-        print(line, file=sys.stderr, flush=True)
-
-
-def _inherited_path() -> list[str]:
-    return [
-        path
-        for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        if path and path != str(REPOSITORY)
-    ]
 
 
 @contextmanager

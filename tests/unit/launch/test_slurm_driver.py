@@ -10,7 +10,8 @@ import pytest
 from harness.launch.memory import out_of_memory
 from harness.launch.slurm import task as task_module
 from harness.launch.slurm.profile import Profile, load_profile
-from harness.launch.slurm.task import Allocation, Driver
+from harness.launch.slurm.srun import Allocation
+from harness.launch.slurm.task import Driver
 from harness.record.directory import Final, RunDirectory
 from harness.study.study import Study, load_study
 from harness.system.errors import HarnessError
