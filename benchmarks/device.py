@@ -84,7 +84,7 @@ def middle(values: list[float], form: str) -> str:
 def measure(device: str, model: str) -> None:
     """The worker: import once, fork the ranks, wait for them."""
     sys.path.insert(0, str(REPOSITORY))
-    from harness.launch.local import free_port
+    from harness.system.ports import free_port
     from harness.workload.train import import_everything
 
     kind, _, policy = device.partition(" ")

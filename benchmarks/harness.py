@@ -18,10 +18,13 @@ from typing import Any, TypeVar
 import yaml
 
 from analysis.collect.collect import collect_study
-from harness.launch.slurm.arrays import Submission, plan_submissions, render, write_submission
+from harness.launch.slurm.arrays import Submission, write_submission
+from harness.launch.slurm.clients import Clients, Job, parse_squeue
 from harness.launch.slurm.profile import Profile
-from harness.launch.slurm.scheduler import Clients, Job, Scheduler, parse_squeue
+from harness.launch.slurm.scheduler import Scheduler
+from harness.launch.slurm.script import render
 from harness.launch.slurm.status import study_rows
+from harness.launch.slurm.submit import plan_submissions
 from harness.record import RunDirectory, StepRecord, StepWriter
 from harness.study import Study, load_study, save_study
 from harness.system.places import REPOSITORY

@@ -11,7 +11,8 @@ import argparse
 import json
 import statistics
 
-from harness.race.launch import Job, Program, Ranks
+from harness.race.job import Job, Program
+from harness.race.launch import Ranks
 from harness.study import Run, load_study
 from harness.system.places import REPOSITORY
 

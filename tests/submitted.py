@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.launch.slurm.arrays import Submitted, plan_submissions, render, submissions, write_submission
+from harness.launch.slurm.arrays import Submitted, submissions, write_submission
 from harness.launch.slurm.profile import Profile
+from harness.launch.slurm.script import render
+from harness.launch.slurm.submit import plan_submissions
 from harness.record import RunDirectory
 from harness.study import Study, save_study
 from harness.system.utc import utc_now

@@ -129,8 +129,8 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
         "duplicate_steps": sum(source.duplicates for source in collected.sources),
     }
     from analysis.judge.claims import (
-        judge_claims,
-    )  # it reads summaries, so it cannot be imported before this module
+        judge_claims,  # it reads summaries, so it cannot be imported before this module
+    )
 
     return summary | {"claims": judge_claims(summary)}
 

@@ -13,7 +13,8 @@ from harness.cli.console import wide_console
 from harness.cli.options import JsonOption
 from harness.race.explore import Budget
 from harness.race.investigate import Settings, investigate
-from harness.race.launch import Job, Program, Ranks
+from harness.race.job import Job, Program
+from harness.race.launch import Ranks
 from harness.race.matrix import print_matrix, race_study
 from harness.race.replay import Values, changed_versions, read_replay, replayed
 from harness.race.report import Report, text

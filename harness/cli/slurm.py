@@ -16,19 +16,14 @@ from rich.text import Text
 
 from harness.cli.console import wide_console
 from harness.cli.options import JsonOption, ResultsOption, StudyArgument, results_folder
-from harness.launch.slurm.arrays import (
-    Submission,
-    Submitted,
-    pair_groups,
-    plan_submissions,
-    render,
-    submission_of,
-)
-from harness.launch.slurm.arrays import cancel as cancel_jobs
-from harness.launch.slurm.arrays import submit as submit_study
+from harness.launch.slurm.arrays import Submission, Submitted, pair_groups
+from harness.launch.slurm.clients import Clients
 from harness.launch.slurm.profile import load_profile
-from harness.launch.slurm.scheduler import Clients
+from harness.launch.slurm.script import render
 from harness.launch.slurm.status import Row, count_states, study_rows
+from harness.launch.slurm.submit import cancel as cancel_jobs
+from harness.launch.slurm.submit import plan_submissions, submission_of
+from harness.launch.slurm.submit import submit as submit_study
 from harness.study import Study, check_weights, load_study, save_study
 from harness.system.errors import RunFailed
 

@@ -22,6 +22,7 @@ from typing import Any
 from harness.cluster import network
 from harness.cluster.needs import check_machine
 from harness.cluster.spec import DATA_INTERFACE, Spec, control_address, data_address, link_rate
+from harness.system.child import discard
 from harness.system.errors import HarnessError
 from harness.system.interface import sent_bytes
 from harness.system.places import REPOSITORY
@@ -72,8 +73,7 @@ class Cluster:
             holders = _await_report(keeper, folder)
             space = Path(f"/proc/{keeper.pid}/ns/pid_for_children").stat().st_ino
         except BaseException:
-            keeper.kill()
-            keeper.wait()
+            discard(keeper)
             raise
         started = _start_time(keeper.pid)
         return cls(name, folder, spec, keeper.pid, started, space, userspace, tuple(holders))._saved()

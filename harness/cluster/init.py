@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import secrets
-import select
 import signal
 import subprocess
 import sys
@@ -19,8 +18,10 @@ from typing import Any
 
 from harness.cluster import network
 from harness.cluster.spec import CONTROLLER, Spec, hosts_file, slurm_conf
+from harness.system.parent import Parent
 
 START_SECONDS = 40.0
+REAP_SECONDS = 0.2
 
 
 class StartFailed(Exception):
@@ -30,21 +31,26 @@ class StartFailed(Exception):
 def main() -> None:
     """`python -m harness.cluster.init FOLDER SPEC_JSON [owned]`: the only line on standard output is the report."""
     folder, spec = Path(sys.argv[1]), Spec(**json.loads(sys.argv[2]))
+    starter = Parent()
     try:
         report: dict[str, Any] = {"holders": start(spec, folder)}
     except Exception as error:
         report = {"error": str(error)}
-    print(json.dumps(report), flush=True)
+    starter.answer(report)  # where nobody is left to hear it, the cluster ends here
     if "error" not in report:
-        serve(owned="owned" in sys.argv[3:])
+        serve(starter if "owned" in sys.argv[3:] else None)
 
 
-def serve(owned: bool) -> None:
-    """Reap what ends, for ever; where the cluster has an owner, until standard input closes because it died."""
-    while not select.select([0] if owned else [], [], [], 0.2)[0]:
+def serve(owner: Parent | None) -> None:
+    """Reap what ends, for ever; where the cluster has an owner, until that has died."""
+    while True:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
+        if owner is None:
+            time.sleep(REAP_SECONDS)
+        elif owner.speaks_within(REAP_SECONDS):
+            return
 
 
 def start(spec: Spec, folder: Path) -> list[int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from harness.study import Run
+from harness.system.child import last_words
 from harness.system.errors import HarnessError
 
 PROBE = """
@@ -33,9 +34,8 @@ def visible_gpus() -> Gpus:
     """Asked in a process of its own: the launcher neither imports torch nor starts CUDA. Raises HarnessError."""
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise HarnessError(
-            f"device cuda: torch cannot be asked for GPUs ({last}); install a CUDA build of torch"
+            f"device cuda: torch cannot be asked for GPUs ({last_words(done.stderr)}); install a CUDA build of torch"
         )
     return Gpus(**json.loads(done.stdout.splitlines()[-1]))
 

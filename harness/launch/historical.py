@@ -15,9 +15,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.launch.local import free_port
+from harness.system.child import discard, last_words
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
+from harness.system.ports import free_port
 from harness.variants import Variant, overlay_path
 
 RELEASE = "0.13.4"
@@ -80,7 +81,7 @@ def train(shape: str, variant: str, source: Path | None = None) -> list[float]:
         raise RunFailed(f"DeepSpeed {RELEASE}, {variant}, {shape}: no end after {TIMEOUT_S} s") from error
     finally:
         for rank in ranks:
-            rank.kill()
+            discard(rank)
     return _losses(outputs, f"DeepSpeed {RELEASE}, {variant}, {shape}")
 
 
@@ -119,8 +120,8 @@ def _environment(overlay: Path, rank: int, port: int) -> dict[str, str]:
 def _losses(outputs: list[str], what: str) -> list[float]:
     line = next((line for line in outputs[0].splitlines() if line.startswith("LOSSES ")), None)
     if line is None:
-        last = [output.strip().splitlines()[-1:] for output in outputs]
-        raise RunFailed(f"{what}: ended without losses; last lines by rank: {last}")
+        last = "; ".join(f"rank {rank}: {last_words(output)}" for rank, output in enumerate(outputs))
+        raise RunFailed(f"{what}: ended without losses; last words by rank: {last}")
     return [float(loss) for loss in json.loads(line.removeprefix("LOSSES "))]
 
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from harness.launch.local import Progress, Watcher
+from harness.launch.launcher import Progress, Watcher
 from harness.record import RunDirectory
 from harness.study import Run, Study
 

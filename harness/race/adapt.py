@@ -15,7 +15,7 @@ import torch
 from harness.device import Device
 from harness.device.collectives import Backend
 from harness.device.memory import DEVICE, on_device
-from harness.race.launch import Program
+from harness.race.job import Program
 from harness.system.errors import HarnessError
 
 

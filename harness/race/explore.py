@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.race.launch import Flip, Job, Outcome
+from harness.race.job import Flip, Job, Outcome
 from harness.race.minimise import minimise
 from harness.race.report import HOST_STREAM, Effect, Race, Report, ranks_text
 

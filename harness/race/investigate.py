@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.race.explore import Budget, Found, Search, effects, explore, what_changed
-from harness.race.launch import Job, Outcome, Ranks
+from harness.race.job import Job, Outcome
+from harness.race.launch import Ranks
 from harness.race.picture import picture
 from harness.race.replay import write_replay
 from harness.race.report import Effect, Race, Report, merge, with_effects

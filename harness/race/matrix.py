@@ -23,7 +23,8 @@ from rich.table import Table
 
 from harness.race.explore import explore
 from harness.race.investigate import Settings, analysed, conclude, settings_of
-from harness.race.launch import Job, Outcome, Program, Ranks
+from harness.race.job import Job, Outcome, Program
+from harness.race.launch import Ranks
 from harness.race.report import Cost, Effect, Frozen, Race, Report
 from harness.record import RunDirectory
 from harness.study import Run, Study, save_study

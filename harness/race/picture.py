@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from html import escape
 
-from harness.race.launch import Flip
+from harness.race.job import Flip
 from harness.race.report import HOST_STREAM, Race, Trace
 
 LANE, BAR, STEP, LEFT, TOP = 56, 26, 30, 190, 72  # pixels

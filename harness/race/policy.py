@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from harness.device.policies import Eager, Policy
-from harness.race.launch import Flip
+from harness.race.job import Flip
 
 if TYPE_CHECKING:
     from harness.device.streams import Machine, Op

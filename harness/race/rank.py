@@ -19,7 +19,7 @@ from harness.device import Device, MixedDevices, VirtualDevice, open_device, ope
 from harness.device.policies import POLICIES
 from harness.race.adapt import adapt_deepspeed, adapt_hugging_face
 from harness.race.happens_before import Analysis, Costs, shortened
-from harness.race.launch import Job
+from harness.race.job import Job
 from harness.race.names import Namer, roots, stream_names
 from harness.race.policy import Busy, Scripted
 from harness.race.report import rank_report, traced

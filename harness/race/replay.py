@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.race.explore import Found, Search
-from harness.race.launch import Job, Outcome
+from harness.race.job import Job, Outcome
 from harness.race.report import Race
 from harness.record.provenance import package_versions
 from harness.system.errors import HarnessError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.race.launch import Flip
+from harness.race.job import Flip
 from harness.race.report import Access, Effect, Instance, Race, ranks_text
 
 TOLD = 4  # swaps told in full

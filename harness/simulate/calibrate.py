@@ -8,9 +8,7 @@ the times of steps, which run on the CPU). All are fitted on a part of the measu
 from __future__ import annotations
 
 import json
-import os
 import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -28,7 +26,7 @@ from harness.hardware import Gpu, Hardware, Host, find
 from harness.simulate.trace import Kind, Trace
 from harness.simulate.traces import traces
 from harness.study import Run, Study
-from harness.system.errors import RunFailed
+from harness.system.child import python_path, run_to_end
 from harness.system.places import REPOSITORY
 from harness.variants import Variant, overlay_path
 
@@ -321,12 +319,11 @@ def _measure(what: str, runs: list[Run] | None = None) -> Any:
         if runs is not None:
             (Path(folder) / "runs.json").write_text(json.dumps([run.model_dump(mode="json") for run in runs]))
             command.append(str(Path(folder) / "runs.json"))
-        path = os.pathsep.join([str(overlay_path(Variant.parse("fixed"))), str(REPOSITORY)])
-        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True)
-        if done.returncode != 0 or not output.exists():
-            tail = " | ".join(done.stderr.strip().splitlines()[-3:])
-            raise RunFailed(f"hpz calibrate: measuring {what} failed: {tail}")
+        environment = {
+            "PYTHONPATH": python_path(overlay_path(Variant.parse("fixed"))),
+            "OMP_NUM_THREADS": "1",
+        }
+        run_to_end(command, environment, f"hpz calibrate: measuring {what} failed")
         return json.loads(output.read_text())
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from harness.simulate.trace import Trace, load
 from harness.study import Run
+from harness.system.child import last_words, python_path, run_to_end
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
 from harness.variants import Variant, cache_folder, overlay_path
@@ -98,18 +99,14 @@ def trace_virtual(run: Run) -> Trace:
         run_file, file = Path(folder) / "run.json", Path(folder) / "trace.npz"
         run_file.write_text(run.model_dump_json())
         command = [sys.executable, "-m", "harness.simulate.virtual", str(run_file), str(file)]
-        done = subprocess.run(
-            command, env=_environment(overlay), cwd=REPOSITORY, capture_output=True, text=True
-        )
-        if done.returncode != 0 or not file.exists():
-            tail = " | ".join(done.stderr.strip().splitlines()[-3:])
-            raise RunFailed(f"no step could be recorded on the virtual device with {overlay.name}: {tail}")
+        failure = f"no step could be recorded on the virtual device with {overlay.name}"
+        run_to_end(command, _environment(overlay), failure)
         return load(file)
 
 
 def _environment(overlay: Path) -> dict[str, str]:
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(overlay), str(REPOSITORY)]),
+    return {
+        "PYTHONPATH": python_path(overlay),
         "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -150,22 +147,24 @@ def _batches(missing: Mapping[Path, Run], folder: Path, lanes: int) -> list[tupl
 def _take(batch: tuple[Path, Path, Path], progress: Progress) -> None:
     overlay, jobs, log = batch
     command = [sys.executable, "-m", "harness.simulate.record", str(jobs)]
-    with log.open("w") as errors:
-        process = subprocess.Popen(
+    failed = []
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(
             command,
-            env=_environment(overlay),
+            env={**os.environ, **_environment(overlay)},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
             cwd=REPOSITORY,
-        )
+        ) as process,
+    ):
         assert process.stdout is not None
-        failed = []
         for line in process.stdout:
             state, _, file = line.strip().partition(" ")
             if state in ("done", "failed"):
                 progress(Path(file).stem)
                 failed += [file] if state == "failed" else []
-    if process.wait() != 0 or failed:
-        tail = " | ".join(log.read_text().strip().splitlines()[-3:])
-        raise RunFailed(f"a trace could not be taken with {overlay.name}: {tail}")
+    if process.returncode != 0 or failed:
+        last = last_words(log.read_text(errors="replace"))
+        raise RunFailed(f"a trace could not be taken with {overlay.name}: {last}")

@@ -16,11 +16,11 @@ import torch
 
 from harness.clock.timed import matmul_flops
 from harness.device import OpRecord, VirtualDevice, open_device
-from harness.launch.local import free_port
 from harness.simulate.record import WARM_UP_STEPS, secondary_storages, trace_from
 from harness.simulate.recorder import Recorder
 from harness.simulate.trace import save
 from harness.study import Run
+from harness.system.ports import free_port
 from harness.workload.engine import build_engine
 from harness.workload.session import Rank
 from harness.workload.train import import_everything, open_run_batches

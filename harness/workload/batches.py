@@ -17,9 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.study import Data, Training
-from harness.workload.questions import (
-    training_questions,
-)
+from harness.workload.questions import training_questions
 from harness.workload.sources import (
     Encoder,
     Example,

@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.study import Data, Training
-from harness.workload.questions import (
-    LETTERS,
-    Question,
-    held_out_questions,
-)
-from harness.workload.sources import (
-    IGNORED,
-    Encoder,
-    QuestionExamples,
-    load_questions,
-    open_encoder,
-)
+from harness.workload.questions import LETTERS, Question, held_out_questions
+from harness.workload.sources import IGNORED, Encoder, QuestionExamples, load_questions, open_encoder
 
 if TYPE_CHECKING:
     import torch

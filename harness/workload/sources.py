@@ -24,10 +24,7 @@ from harness.study import data_file
 from harness.study.text import stdlib_sha256
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
-from harness.workload.questions import (
-    Question,
-    parse_questions,
-)
+from harness.workload.questions import Question, parse_questions
 from harness.workload.stdlib_text import stdlib_tokens
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 
-from harness.launch.local import free_port
 from harness.system.places import REPOSITORY
+from harness.system.ports import free_port
 
 
 def run_ranks(words: list[str], world: int, seconds: float = 240, **variables: str) -> list[str]:

@@ -16,9 +16,10 @@ import pytest
 from harness.cluster import Cluster, Spec
 from harness.cluster.cluster import temporary_cluster
 from harness.cluster.needs import check_machine
-from harness.launch.slurm.arrays import Submitted, submit
+from harness.launch.slurm.arrays import Submitted
+from harness.launch.slurm.clients import Clients
 from harness.launch.slurm.profile import Profile
-from harness.launch.slurm.scheduler import Clients
+from harness.launch.slurm.submit import submit
 from harness.record import RunDirectory, Status
 from harness.study import Study, load_study, save_study
 from harness.system.errors import HarnessError

@@ -12,8 +12,8 @@ import signal
 import sys
 import time
 
+from harness.launch.slurm.ended import steps_reached
 from harness.launch.slurm.rank import Place, check_placement, listen, log_to
-from harness.launch.slurm.task import steps_reached
 from harness.record import Final, RunDirectory, StepRecord, StepWriter
 from harness.system.errors import HarnessError
 from harness.system.utc import utc_now

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from harness.cluster import Cluster
-from harness.launch.slurm.scheduler import Clients, Scheduler
+from harness.launch.slurm.clients import Clients
+from harness.launch.slurm.scheduler import Scheduler
 from harness.launch.slurm.status import study_rows
 from harness.record import RunDirectory
 from harness.study import Study

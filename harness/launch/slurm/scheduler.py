@@ -10,9 +10,6 @@ import getpass
 import hashlib
 import json
 import os
-import re
-import shutil
-import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,63 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.launch.slurm.profile import Profile
+from harness.launch.slurm.clients import FINISHED, Clients, Job, NoAccounting
 from harness.system.errors import HarnessError
 from harness.system.utc import seconds_since, utc_now
 
 QUERY_SECONDS = 10.0  # at least, between two queries of one cluster
-CLIENT_SECONDS = 60.0  # clients retry for minutes against a controller that is gone
 ACCOUNTING_RETRY_SECONDS = 3600.0
-NO_ACCOUNTING = re.compile(
-    r"accounting storage is disabled|sacct is not installed|sacct\W*: No such file", re.I
-)
-
-FINISHED = {
-    "COMPLETED",
-    "FAILED",
-    "TIMEOUT",
-    "CANCELLED",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "BOOT_FAIL",
-    "DEADLINE",
-}
-SQUEUE_FIELDS = (
-    "%F",
-    "%K",
-    "%T",
-    "%M",
-    "%N",
-    "%k",
-    "%r",
-)  # array id, task, state, time, nodes, comment, reason
-SACCT_FIELDS = ("JobID", "State", "Elapsed", "NodeList")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One array task as the scheduler sees it."""
-
-    array_id: str
-    task: str
-    state: str  # SLURM's word: PENDING, RUNNING, TIMEOUT, …
-    elapsed: str = ""
-    nodes: str = ""
-    mark: str = ""
-    reason: str = ""
-
-    @property
-    def active(self) -> bool:
-        """Whether SLURM will still do something with it; a state unknown to us counts as active."""
-        return self.state not in FINISHED
-
-
-class Unanswered(HarnessError):
-    """SLURM did not answer; what was asked of it may have been done all the same."""
-
-
-class NoAccounting(HarnessError):
-    """This cluster keeps no record of ended jobs, and another time will not either."""
 
 
 @dataclass(frozen=True)
@@ -103,131 +49,6 @@ class Snapshot:
 
 def _age(job: Job) -> tuple[bool, int]:
     return job.active, int(job.array_id)
-
-
-@dataclass(frozen=True)
-class Clients:
-    """SLURM's commands, run here or where the profile says."""
-
-    prefix: tuple[str, ...] = ()
-    cluster: str = "slurm"  # tells job ids of one cluster from those of another
-
-    @classmethod
-    def of(cls, profile: Profile) -> Clients:
-        """Raises HarnessError where the profile's local cluster is not up."""
-        if profile.local_cluster is None:
-            return cls()
-        from harness.cluster import Cluster
-
-        cluster = Cluster.find(profile.local_cluster)
-        # A later cluster of the same name counts its jobs from 1 again.
-        return cls(tuple(cluster.prefix()), f"{cluster.name}-{cluster.keeper}-{cluster.keeper_started}")
-
-    def sbatch(self, script: Path, after: str | None = None) -> str:
-        """Submit a script, to start once job `after` has ended; returns the job's id.
-
-        Raises HarnessError with SLURM's own words; Unanswered where the job may have been accepted all the same.
-        """
-        order = [f"--dependency=afterany:{after}"] if after else []
-        # SBATCH_* variables of the user's shell would override the script.
-        done = self._run(["sbatch", "--parsable", *order, str(script)], without="SBATCH_")
-        if done.returncode:
-            words = " ".join(done.stderr.split()).removeprefix("sbatch: ")
-            if "timed out" in words:
-                raise Unanswered(
-                    f"SLURM took too long over {script}: {words}; submit again, it looks first whether the job exists"
-                )
-            raise HarnessError(
-                f"SLURM refused {script}: {words}; mend the profile or the study and submit again"
-            )
-        return done.stdout.strip().splitlines()[-1].partition(";")[0]
-
-    def scancel(self, job_id: str) -> None:
-        """Cancel a job or one array task. A job that has ended already is no error."""
-        if not re.fullmatch(r"\d+(_\d+)?", job_id):
-            raise HarnessError(f"{job_id!r} is no job id; write 1234 or 1234_5")
-        done = self._run(["scancel", job_id])
-        if done.returncode and "Invalid job id" not in done.stderr:
-            raise HarnessError(f"SLURM refused to cancel {job_id}: {' '.join(done.stderr.split())}")
-
-    def squeue(self) -> list[Job]:
-        """All jobs of this user that squeue knows, array tasks one by one. Raises HarnessError."""
-        command = [
-            "squeue",
-            "--me",
-            "--array",
-            "--states=all",
-            "--noheader",
-            f"--format={'|'.join(SQUEUE_FIELDS)}",
-        ]
-        return list(parse_squeue(self._checked(command)))
-
-    def sacct(self, job_ids: Collection[str]) -> list[Job]:
-        """Jobs from the accounting data base. Raises NoAccounting where there is none, else HarnessError."""
-        fields = f"--format={','.join(SACCT_FIELDS)}"
-        command = [
-            "sacct",
-            "--noheader",
-            "--parsable2",
-            "--allocations",
-            fields,
-            f"--jobs={','.join(sorted(job_ids))}",
-        ]
-        try:
-            return list(parse_sacct(self._checked(command)))
-        except HarnessError as error:
-            if NO_ACCOUNTING.search(str(error)):
-                raise NoAccounting(str(error)) from error
-            raise
-
-    def _checked(self, command: list[str]) -> str:
-        done = self._run(command)
-        if done.returncode:
-            raise HarnessError(
-                " ".join(done.stderr.split()) or f"{command[0]} ended with code {done.returncode}"
-            )
-        return done.stdout
-
-    def _run(self, command: list[str], without: str | None = None) -> subprocess.CompletedProcess[str]:
-        if not self.prefix and shutil.which(command[0]) is None:
-            raise HarnessError(
-                f"{command[0]} is not installed here; run this on a login node of the cluster, or try it on this "
-                "machine with: hpz cluster up"
-            )
-        environment = {
-            name: v for name, v in os.environ.items() if not (without and name.startswith(without))
-        }
-        try:
-            return subprocess.run(
-                [*self.prefix, *command],
-                capture_output=True,
-                text=True,
-                timeout=CLIENT_SECONDS,
-                check=False,
-                env=environment,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise Unanswered(
-                f"SLURM did not answer {command[0]} within {CLIENT_SECONDS:g} s; try again later"
-            ) from error
-
-
-def parse_squeue(text: str) -> Iterator[Job]:
-    """Jobs from squeue's lines; a line that is none is passed over."""
-    for line in text.splitlines():
-        parts = [part.strip() for part in line.split("|", len(SQUEUE_FIELDS) - 1)]
-        if len(parts) == len(SQUEUE_FIELDS) and parts[0].isdigit() and parts[1].isdigit():
-            array_id, task, state, elapsed, nodes, mark, reason = parts
-            yield Job(array_id, task, state, elapsed, nodes, mark, "" if reason == "None" else reason)
-
-
-def parse_sacct(text: str) -> Iterator[Job]:
-    """Jobs from sacct's lines, `123_4|CANCELLED by 0|00:01:00|n0`; steps and whole arrays are passed over."""
-    for line in text.splitlines():
-        parts = line.split("|")
-        match = re.fullmatch(r"(\d+)_(\d+)", parts[0])
-        if match and len(parts) >= len(SACCT_FIELDS):
-            yield Job(match[1], match[2], (parts[1].split() or ["UNKNOWN"])[0], parts[2], parts[3])
 
 
 class Scheduler:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.launch.slurm.arrays import Submitted, submissions
-from harness.launch.slurm.scheduler import FINISHED, Clients, Job, Scheduler, Snapshot
+from harness.launch.slurm.clients import FINISHED, Clients, Job
+from harness.launch.slurm.scheduler import Scheduler, Snapshot
 from harness.record import OPEN, RunDirectory, Status
 from harness.study import Run, Study
 from harness.system.errors import HarnessError

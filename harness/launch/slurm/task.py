@@ -9,93 +9,35 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from harness.cluster.cluster import usual_link
 from harness.cluster.network import shape_words
-from harness.launch.memory import out_of_memory
 from harness.launch.slurm.arrays import Task, read_profile, read_tasks
+from harness.launch.slurm.ended import Ended, judge, steps_reached
 from harness.launch.slurm.profile import Profile
-from harness.record import OPEN, Exit, RunDirectory
+from harness.launch.slurm.srun import Allocation, Stop, on_every_node, run_step
+from harness.record import OPEN, RunDirectory
 from harness.record.provenance import package_versions
 from harness.study import Run
+from harness.system.child import python_path
 from harness.system.errors import HarnessError
 from harness.system.interface import VARIABLE as WIRE_INTERFACE
-from harness.system.places import REPOSITORY
 from harness.system.utc import utc_now
 from harness.variants import Variant, overlay_path
 
-STOP_REPEAT_SECONDS = 3.0  # a rank that still imports drops the signal
 BASELINE_SECONDS = 300.0
-SHAPE_SECONDS = 60.0
 MIRROR_SECONDS = 300.0
 REQUEUE_SECONDS = 30.0  # within which SLURM ends a script whose job it requeues
-FAILED_TASK = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<tasks>[\d,-]+): (?P<what>.+)")
-
-Outcome = Literal["reached", "stopped", "failed", "out-of-memory", "killed"]
-
-
-@dataclass
-class Stop:
-    """Whether this task was asked to stop: by the signal before the limit, or by SLURM ending the job."""
-
-    before_limit: bool = False
-    ending: bool = False
-
-    def listen(self) -> None:
-        signal.signal(signal.SIGUSR1, self._hear)
-        signal.signal(signal.SIGTERM, self._hear)
-
-    def _hear(self, number: int, _: object) -> None:
-        self.before_limit |= number == signal.SIGUSR1
-        self.ending |= number == signal.SIGTERM
-
-    @property
-    def asked(self) -> bool:
-        return self.before_limit or self.ending
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """Where this task runs, from SLURM's variables."""
-
-    job: str  # ARRAY_TASK, or the plain id outside an array
-    restart: int
-    nodes: str
-    step_owner: str  # the id that steps of this task carry
-
-    @property
-    def name(self) -> str:
-        """Tells it from the one that a requeue gives the same task."""
-        return f"{self.job}/{self.restart}"
-
-    @classmethod
-    def from_slurm(cls) -> Allocation:
-        get = os.environ.get
-        array, task = get("SLURM_ARRAY_JOB_ID"), get("SLURM_ARRAY_TASK_ID")
-        own = get("SLURM_JOB_ID", "")
-        job = f"{array}_{task}" if array and task else own
-        return cls(job, int(get("SLURM_RESTART_COUNT") or 0), get("SLURM_JOB_NODELIST", ""), own)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How one srun ended."""
-
-    outcome: Outcome
-    reason: str | None
-    exits: dict[int, Exit]
 
 
 @dataclass
@@ -193,47 +135,15 @@ class Driver:
         overlay = overlay_path(Variant.parse(run.variant), run.release)
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(overlay), str(REPOSITORY), *_inherited_path()]),
+            "PYTHONPATH": python_path(overlay),
             **({"HPZ_GROUPS_ACROSS_NODES": "1"} if self.profile.groups_across_nodes else {}),
             **({WIRE_INTERFACE: i} if (i := self.profile.network_interface) else {}),
         }
         for file in directory.logs.glob("rank-*.txt"):
             file.replace(file.with_suffix(".previous.txt"))
         command = [*self.srun, "-m", "harness.launch.slurm.rank", str(directory.path), str(until)]
-        code, errors = self.srun_to_end(command, environment)
+        code, errors = run_step(command, environment, self.allocation, self.stop)
         return judge(directory, run, until, code, errors, self.stop.asked)
-
-    def srun_to_end(
-        self, command: list[str], environment: dict[str, str], limit: float | None = None
-    ) -> tuple[int, list[str]]:
-        """Run srun; passes the stop signal on until it has ended. Returns its exit code and error lines."""
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-        errors: list[str] = []
-        reader = threading.Thread(target=_tee, args=(process, errors), daemon=True)
-        reader.start()
-        deadline, repeat = time.monotonic() + (limit or float("inf")), 0.0
-        while process.poll() is None:
-            time.sleep(0.05)
-            if self.stop.asked and time.monotonic() > repeat:
-                process.send_signal(signal.SIGUSR1)
-                repeat = time.monotonic() + STOP_REPEAT_SECONDS
-            if time.monotonic() > deadline:
-                process.kill()
-        reader.join(timeout=5)
-        if process.returncode < 0:
-            self.end_steps()  # the ranks of a killed srun would go on
-        return process.returncode, errors
-
-    def end_steps(self) -> None:
-        """Kill what is left of this task's steps and wait until they are gone."""
-        query = ["squeue", "--noheader", "--steps", f"--jobs={self.allocation.step_owner}", "--format=%i"]
-        for _ in range(30):
-            listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
-            left = [step for step in listed if step.rpartition(".")[2].isdigit()]
-            if not left:
-                return
-            subprocess.run(["scancel", "--signal=KILL", *left], capture_output=True, check=False)
-            time.sleep(1)
 
     def record_turn(
         self, directory: RunDirectory, block: int, before: int, started: str, ended: Ended
@@ -282,14 +192,7 @@ class Driver:
     def shape_links(self, link: str | None) -> str | None:
         """Limit what each node sends to `link`, or lift the limit; returns why that could not be done, or None."""
         words = ["tc", "qdisc", *shape_words(self.profile.network_interface or "", link)]
-        nodes = ["srun", f"--nodes={self.task.nodes}", f"--ntasks={self.task.nodes}", "--ntasks-per-node=1"]
-        try:
-            done = subprocess.run(
-                [*nodes, *words], stderr=subprocess.PIPE, text=True, check=False, timeout=SHAPE_SECONDS
-            )
-        except subprocess.TimeoutExpired:
-            return f"srun did not answer within {SHAPE_SECONDS:g} s"
-        return (" ".join(done.stderr.split()) or f"exit code {done.returncode}") if done.returncode else None
+        return on_every_node(self.task.nodes, words)
 
     def measure_network(self) -> dict[str, Any] | None:
         """The network baseline of this set of nodes, measured once a submission; None where it failed."""
@@ -298,9 +201,9 @@ class Driver:
         file = self.folder / "network" / f"{shape}{link}-{self.allocation.nodes}.json"
         if not file.exists():
             backend = "nccl" if self.task.device == "cuda" else "gloo"
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_inherited_path()])}
+            environment = {**os.environ, "PYTHONPATH": python_path()}
             command = [*self.srun, "-m", "harness.launch.slurm.bandwidth", str(file), backend]
-            code, errors = self.srun_to_end(command, environment, BASELINE_SECONDS)
+            code, errors = run_step(command, environment, self.allocation, self.stop, BASELINE_SECONDS)
             if code:
                 print(
                     f"hpz: no network baseline (exit code {code}): {' '.join(errors[-3:])}", file=sys.stderr
@@ -365,81 +268,6 @@ def close_finished(directory: RunDirectory) -> None:
     status = directory.status()
     if status.final is not None and status.state != "done":
         directory.update_status(state="done", reason=None, ended_utc=status.ended_utc or utc_now())
-
-
-def steps_reached(directory: RunDirectory) -> int:
-    """Steps that need not be done again: all of them once the final record is there, else the checkpoint's."""
-    final = directory.status().final
-    if final is not None:
-        return final.steps
-    latest = directory.checkpoints / "latest"
-    match = re.fullmatch(r"step(\d+)", latest.read_text().strip()) if latest.exists() else None
-    return int(match[1]) if match else 0
-
-
-def judge(directory: RunDirectory, run: Run, until: int, code: int, errors: list[str], asked: bool) -> Ended:
-    """What an ended srun means, from its exit code, its words and the run's files."""
-    exits = parse_exits(errors, run.shape.world_size, code)
-    if directory.status().final is not None:
-        return Ended("reached", None, exits)  # what dies after the final record has no work left
-    if code == 0:
-        if steps_reached(directory) >= until:
-            return Ended("reached", None, exits)
-        if asked:
-            return Ended("stopped", None, exits)
-        return Ended("failed", "every rank ended with code 0 but none wrote the final record", exits)
-    if out_of_memory(directory, run.shape.world_size, errors):
-        return Ended("out-of-memory", "a rank ran out of memory; see log/rank-*.txt", exits)
-    first = next((rank for rank, e in sorted(exits.items()) if e.code not in (0, None)), None)
-    if first is None:
-        return Ended("killed", _first_death(errors, code), exits)
-    last = " ".join(directory.last_lines(first, 1)) or "no output"
-    return Ended("failed", f"rank {first} ended with code {exits[first].code}: {last}", exits)
-
-
-def _first_death(errors: list[str], code: int) -> str:
-    match = next((match for line in errors if (match := FAILED_TASK.match(line))), None)
-    if match:
-        return f"rank {match['tasks']} on {match['node']}: {match['what']}"
-    return f"srun ended with {'signal' if code < 0 else 'code'} {abs(code)}"
-
-
-def parse_exits(errors: list[str], world_size: int, code: int) -> dict[int, Exit]:
-    """How each rank ended, from srun's lines such as `srun: error: n0: tasks 0-1: Exited with exit code 2`."""
-    exits: dict[int, Exit] = {}
-    for line in errors:
-        match = FAILED_TASK.match(line)
-        for rank in parse_ranks(match["tasks"]) if match else []:
-            exits[rank] = _exit(match["what"]) if match else Exit()
-    rest = Exit(code=0, reason="finished") if code == 0 else Exit(reason="taken down with the run")
-    return {rank: exits.get(rank, rest) for rank in range(world_size)}
-
-
-def _exit(what: str) -> Exit:
-    match = re.match(r"Exited with exit code (\d+)", what)
-    return Exit(code=int(match[1]), reason=what) if match else Exit(signal=what, reason=what)
-
-
-def parse_ranks(text: str) -> list[int]:
-    """`0,2-4` as [0, 2, 3, 4]."""
-    pairs = (part.partition("-") for part in text.split(","))
-    return [rank for low, _, high in pairs for rank in range(int(low), int(high or low) + 1)]
-
-
-def _tee(process: subprocess.Popen[bytes], lines: list[str]) -> None:
-    assert process.stderr is not None
-    for raw in process.stderr:
-        line = raw.decode(errors="replace").rstrip("\n")
-        lines.append(line)
-        print(line, file=sys.stderr, flush=True)
-
-
-def _inherited_path() -> list[str]:
-    return [
-        path
-        for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        if path and path != str(REPOSITORY)
-    ]
 
 
 @contextmanager

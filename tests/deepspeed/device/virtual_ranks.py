@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from harness.device import Collective, Observer, OpRecord, open_device
-from harness.launch.local import free_port
 from harness.study import Run
+from harness.system.ports import free_port
 from harness.workload.engine import build_engine
 from harness.workload.session import Rank
 from harness.workload.train import import_everything, open_run_batches

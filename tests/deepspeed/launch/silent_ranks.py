@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
-from harness.launch.forkserver import answer
+from harness.system.parent import Parent
 
 if __name__ == "__main__":
-    answer({"ready": True})
-    for line in sys.stdin:
-        command = json.loads(line)
-        for rank in range(command["world"]):
-            answer({"run": command["start"], "rank": rank, "code": 0, "signal": None})
+    launcher = Parent()
+    launcher.answer({"ready": True})
+    while (commands := launcher.commands()) is not None:
+        for command in commands:
+            for rank in range(command["world"]):
+                launcher.answer({"run": command["start"], "rank": rank, "code": 0, "signal": None})

@@ -17,22 +17,16 @@ from typing import Any
 import psutil
 import pytest
 
-from harness.launch import local
+from harness.launch import launcher
 from harness.launch.forkserver import wake_at_end_of_child
-from harness.launch.local import (
-    SERVER,
-    Progress,
-    Server,
-    fail_on_overfull_disk,
-    run_study,
-    settled,
-    sole_launcher,
-)
+from harness.launch.launcher import SERVER, Progress
+from harness.launch.local import fail_on_overfull_disk, run_study, settled, sole_launcher
 from harness.record import RunDirectory, Status
 from harness.study import Study, load_study, save_study
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
 from tests.conftest import StudyFile
+from tests.deepspeed.old_deepspeed import TOO_OLD, old_deepspeed
 
 
 def run(file: Path, results: Path) -> tuple[Study, list[Status]]:
@@ -121,20 +115,24 @@ def test_a_lost_warm_process_fails_its_runs(study_file: StudyFile, tmp_path: Pat
     assert status.state == "failed" and "the process that starts ranks" in (status.reason or "")
 
 
-def test_a_command_to_a_lost_warm_process_fails(tmp_path: Path) -> None:
-    errors = tmp_path / "errors.txt"
-    errors.write_text("ImportError: no torch here\n")
-    process = subprocess.Popen(["true"], stdin=subprocess.PIPE)
-    process.wait()
-    with pytest.raises(RunFailed, match="ended with code 0: ImportError: no torch here"):
-        Server(process, errors).send({"kill": "it"})
+def test_a_deepspeed_that_this_torch_cannot_import_fails_its_runs_with_one_sentence(
+    study_file: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = old_deepspeed(tmp_path)
+    monkeypatch.setattr(launcher, "_overlay", lambda variant, release: old)
+    study = load_study(study_file(matrix=ZERO3))
+    with pytest.raises(RunFailed) as caught:
+        run_study(study, tmp_path)
+    assert str(caught.value) == f"the process that starts ranks ended with code 1: {TOO_OLD}"
+    status = RunDirectory(tmp_path / "runs" / study.runs[0].run_id).status()
+    assert (status.state, status.reason) == ("failed", str(caught.value))
 
 
 def test_a_warm_process_that_never_gets_ready_fails_its_runs(
     study_file: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "SERVER", "tests.deepspeed.launch.silent_server")
-    monkeypatch.setattr(local, "START_SECONDS", 1)
+    monkeypatch.setattr(launcher, "SERVER", "tests.deepspeed.launch.silent_server")
+    monkeypatch.setattr(launcher, "START_SECONDS", 1)
     with pytest.raises(
         RunFailed, match="the process that starts ranks has not imported everything after 1 s"
     ):
@@ -144,7 +142,7 @@ def test_a_warm_process_that_never_gets_ready_fails_its_runs(
 def test_ranks_that_leave_no_final_record_fail_their_run(
     study_file: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "SERVER", "tests.deepspeed.launch.silent_ranks")
+    monkeypatch.setattr(launcher, "SERVER", "tests.deepspeed.launch.silent_ranks")
     (status,) = run_study(load_study(study_file(matrix=ZERO3)), tmp_path)
     assert (status.state, status.reason) == (
         "failed",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.launch.local import Launcher
+from harness.launch.launcher import Launcher
 from harness.record import RunDirectory
 from harness.study import load_study
 from tests.conftest import StudyFile

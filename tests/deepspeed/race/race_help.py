@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.race.investigate import analysed
-from harness.race.launch import Job, Program, Ranks
+from harness.race.job import Job, Program
+from harness.race.launch import Ranks
 from harness.race.report import Report
 
 SCRIPTS = Path(__file__).parent / "scripts"

@@ -14,6 +14,7 @@ from harness.race.investigate import Settings, investigate
 from harness.race.launch import Ranks
 from harness.race.replay import read_replay, replayed
 from harness.system.errors import RunFailed
+from tests.deepspeed.old_deepspeed import TOO_OLD, old_deepspeed
 from tests.deepspeed.race.race_help import SCRIPTS, analyse, job_of
 
 SOURCE = (SCRIPTS / "streams.py").read_text()
@@ -93,11 +94,23 @@ def test_an_op_that_cannot_be_deferred_is_named(ranks: Ranks) -> None:
     assert "cannot be deferred" in problem or "not known" in problem
 
 
-def test_a_process_that_starts_no_ranks_any_more_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reaped", [False, True])
+def test_a_process_that_starts_no_ranks_any_more_says_so(reaped: bool, tmp_path: Path) -> None:
     with Ranks(None, tmp_path) as dead:
-        dead.process.kill()
+        dead.child.process.kill()
+        if reaped:
+            dead.child.process.wait()
         with pytest.raises(RunFailed, match=r"the process that starts ranks ended with code -9"):
             dead.run(job_of("stuck", "broken"))
+
+
+def test_a_deepspeed_that_this_torch_cannot_import_is_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(old_deepspeed(tmp_path)))
+    with Ranks(None, tmp_path / "scratch") as broken, pytest.raises(RunFailed) as caught:
+        broken.run(job_of("stuck", "broken"))
+    assert str(caught.value) == f"the process that starts ranks ended with code 1: {TOO_OLD}"
 
 
 def test_ranks_that_do_nothing_any_more_are_ended_and_the_limit_is_named(ranks: Ranks) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from harness.race.explore import Budget
 from harness.race.investigate import Settings, analysed, investigate
-from harness.race.launch import Job, Program, Ranks
+from harness.race.job import Job, Program
+from harness.race.launch import Ranks
 from harness.race.replay import read_replay, replayed
 from harness.race.report import Report
 from harness.study import Run, load_study

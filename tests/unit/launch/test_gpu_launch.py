@@ -9,7 +9,7 @@ import pytest
 
 from harness.launch import gpu
 from harness.launch.gpu import Gpus, check_gpus, visible_gpus
-from harness.launch.local import default_lanes, in_order
+from harness.launch.launcher import default_lanes, in_order
 from harness.launch.slurm.arrays import pair_groups
 from harness.record import RunDirectory
 from harness.study import Study, load_study

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.launch.local import Progress
+from harness.launch.launcher import Progress
 from harness.launch.progress import Display, PlainLines, last_step
 from harness.record import RunDirectory, Status
 from harness.study import Study

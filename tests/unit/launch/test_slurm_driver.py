@@ -10,7 +10,8 @@ import pytest
 from harness.launch.memory import out_of_memory
 from harness.launch.slurm import task as task_module
 from harness.launch.slurm.profile import Profile, load_profile
-from harness.launch.slurm.task import Allocation, Driver
+from harness.launch.slurm.srun import Allocation
+from harness.launch.slurm.task import Driver
 from harness.record import Final, RunDirectory
 from harness.study import Study, load_study
 from harness.system.errors import HarnessError
@@ -118,7 +119,7 @@ def test_out_of_memory_is_read_from_the_last_words_of_a_rank(
 TRAINS = f"""exec {sys.executable} -c '
 import sys
 from dataclasses import replace
-from harness.record import Final, RunDirectory, StepWriter
+from harness.record import StepWriter
 from tests.unit.record.test_record import STEP
 directory = RunDirectory(sys.argv[-2])
 writer = StepWriter(directory.steps_file)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.launch.slurm.arrays import Submission, Task, pair_groups, plan_submissions, quote_option, render
+from harness.launch.slurm.arrays import Submission, Task, pair_groups
 from harness.launch.slurm.profile import Profile, load_profile
+from harness.launch.slurm.script import quote_option, render
+from harness.launch.slurm.submit import plan_submissions
 from harness.study import Study, load_study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY

@@ -9,17 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.launch.slurm import scheduler
+from harness.launch.slurm import clients, scheduler
+from harness.launch.slurm.clients import Clients, Job, NoAccounting, parse_sacct, parse_squeue
 from harness.launch.slurm.profile import Profile
-from harness.launch.slurm.scheduler import (
-    Clients,
-    Job,
-    NoAccounting,
-    Scheduler,
-    Snapshot,
-    parse_sacct,
-    parse_squeue,
-)
+from harness.launch.slurm.scheduler import Scheduler, Snapshot
 from harness.launch.slurm.status import joined_state
 from harness.record import Final, Status
 from harness.system.errors import HarnessError
@@ -199,7 +192,7 @@ def test_a_scheduler_that_does_not_answer_is_given_up(
 ) -> None:
     command(tmp_path, "squeue", "exec sleep 60")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(scheduler, "CLIENT_SECONDS", 0.2)
+    monkeypatch.setattr(clients, "CLIENT_SECONDS", 0.2)
     with pytest.raises(HarnessError, match=r"did not answer squeue within 0\.2 s; try again later"):
         Clients().squeue()
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from harness.launch.slurm import scheduler
-from harness.launch.slurm.arrays import queued_groups
-from harness.launch.slurm.scheduler import Job, Scheduler
+from harness.launch.slurm.clients import Job
+from harness.launch.slurm.scheduler import Scheduler
 from harness.launch.slurm.status import study_rows
+from harness.launch.slurm.submit import queued_groups
 from harness.record import RunDirectory, Status
 from harness.study import Study, load_study
 from harness.system.utc import utc_now

@@ -18,13 +18,7 @@ from analysis.reference.keep import keep
 from harness.simulate import validate as validation_module
 from harness.simulate.records import Simulated
 from harness.simulate.tables import write
-from harness.simulate.validate import (
-    Validation,
-    measured_runs,
-    read_validation,
-    validate,
-    write_validation,
-)
+from harness.simulate.validate import Validation, measured_runs, read_validation, validate, write_validation
 from harness.study import Study, save_study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY

@@ -13,7 +13,7 @@ import pytest
 from harness.race.explore import Budget, Found, Search, explore, flips_of, turned_around
 from harness.race.happens_before import Analysis
 from harness.race.investigate import conclude
-from harness.race.launch import Flip, Job, Outcome, Program
+from harness.race.job import Flip, Job, Outcome, Program
 from harness.race.memory import Footprint
 from harness.race.picture import picture
 from harness.race.replay import Values, changed_versions, read_replay, write_replay

@@ -1,0 +1,84 @@
+"""How an srun ended: what its exit code, its words and the run's files say of each rank."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.launch.memory import out_of_memory
+from harness.record import Exit, RunDirectory
+from harness.study import Run
+
+FAILED_TASK = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<tasks>[\d,-]+): (?P<what>.+)")
+
+
+Outcome = Literal["reached", "stopped", "failed", "out-of-memory", "killed"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one srun ended."""
+
+    outcome: Outcome
+    reason: str | None
+    exits: dict[int, Exit]
+
+
+def steps_reached(directory: RunDirectory) -> int:
+    """Steps that need not be done again: all of them once the final record is there, else the checkpoint's."""
+    final = directory.status().final
+    if final is not None:
+        return final.steps
+    latest = directory.checkpoints / "latest"
+    match = re.fullmatch(r"step(\d+)", latest.read_text().strip()) if latest.exists() else None
+    return int(match[1]) if match else 0
+
+
+def judge(directory: RunDirectory, run: Run, until: int, code: int, errors: list[str], asked: bool) -> Ended:
+    """What an ended srun means, from its exit code, its words and the run's files."""
+    exits = parse_exits(errors, run.shape.world_size, code)
+    if directory.status().final is not None:
+        return Ended("reached", None, exits)  # what dies after the final record has no work left
+    if code == 0:
+        if steps_reached(directory) >= until:
+            return Ended("reached", None, exits)
+        if asked:
+            return Ended("stopped", None, exits)
+        return Ended("failed", "every rank ended with code 0 but none wrote the final record", exits)
+    if out_of_memory(directory, run.shape.world_size, errors):
+        return Ended("out-of-memory", "a rank ran out of memory; see log/rank-*.txt", exits)
+    first = next((rank for rank, e in sorted(exits.items()) if e.code not in (0, None)), None)
+    if first is None:
+        return Ended("killed", _first_death(errors, code), exits)
+    last = " ".join(directory.last_lines(first, 1)) or "no output"
+    return Ended("failed", f"rank {first} ended with code {exits[first].code}: {last}", exits)
+
+
+def _first_death(errors: list[str], code: int) -> str:
+    match = next((match for line in errors if (match := FAILED_TASK.match(line))), None)
+    if match:
+        return f"rank {match['tasks']} on {match['node']}: {match['what']}"
+    return f"srun ended with {'signal' if code < 0 else 'code'} {abs(code)}"
+
+
+def parse_exits(errors: list[str], world_size: int, code: int) -> dict[int, Exit]:
+    """How each rank ended, from srun's lines such as `srun: error: n0: tasks 0-1: Exited with exit code 2`."""
+    exits: dict[int, Exit] = {}
+    for line in errors:
+        match = FAILED_TASK.match(line)
+        for rank in parse_ranks(match["tasks"]) if match else []:
+            exits[rank] = _exit(match["what"]) if match else Exit()
+    rest = Exit(code=0, reason="finished") if code == 0 else Exit(reason="taken down with the run")
+    return {rank: exits.get(rank, rest) for rank in range(world_size)}
+
+
+def _exit(what: str) -> Exit:
+    match = re.match(r"Exited with exit code (\d+)", what)
+    return Exit(code=int(match[1]), reason=what) if match else Exit(signal=what, reason=what)
+
+
+def parse_ranks(text: str) -> list[int]:
+    """`0,2-4` as [0, 2, 3, 4]."""
+    pairs = (part.partition("-") for part in text.split(","))
+    return [rank for low, _, high in pairs for rank in range(int(low), int(high or low) + 1)]

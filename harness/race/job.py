@@ -1,0 +1,111 @@
+"""What is executed under which schedule, and what its ranks left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness.race.report import RankReport, Trace
+from harness.study import Run
+from harness.variants import Variant, overlay_path
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the ranks run: a run of a study, or a script with its arguments, on one DeepSpeed."""
+
+    ranks: int
+    run: dict[str, Any] | None = None  # as in run.json; its policy and poison are the job's to say
+    script: str | None = None
+    arguments: tuple[str, ...] = ()
+    config: str | None = None  # DeepSpeed JSON file whose keys override what the script passes
+    variant: str | None = None  # None: DeepSpeed as installed
+    release: str | None = None
+    transformers: bool = False  # whether the warm process imports transformers too
+
+    @property
+    def title(self) -> str:
+        if self.run is not None:
+            return Run.model_validate(self.run).run_id
+        return Path(self.script or "").name
+
+    @property
+    def overlay(self) -> Path | None:
+        """The folder to put first on PYTHONPATH; built if need be."""
+        return overlay_path(Variant.parse(self.variant), self.release) if self.variant else None
+
+    @classmethod
+    def of_run(cls, run: Run, steps: int | None = None) -> Program:
+        """The training of a run on the virtual device, `steps` steps of it."""
+        training = run.training.model_copy(
+            update={"steps": min(steps or run.training.steps, run.training.steps), "checkpoint_every": 0}
+        )
+        run = run.model_copy(
+            update={"device": "virtual", "policy": "eager", "poison": "nan", "training": training}
+        )
+        return cls(
+            ranks=run.shape.world_size,
+            run=run.model_dump(mode="json"),
+            variant=run.variant,
+            release=run.release,
+            transformers=True,
+        )
+
+    @classmethod
+    def parse(cls, content: dict[str, Any]) -> Program:
+        return cls(**{**content, "arguments": tuple(content.get("arguments", ()))})
+
+
+@dataclass(frozen=True, order=True)
+class Flip:
+    """One decision of a scripted schedule: op `hold` does not start before op `until` has run."""
+
+    hold: int
+    until: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One execution of a program: under which schedule, and what to watch."""
+
+    program: Program
+    policy: str = "busy"
+    flips: tuple[Flip, ...] = ()  # of policy `scripted`
+    poison: str = "nan"
+    seed: int = 0
+    analyse: bool = True
+    excerpt: bool = False  # record what happens around the first flip, and the order in which ops run
+
+    def json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def parse(cls, content: dict[str, Any]) -> Job:
+        flips = tuple(Flip(**flip) for flip in content.get("flips", ()))
+        return cls(**{**content, "program": Program.parse(content["program"]), "flips": flips})
+
+    def under(self, policy: str, flips: Iterable[Flip] = (), **changes: Any) -> Job:
+        """The same program under another schedule, without the analysis."""
+        return replace(self, policy=policy, flips=tuple(flips), **{"analyse": False, **changes})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the ranks of a job left behind."""
+
+    reports: tuple[RankReport, ...]
+    problem: str | None = None
+    processor_seconds: float | None = None  # of all ranks; None where they did not end well
+    losses: tuple[str, ...] = ()  # of a run: one a step, as written
+    window: tuple[Trace, ...] = ()  # with `excerpt`: rank 0 around the first flip
+    order: dict[int, int] = field(
+        default_factory=dict
+    )  # with `excerpt`: op index (~index of the host's accesses) → place in the executed order of rank 0
+
+    @property
+    def digests(self) -> tuple[str | None, ...]:
+        """One a rank: what its final values hash to."""
+        return tuple(report.digest for report in self.reports)

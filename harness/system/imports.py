@@ -1,0 +1,60 @@
+"""What to say where DeepSpeed cannot be imported: most often it and torch are of different years."""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from harness.system.errors import HarnessError
+
+NEEDED = {"torch", "deepspeed", "transformers"}
+
+
+@contextmanager
+def explained_imports() -> Iterator[None]:
+    """Around the imports of a process that is there for ranks: ends it with one sentence where they fail.
+
+    The traceback goes before that to standard error, of which launchers show the last line.
+    """
+    try:
+        yield
+    except HarnessError as error:
+        sys.exit(str(error))
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(explanation(error))
+
+
+def explanation(error: Exception) -> str:
+    """One sentence: what could not be imported, how that failed, and what to change."""
+    if isinstance(error, ModuleNotFoundError) and error.name in NEEDED:
+        return f"{error.name} is not installed here; install this package with its [train] extra"
+    last = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no message")
+    return (
+        f"{deepspeed_here()} cannot be imported with torch {torch_version()} ({type(error).__name__}: {last}); "
+        "most likely this torch is not one for that DeepSpeed: take another release of either"
+    )
+
+
+def deepspeed_here() -> str:
+    """DeepSpeed as Python would import it, named by its release or, where it does not say that, by its folder."""
+    found = PathFinder.find_spec("deepspeed")
+    if found is None or found.origin is None:
+        return "DeepSpeed"
+    folder = Path(found.origin).parent
+    build = folder / "git_version_info_installed.py"
+    release = re.search(r"^version\s*=\s*'([^']+)'", build.read_text() if build.exists() else "", re.M)
+    return f"DeepSpeed {release[1]}" if release else f"DeepSpeed in {folder}"
+
+
+def torch_version() -> str:
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return "of unknown version"
