@@ -15,7 +15,8 @@ from harness.race.investigate import Settings, investigate
 from harness.race.launch import Job, Program, Ranks
 from harness.race.matrix import print_matrix, race_study
 from harness.race.replay import Values, changed_versions, read_replay, replayed
-from harness.race.report import Report, text
+from harness.race.report import Report
+from harness.race.text import text
 from harness.record.directory import RunDirectory
 from harness.study.study import load_study
 from harness.system.errors import HarnessError

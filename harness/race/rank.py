@@ -20,9 +20,9 @@ from harness.device.policies import POLICIES
 from harness.race.adapt import adapt_deepspeed, adapt_hugging_face
 from harness.race.happens_before import Analysis, Costs, shortened
 from harness.race.launch import Job
+from harness.race.merge import rank_report, traced
 from harness.race.names import Namer, roots, stream_names
 from harness.race.policy import Busy, Scripted
-from harness.race.report import rank_report, traced
 from harness.race.watch import CollectiveLog, Excerpt, Watcher
 from harness.record.directory import RunDirectory
 from harness.system.errors import HarnessError
