@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from harness.device.device import VirtualDevice, open_device, open_process_device
-from harness.device.dispatch import Deferred
+from harness.device.deferred import Deferred
 from harness.device.errors import DeviceError
 from harness.device.observe import HOST, Observer, OpRecord
+from harness.device.opening import open_device, open_process_device
 from harness.device.poison import pattern_of
 from harness.device.streams import Stream
+from harness.device.virtual import VirtualDevice
 from harness.system.errors import HarnessError
 
 DEVICE = "cpu:0"
