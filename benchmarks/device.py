@@ -141,9 +141,9 @@ def be_rank(run: Any, rank: int, folder: Path) -> None:
 
     from harness.device import open_device
     from harness.record.directory import RunDirectory
-    from harness.workload.train import Rank, Session, StopRequest, build_engine, open_run_batches
+    from harness.workload.train import Rank, Session, StopRequest, build_engine, open_run_batches, policy_of
 
-    device = open_device(run.device, policy=run.policy, seed=run.seed)
+    device = open_device(run.device, policy=policy_of(run))
     deepspeed.init_distributed(dist_backend=device.backend, verbose=False)
     device.connect()
     place, directory = Rank.from_environment(), RunDirectory(folder / "run")

@@ -5,6 +5,7 @@ from harness.device.device import Device
 from harness.device.errors import DeviceError, MixedDevices
 from harness.device.observe import Access, Collective, Observer, OpRecord, Site, WaitTarget
 from harness.device.opening import cuda_was_started, open_device, open_process_device
+from harness.device.schedule import Policy
 from harness.device.virtual import VirtualDevice
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "MixedDevices",
     "Observer",
     "OpRecord",
+    "Policy",
     "Site",
     "Traffic",
     "VirtualDevice",

@@ -15,7 +15,8 @@ import torch
 from harness.device.errors import DeviceError
 from harness.device.functions import Functions, Handler
 from harness.device.memory import DEVICE, allocation_of, is_pinned, names_device, on_device
-from harness.device.streams import Stream, below_dispatch
+from harness.device.schedule import below_dispatch
+from harness.device.streams import Stream
 
 Tensor = torch.Tensor
 HANDLERS: dict[Any, Handler] = {}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.device.device import Device
+from harness.device.schedule import Policy
 from harness.device.virtual import VirtualDevice
 from harness.system.errors import HarnessError
 
@@ -51,13 +52,12 @@ def cuda_was_started(load: Callable[[str], Any] = ctypes.CDLL) -> bool:
 def open_device(
     kind: str,
     *,
-    policy: str = "eager",
+    policy: Policy | None = None,
     poison: str = "nan",
-    seed: int = 0,
     stall_us: int = 0,
     one_gpu: bool = False,
 ) -> Device:
-    """The device of this rank. `policy`, `poison` and `seed` (of random policies) matter on `virtual` alone.
+    """The device of this rank. `policy` (None: eager) and `poison` matter on `virtual` alone.
 
     On `cuda` alone, `stall_us` holds the compute stream for so many microseconds before each copy on the device, and
     `one_gpu` lets all ranks share the first GPU, however many there are.
@@ -66,7 +66,7 @@ def open_device(
     """
     open_process_device(kind)
     if kind == "virtual":
-        return VirtualDevice(policy, poison, seed)
+        return VirtualDevice(policy, poison)
     if kind == "cuda":
         from harness.device.cuda import CudaDevice
 

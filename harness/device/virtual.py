@@ -17,7 +17,7 @@ from harness.device.handlers import HANDLERS, placed_tensors
 from harness.device.memory import DEVICE, Memory
 from harness.device.observe import Observer
 from harness.device.poison import parse_poison
-from harness.device.policies import parse_policy
+from harness.device.schedule import Eager, Policy
 from harness.device.streams import Machine, set_machine
 from harness.device.virtual_collectives import VirtualBackend
 
@@ -28,9 +28,9 @@ class VirtualDevice(Device):
     kind: DeviceKind = "virtual"
     torch_device = DEVICE
 
-    def __init__(self, policy: str, poison: str, seed: int) -> None:
+    def __init__(self, policy: Policy | None = None, poison: str = "nan") -> None:
         super().__init__()
-        self._policy = parse_policy(policy, seed)
+        self._policy = policy or Eager()
         self.machine = Machine()
         set_machine(self.machine)
         self.memory = Memory(self.machine, parse_poison(poison))
@@ -52,8 +52,6 @@ class VirtualDevice(Device):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        from harness.device.policies import Eager
-
         policy = self.machine.policy
         self.machine.use_policy(Eager())
         try:

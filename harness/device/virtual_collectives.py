@@ -16,7 +16,8 @@ from harness.device.collectives import Backend, Call, Tensor
 from harness.device.errors import DeviceError
 from harness.device.memory import accesses, on_device
 from harness.device.observe import SITE_DEPTH, Collective, OpRecord, call_site
-from harness.device.streams import Event, Flight, Machine, Stream, below_dispatch
+from harness.device.schedule import Flight, below_dispatch
+from harness.device.streams import Event, Machine, Stream
 
 
 class VirtualBackend(Backend):

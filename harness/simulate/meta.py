@@ -22,7 +22,7 @@ from harness.device.memory import Memory, accesses, allocation_of
 from harness.device.observe import Collective, OpKind, OpRecord, Site
 from harness.device.operators import Kind, Operator, describe
 from harness.device.poison import parse_poison
-from harness.device.policies import Eager
+from harness.device.schedule import Eager
 from harness.device.streams import Machine, Stream
 from harness.device.virtual_collectives import VirtualBackend, Work
 

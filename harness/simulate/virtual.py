@@ -20,7 +20,7 @@ from harness.launch.local import free_port
 from harness.simulate.record import WARM_UP_STEPS, Recorder, secondary_storages, trace_from
 from harness.simulate.trace import save
 from harness.study.study import Run
-from harness.workload.train import Rank, build_engine, import_everything, open_run_batches
+from harness.workload.train import Rank, build_engine, import_everything, open_run_batches, policy_of
 
 
 class VirtualRecorder(Recorder):
@@ -39,7 +39,7 @@ def record_rank(run: Run, trace_file: Path) -> None:
     """Be one rank: a few steps, then one that rank 0 records."""
     import deepspeed
 
-    device = open_device("virtual", policy=run.policy, poison=run.poison, seed=run.seed)
+    device = open_device("virtual", policy=policy_of(run), poison=run.poison)
     assert isinstance(device, VirtualDevice)
     deepspeed.init_distributed(dist_backend=device.backend, verbose=False)
     device.connect()

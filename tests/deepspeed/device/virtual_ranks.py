@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from harness.clock.policy import policy_named
 from harness.device import Collective, Observer, OpRecord, open_device
 from harness.launch.local import free_port
 from harness.study.study import Run
@@ -44,7 +45,7 @@ class Order(Observer):
 def be_rank(run: Run, policy: str) -> None:
     import deepspeed
 
-    device = open_device("virtual", policy=policy)
+    device = open_device("virtual", policy=policy_named(policy))
     deepspeed.init_distributed(dist_backend=device.backend, verbose=False)
     device.connect()
     order = Order()
