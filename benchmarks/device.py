@@ -143,9 +143,9 @@ def be_rank(run: Any, rank: int, folder: Path) -> None:
     from harness.record import RunDirectory
     from harness.workload.engine import build_engine
     from harness.workload.session import Rank, Session, StopRequest
-    from harness.workload.train import open_run_batches
+    from harness.workload.train import open_run_batches, policy_of
 
-    device = open_device(run.device, policy=run.policy, seed=run.seed)
+    device = open_device(run.device, policy=policy_of(run))
     deepspeed.init_distributed(dist_backend=device.backend, verbose=False)
     device.connect()
     place, directory = Rank.from_environment(), RunDirectory(folder / "run")

@@ -128,9 +128,7 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
         "problems": [str(problem) for problem in collected.problems],
         "duplicate_steps": sum(source.duplicates for source in collected.sources),
     }
-    from analysis.judge.claims import (
-        judge_claims,  # it reads summaries, so it cannot be imported before this module
-    )
+    from analysis.judge.claims import judge_claims
 
     return summary | {"claims": judge_claims(summary)}
 

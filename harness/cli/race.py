@@ -17,7 +17,8 @@ from harness.race.job import Job, Program
 from harness.race.launch import Ranks
 from harness.race.matrix import print_matrix, race_study
 from harness.race.replay import Values, changed_versions, read_replay, replayed
-from harness.race.report import Report, text
+from harness.race.report import Report
+from harness.race.text import text
 from harness.record import RunDirectory
 from harness.study import load_study
 from harness.system.errors import HarnessError

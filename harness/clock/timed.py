@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import os
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from harness.clock.collectives import collective, layout
 from harness.device.observe import HOST, Access, Observer, OpRecord, Site, WaitTarget
-from harness.device.policies import Policy
+from harness.device.schedule import Op, Policy, Queue, Schedule
 from harness.hardware import Cluster, cluster
-from harness.simulate.costs import collective, layout
-
-if TYPE_CHECKING:
-    from harness.device.streams import Machine, Op, Stream
 
 MATMULS = ("mm", "addmm", "bmm", "baddbmm")
 
@@ -45,9 +42,9 @@ class Timed(Policy, Observer):
         self.calls: list[int] = []  # ops that are collectives, in the order of issue
         self.started = 0  # of them
 
-    def begin(self, machine: Machine) -> None:
-        if self not in machine.observers:
-            machine.observers.append(self)
+    def begin(self, schedule: Schedule) -> None:
+        if self not in schedule.observers:
+            schedule.observers.append(self)
 
     # ---- the clock
 
@@ -111,7 +108,7 @@ class Timed(Policy, Observer):
     def _is_next(self, op: Op) -> bool:
         return self.started >= len(self.calls) or self.calls[self.started] == op.index
 
-    def widen(self, machine: Machine, needed: dict[Stream, int]) -> dict[Stream, int]:
+    def widen(self, schedule: Schedule, needed: dict[Queue, int]) -> dict[Queue, int]:
         """With what is needed goes all that takes effect before it, and every collective issued before its last."""
         pending = {
             stream: list(islice(stream.pending, max(0, end - stream.done))) for stream, end in needed.items()
@@ -120,14 +117,14 @@ class Timed(Policy, Observer):
         moment = max((self.due.get(op.index, 0.0) for op in ops), default=0.0)
         last = max((op.index for op in ops if op.collective is not None), default=-1)
         wider = dict(needed)
-        for stream in machine.streams:
+        for stream in schedule.streams:
             end = _reach(stream, lambda op: self.due.get(op.index, 0.0) <= moment or _precedes(op, last))
             if end > wider.get(stream, 0) and end > stream.done:
                 wider[stream] = end
         return wider
 
 
-def _reach(stream: Stream, wanted: Any) -> int:
+def _reach(stream: Queue, wanted: Any) -> int:
     """The position after the last pending op of the stream that is wanted."""
     end = stream.done
     for position, op in enumerate(stream.pending, start=stream.done + 1):

@@ -1,9 +1,12 @@
 """Where a rank computes: plain CPU, CUDA, or the virtual device, whose streams run on CPU in any legal order."""
 
 from harness.device.counters import Counters, Traffic, link_bytes, step_traffic
-from harness.device.device import Device, VirtualDevice, cuda_was_started, open_device, open_process_device
+from harness.device.device import Device
 from harness.device.errors import DeviceError, MixedDevices
 from harness.device.observe import Access, Collective, Observer, OpRecord, Site, WaitTarget
+from harness.device.opening import cuda_was_started, open_device, open_process_device
+from harness.device.schedule import Policy
+from harness.device.virtual import VirtualDevice
 
 __all__ = [
     "Access",
@@ -14,6 +17,7 @@ __all__ = [
     "MixedDevices",
     "Observer",
     "OpRecord",
+    "Policy",
     "Site",
     "Traffic",
     "VirtualDevice",

@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.device.arguments import map_tensors, tensors_of, written
+from harness.device.deferred import Deferred, alias, generator_state
 from harness.device.errors import DeviceError, MixedDevices
 from harness.device.memory import Memory, accesses, is_pinned, on_device
 from harness.device.observe import HOST, SITE_DEPTH, OpKind, OpRecord, call_site
 from harness.device.operators import Kind, Operator, describe
+from harness.device.results import Results
 from harness.device.streams import Machine
 
 Tensor = torch.Tensor
-Shape = tuple[torch.Size, tuple[int, ...], torch.dtype]
 COPY = torch.ops.aten.copy_.default
 
 
@@ -30,7 +32,7 @@ class Dispatcher(TorchDispatchMode):
     def __init__(self, machine: Machine, memory: Memory, placement: Callable[[], bool | None]) -> None:
         super().__init__()
         self.machine, self.memory, self.placement = machine, memory, placement
-        self.shapes: dict[Any, Any] = {}
+        self.results = Results(memory)
         self.treat: dict[Kind, Callable[[Operator, Any, tuple[Any, ...], dict[str, Any]], Any]] = {
             Kind.ALLOCATE: self._allocate,
             Kind.CREATE: self._create,
@@ -146,7 +148,7 @@ class Dispatcher(TorchDispatchMode):
         """As with CUDA, a host scalar may take part; its value is taken when the op is issued."""
         host = [t for t in tensors if not on_device(t)]
         if any(t.dim() for t in host) or any(
-            any(t is w for w in host) for t in _written(operator, args, kwargs)
+            any(t is w for w in host) for t in written(operator, args, kwargs)
         ):
             raise MixedDevices(
                 f"{operator.name}: expected all tensors to be on the same device, but found cpu and cpu:0"
@@ -213,7 +215,7 @@ class Dispatcher(TorchDispatchMode):
         """Host memory alone takes part: run at once, and wait for nothing."""
         if self.memory.pinned and self.machine.observers:
             reads = tensors_of((*args, *kwargs.values()))
-            self._tell_host(operator, reads, _written(operator, args, kwargs))
+            self._tell_host(operator, reads, written(operator, args, kwargs))
         return func(*args, **kwargs)
 
     def _tell_host(self, operator: Operator, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
@@ -236,13 +238,13 @@ class Dispatcher(TorchDispatchMode):
         """Issue one op to the current stream; its results may be used at once, as handles of work to come."""
         if self.machine.policy.immediate:
             return self._run_now(operator, func, args, kwargs, reads, kind)
-        state = _generator_state(kwargs) if operator.random else None
+        state = generator_state(kwargs) if operator.random else None
         made: list[Tensor] = []
-        out: Any = self._make_results(operator, func, args, kwargs, made)
+        out: Any = self.results.make(operator, func, args, kwargs, made)
         if self.machine.observers:
-            self._observe(operator, reads, [*_written(operator, args, kwargs), *made], kind)
+            self._observe(operator, reads, [*written(operator, args, kwargs), *made], kind)
         # What the op will touch is what the handles mean now: `param.data = x` may change them before it runs.
-        frozen_args, frozen_kwargs = map_tensors(_alias, args, kwargs)
+        frozen_args, frozen_kwargs = map_tensors(alias, args, kwargs)
         self.machine.issue(
             operator.name, Deferred(func, frozen_args, frozen_kwargs, [t.data for t in made], state)
         )
@@ -263,7 +265,7 @@ class Dispatcher(TorchDispatchMode):
         for tensor in made:
             self.memory.adopt(tensor)
         if machine.observers:
-            self._observe(operator, reads, [*_written(operator, args, kwargs), *made], kind)
+            self._observe(operator, reads, [*written(operator, args, kwargs), *made], kind)
         index = machine.next_op_index()
         stream = machine.current
         stream.issued += 1
@@ -271,45 +273,6 @@ class Dispatcher(TorchDispatchMode):
         for observer in machine.observers:
             observer.on_run(index)
         return out
-
-    def _make_results(self, operator: Operator, func: Any, args: Any, kwargs: Any, made: list[Tensor]) -> Any:
-        """What the call returns: the arguments that it writes and fresh memory, also listed in `made`."""
-        results: list[Any] = []
-        shapes = self._result_shapes(operator, func, args, kwargs)
-        for position, shape in zip(operator.returned, shapes, strict=True):
-            if position is not None:
-                results.append(_argument(operator, func, args, kwargs, position))
-            elif isinstance(shape, list):
-                results.append([self._empty(one, made) for one in shape])
-            else:
-                results.append(None if shape is None else self._empty(shape, made))
-        return results[0] if len(results) == 1 else (tuple(results) or None)
-
-    def _empty(self, shape: Shape, made: list[Tensor]) -> Tensor:
-        made.append(self.memory.empty(*shape))
-        return made[-1]
-
-    def _result_shapes(self, operator: Operator, func: Any, args: Any, kwargs: Any) -> Sequence[Any]:
-        """Size, strides and dtype of each fresh result, from the same kernel on zeros: exact where meta is not.
-
-        Random kernels run every time, so that the generator moves on as it would have.
-        """
-        if not operator.random:
-            if not operator.returns_fresh:
-                return operator.returned
-            key = (func, *_shape_key(operator, args, kwargs))
-            if (known := self.shapes.get(key)) is not None:
-                return known  # type: ignore[no-any-return]
-        stand_in_args, stand_in_kwargs = map_tensors(_zeros, args, kwargs)
-        out = func(*stand_in_args, **stand_in_kwargs)
-        results = out if len(operator.returned) > 1 else (out,)
-        shapes = [
-            [_shape(t) for t in result] if isinstance(result, list | tuple) else _shape(result)
-            for result in results
-        ]
-        if not operator.random:
-            self.shapes[key] = shapes
-        return shapes
 
     def _observe(
         self,
@@ -332,122 +295,3 @@ class Dispatcher(TorchDispatchMode):
         )
         for observer in machine.observers:
             observer.on_op(record)
-
-
-class Deferred:
-    """An operator call to come, on aliases of its tensors, into the memory already handed out for its results."""
-
-    __slots__ = ("args", "func", "kwargs", "state", "targets")
-
-    def __init__(self, func: Any, args: Any, kwargs: Any, targets: list[Tensor], state: Any) -> None:
-        self.func, self.args, self.kwargs, self.targets, self.state = func, args, kwargs, targets, state
-
-    def __call__(self) -> None:
-        out = self._call() if self.state is None else self._call_with_state()
-        if len(self.targets) == 1 and isinstance(out, Tensor):
-            self._fill(self.targets[0], out)
-        elif self.targets:
-            # Written arguments are among the results, too; fresh results come in the order of the targets.
-            for target, result in zip(self.targets, self._fresh(out), strict=True):
-                self._fill(target, result)
-
-    def _call(self) -> Any:
-        return self.func(*self.args, **self.kwargs)
-
-    def _call_with_state(self) -> Any:
-        """The random numbers of the moment of issue."""
-        generator, state = self.state
-        now = generator.get_state()
-        generator.set_state(state)
-        try:
-            return self._call()
-        finally:
-            generator.set_state(now)
-
-    def _fresh(self, out: Any) -> list[Tensor]:
-        returned = describe(self.func).returned
-        results = out if len(returned) > 1 else (out,)
-        return tensors_of([r for r, position in zip(results, returned, strict=True) if position is None])
-
-    def _fill(self, target: Tensor, result: Tensor) -> None:
-        if target.size() != result.size() or target.dtype != result.dtype:
-            raise DeviceError(
-                f"{self.func}: the shape of its result depends on data ({tuple(target.size())} was foreseen, "
-                f"{tuple(result.size())} came), but it is not known to wait for the device"
-            )
-        target.copy_(result)
-
-
-def tensors_of(values: Iterable[Any]) -> list[Tensor]:
-    """The tensors among arguments, which may be lists of tensors."""
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found.extend(item for item in value if isinstance(item, Tensor))
-    return found
-
-
-def map_tensors(change: Callable[[Tensor], Tensor], args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Arguments with every tensor replaced."""
-    changed = [
-        change(x)
-        if isinstance(x, Tensor)
-        else [change(y) if isinstance(y, Tensor) else y for y in x]
-        if isinstance(x, list | tuple)
-        else x
-        for x in args
-    ]
-    if kwargs:
-        changed_values, _ = map_tensors(change, kwargs.values(), None)
-        kwargs = dict(zip(kwargs, changed_values, strict=True))
-    return changed, kwargs
-
-
-def _alias(tensor: Tensor) -> Tensor:
-    return tensor.data
-
-
-def _zeros(tensor: Tensor) -> Tensor:
-    extent = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return torch.zeros(max(extent, 1), dtype=tensor.dtype).as_strided(tensor.size(), tensor.stride())
-
-
-def _shape(value: Any) -> Shape | None:
-    return (value.size(), value.stride(), value.dtype) if isinstance(value, Tensor) else None
-
-
-def _shape_key(operator: Operator, args: Iterable[Any], kwargs: dict[str, Any]) -> list[Any]:
-    """Hashable for all that decides the shape of a result. Numbers keep their type: 1, 1.0 and True differ."""
-    key: list[Any] = []
-    for x in args:
-        if isinstance(x, Tensor):
-            key.append((x.dtype, x.size(), x.stride()))
-        elif isinstance(x, list | tuple):
-            key.append(tuple(_shape_key(operator, x, {})))
-        elif isinstance(x, float) and not operator.float_shapes:
-            key.append(float)
-        else:
-            key.append((type(x), x))
-    if kwargs:
-        key.extend(kwargs)
-        key.extend(_shape_key(operator, kwargs.values(), {}))
-    return key
-
-
-def _written(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    if not operator.written:
-        return []
-    values = [args[i] for i in operator.written if i < len(args)]
-    values += [kwargs[name] for name in operator.written_names if name in kwargs]
-    return tensors_of(values)
-
-
-def _argument(operator: Operator, func: Any, args: Any, kwargs: Any, position: int) -> Any:
-    return args[position] if position < len(args) else kwargs[func._schema.arguments[position].name]
-
-
-def _generator_state(kwargs: dict[str, Any]) -> tuple[torch.Generator, Tensor]:
-    generator = kwargs.get("generator") or torch.default_generator
-    return generator, generator.get_state()

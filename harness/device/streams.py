@@ -1,4 +1,4 @@
-"""Streams, events and the machine that runs deferred ops in a legal order.
+"""Streams, events and the machine that issues work to them, waits for it and counts.
 
 Semantics are those of CUDA streams and events as PyTorch shows them (CUDA C++ Programming Guide, "Asynchronous
 Concurrent Execution"): a stream is a FIFO; a wait captures what the event stood for when the wait was called; waiting
@@ -8,49 +8,20 @@ for an event never recorded does nothing; side streams do not synchronise with t
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
-from typing import Any
 
 import torch
 
 from harness.device.errors import DeviceError
-from harness.device.observe import Collective, Observer, WaitTarget, call_site
-from harness.device.policies import Eager, Policy
+from harness.device.observe import Collective, WaitTarget, call_site
+from harness.device.schedule import Eager, Op, Policy, Queue, Run, Schedule, below_dispatch
 
-Flight = Callable[[], object]  # ends an op that has started: waits for it and writes its results
-Run = Callable[[], Flight | None]
 PATIENCE = 64  # times that a program may ask in a row whether an event is done before the device obliges
 
 
-class Op:
-    """A deferred op, or a wait (`run` is None), at its position in its stream.
-
-    `run` may only start the op and return what ends it, which is called before anything that waits for the op.
-    """
-
-    __slots__ = ("after", "collective", "index", "name", "position", "run", "stream")
-
-    def __init__(
-        self,
-        stream: Stream,
-        name: str,
-        run: Run | None,
-        index: int = -1,
-        after: tuple[Stream, int] | None = None,
-        collective: Collective | None = None,
-    ) -> None:
-        self.stream, self.name, self.run, self.index = stream, name, run, index
-        self.after, self.collective = after, collective
-        self.position = stream.issued
-
-    def ready(self) -> bool:
-        return self.after is None or self.after[0].done >= self.after[1]
-
-
-class Stream(torch.Stream):
+class Stream(torch.Stream, Queue):
     """A FIFO of device work, with the interface of torch.cuda.Stream. Created on the machine in use.
 
     It is a torch.Stream because `Tensor.record_stream` accepts nothing else; torch's own part is never used.
@@ -61,12 +32,7 @@ class Stream(torch.Stream):
 
     def __init__(self, device: object = None, priority: int = 0, **_: object) -> None:
         self.machine = machine()
-        self.id = len(self.machine.streams)
-        self.pending: deque[Op] = deque()
-        self.in_flight: deque[tuple[int, Flight]] = deque()  # started, results not yet in device memory
-        self.issued = 0
-        self.done = 0
-        self.seen = 0  # how far the host has waited
+        Queue.__init__(self, len(self.machine.streams))
         self.machine.streams.append(self)
 
     def __enter__(self) -> Stream:
@@ -137,13 +103,11 @@ class Event:
         return (end.seconds - self.seconds) * 1e3
 
 
-class Machine:
+class Machine(Schedule):
     """All streams of one rank, the policy that orders them, what was counted and who watches."""
 
     def __init__(self, policy: Policy | None = None) -> None:
-        self.policy = policy or Eager()
-        self.streams: list[Stream] = []
-        self.observers: list[Observer] = []
+        super().__init__(policy or Eager())
         self.ops = 0
         self.events = 0
         self.events_recorded = 0
@@ -160,12 +124,6 @@ class Machine:
     def next_op_index(self) -> int:
         self.ops += 1
         return self.ops - 1
-
-    def use_policy(self, policy: Policy) -> None:
-        """Finish all work, then order later work by `policy`."""
-        self.finish()
-        self.policy = policy
-        policy.begin(self)
 
     # ---- issuing
 
@@ -257,78 +215,6 @@ class Machine:
             for observer in self.observers:
                 observer.on_host_wait(target, reason, site)
 
-    # ---- running
-
-    def finish(self) -> None:
-        """Run everything, without counting it as a host synchronise."""
-        for stream in self.streams:
-            self.run_until(stream, stream.issued)
-
-    def run_what_starts(self) -> None:
-        """Run ready ops that the policy starts unasked, until none is left."""
-        starts = self.policy.starts
-        moved = True
-        while moved:
-            moved = False
-            for stream in self.streams:
-                while stream.pending and stream.pending[0].ready() and starts(stream.pending[0]):
-                    with below_dispatch():
-                        self._run_head(stream)
-                    moved = True
-
-    def run_until(self, stream: Stream, position: int) -> None:
-        """Run exactly what happens before (stream, position), in the policy's order."""
-        if stream.done >= position:
-            self.land(stream, position)
-            return
-        needed = self._closure(self.policy.widen(self, self._closure({stream: position})))
-        with below_dispatch():
-            while behind := [s for s, end in needed.items() if s.done < end]:
-                ready = [s.pending[0] for s in behind if s.pending[0].ready()]
-                if not ready:
-                    raise DeviceError(f"streams wait for each other: {behind}")
-                self._run_head(min(ready, key=self.policy.rank).stream if len(ready) > 1 else ready[0].stream)
-        self.land(stream, position)
-
-    def _closure(self, needed: dict[Stream, int]) -> dict[Stream, int]:
-        """For each stream, up to where it must have run: what happens before any of `needed`."""
-        needed, work = dict(needed), list(needed)
-        scanned: dict[Stream, int] = {}
-        while work:
-            current = work.pop()
-            start, end = scanned.get(current, current.done), needed[current]
-            for op in islice(current.pending, start - current.done, end - current.done):
-                if op.after is not None:
-                    other, until = op.after
-                    if other.done < until and needed.get(other, 0) < until:
-                        needed[other] = until
-                        work.append(other)
-            scanned[current] = end
-        return needed
-
-    def _run_head(self, stream: Stream) -> None:
-        op = stream.pending.popleft()
-        if op.run is not None:
-            self._start(stream, op.run, op.index)
-            return
-        assert op.after is not None
-        self.land(*op.after)
-        stream.done += 1
-
-    def _start(self, stream: Stream, run: Run, index: int) -> None:
-        stream.done += 1
-        flight = run()
-        if flight is not None:
-            stream.in_flight.append((stream.done, flight))
-        for observer in self.observers:
-            observer.on_run(index)
-
-    def land(self, stream: Stream, position: int) -> None:
-        """End what has started on the stream up to the position."""
-        while stream.in_flight and stream.in_flight[0][0] <= position:
-            with below_dispatch():
-                stream.in_flight.popleft()[1]()
-
 
 _machine: Machine | None = None
 
@@ -371,22 +257,3 @@ class StreamContext:
     def __exit__(self, *_: object) -> None:
         if self.stream is not None:
             self.stream.machine.current = self.previous
-
-
-class below_dispatch:
-    """Kernels inside run plainly: no mode sees them and autograd does not record them."""
-
-    __slots__ = ("guards",)
-
-    def __enter__(self) -> None:
-        self.guards: tuple[Any, ...] = (
-            torch._C.DisableTorchFunction(),
-            torch._C._DisableTorchDispatch(),
-            torch._C._AutoDispatchBelowAutograd(),
-        )
-        for guard in self.guards:
-            guard.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        for guard in reversed(self.guards):
-            guard.__exit__(*error)

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 from harness.race.job import Flip, Job, Outcome
 from harness.race.minimise import minimise
-from harness.race.report import HOST_STREAM, Effect, Race, Report, ranks_text
+from harness.race.report import HOST_STREAM, Effect, Race, Report
+from harness.race.text import ranks_text
 
 Run = Callable[[Job], Outcome]
 

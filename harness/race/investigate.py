@@ -9,9 +9,10 @@ from pathlib import Path
 from harness.race.explore import Budget, Found, Search, effects, explore, what_changed
 from harness.race.job import Job, Outcome
 from harness.race.launch import Ranks
+from harness.race.merge import merge, with_effects
 from harness.race.picture import picture
 from harness.race.replay import write_replay
-from harness.race.report import Effect, Race, Report, merge, with_effects
+from harness.race.report import Effect, Race, Report
 from harness.race.story import cases_of, story
 from harness.system.whole_file import write_json
 

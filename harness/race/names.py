@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from harness.device.collectives import VirtualBackend
 from harness.device.memory import allocation_of
+from harness.device.virtual_collectives import VirtualBackend
 from harness.race.memory import Footprint, footprint, overlap
 from harness.race.sites import is_hidden
 

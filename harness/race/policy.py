@@ -1,16 +1,23 @@
-"""The scripted policy: eager, but for a few ops that are held back until others have run."""
+"""The policies of a job: those that runs have, and two of the analysis: scripted and busy."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness.device.policies import Eager, Policy
-from harness.race.job import Flip
+from harness.clock.policy import policy_named
+from harness.device.schedule import Eager, Op, Policy, Schedule
+from harness.race.job import Flip, Job
 
-if TYPE_CHECKING:
-    from harness.device.streams import Machine, Op
+
+def policy_of(job: Job, begun: Callable[[], None]) -> Policy:
+    """The policy that a job names; `busy` calls `begun` when the program starts to run. Raises HarnessError."""
+    if job.policy == "busy":
+        return Busy(begun)
+    if job.policy == "scripted":
+        return Scripted(job.flips)
+    return policy_named(job.policy, job.program.run["seed"] if job.program.run is not None else job.seed)
 
 
 class Scripted(Policy):
@@ -57,5 +64,5 @@ class Busy(Eager):
     def __init__(self, begun: Callable[[], None] = lambda: None) -> None:
         self.begun = begun
 
-    def begin(self, machine: Machine) -> None:
+    def begin(self, schedule: Schedule) -> None:
         self.begun()

@@ -16,13 +16,12 @@ from typing import Any
 import torch
 
 from harness.device import Device, MixedDevices, VirtualDevice, open_device, open_process_device
-from harness.device.policies import POLICIES
 from harness.race.adapt import adapt_deepspeed, adapt_hugging_face
 from harness.race.happens_before import Analysis, Costs, shortened
 from harness.race.job import Job
+from harness.race.merge import rank_report, traced
 from harness.race.names import Namer, roots, stream_names
-from harness.race.policy import Busy, Scripted
-from harness.race.report import rank_report, traced
+from harness.race.policy import policy_of
 from harness.race.watch import CollectiveLog, Excerpt, Watcher
 from harness.record import RunDirectory
 from harness.system.errors import HarnessError
@@ -46,7 +45,6 @@ def run_job(folder: Path, rank: int) -> None:
     """Run the job of a folder as this rank and write rank-N.json there. Raises what the program raises."""
     job = Job.parse(json.loads((folder / "job.json").read_text()))
     watch = Watch(job, folder, rank)
-    POLICIES["busy"], POLICIES["scripted"] = lambda: Busy(watch.begin), lambda: Scripted(job.flips)
     digest = None
     try:
         run = train if job.program.run is not None else run_script
@@ -110,7 +108,7 @@ def train(job: Job, watch: Watch) -> str:
     from harness.workload.train import run_rank
 
     directory = RunDirectory(watch.folder / "run")
-    run_rank(directory.path, opened=watch.attach)
+    run_rank(directory.path, opened=watch.attach, policy=policy_of(job, watch.begin))
     final = directory.status().final
     assert final is not None
     return final.shards_sha256
@@ -120,7 +118,7 @@ def run_script(job: Job, watch: Watch) -> str:
     """A user's script, as `python script.py arguments` runs it; returns the digest of its final values."""
     program = job.program
     assert program.script is not None
-    device = open_device("virtual", policy=job.policy, poison=job.poison, seed=job.seed)
+    device = open_device("virtual", policy=policy_of(job, watch.begin), poison=job.poison)
     watch.attach(device)
     adapt_deepspeed(device, program)
     adapt_hugging_face()

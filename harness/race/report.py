@@ -1,23 +1,21 @@
-"""What a race analysis says: records of one rank, merged over all ranks, as JSON and as text for a terminal.
+"""What a race analysis says, as records: of one rank, and merged over all ranks.
 
 `races.json` is a `Report`; its JSON Schema stands in races.schema.json beside this module.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.race.happens_before import HOST, Analysis, Finding, Mark, Side
 from harness.race.sites import Frame
 
 SCHEMA_FILE = Path(__file__).with_name("races.schema.json")
+HOST_STREAM = "host"
 
 
 class Frozen(BaseModel):
@@ -202,236 +200,6 @@ def label_of(kind: str, first: Sequence[Place], second: Sequence[Place], names: 
     if kind == "race" and late & _GATHERS and early & _STEP_COPIES:
         return "step-partition-copy"
     return None
-
-
-def rank_report(
-    rank: int,
-    analysis: Analysis,
-    streams: Mapping[int, str],
-    *,
-    digest: str | None = None,
-    problem: str | None = None,
-) -> RankReport:
-    """What one rank's analysis found; `streams` names the streams."""
-    memory = analysis.memory
-    return RankReport(
-        rank=rank,
-        ops=analysis.costs.ops,
-        races=tuple(_race(rank, finding, streams) for finding in analysis.findings.values()),
-        costs=tuple(_costs(analysis)),
-        held=Held(
-            storages_peak=memory.storages_peak,
-            accesses_peak=memory.touches_peak,
-            accesses_dominated=memory.dominated,
-            accesses_forgotten=memory.forgotten,
-            events_peak=memory.events_peak,
-        ),
-        digest=digest,
-        problem=problem,
-    )
-
-
-HOST_STREAM = "host"
-
-
-def stream_name(streams: Mapping[int, str], stream: int) -> str:
-    return HOST_STREAM if stream == HOST else streams.get(stream, f"stream {stream}")
-
-
-def _race(rank: int, finding: Finding, streams: Mapping[int, str]) -> Race:
-    first, second = _access(finding.first, streams), _access(finding.second, streams)
-    if finding.kind == "freed-in-use":
-        second = second.model_copy(update={"access": "FREE"})
-    return Race(
-        id=_identity(finding.kind, first, second),
-        kind=finding.kind,
-        label=label_of(finding.kind, first.site, second.site, finding.names),
-        first=first,
-        second=second,
-        names=dict(finding.names.most_common(12)),
-        nbytes=finding.nbytes,
-        count=finding.count,
-        ranks=(rank,),
-        steps=tuple(sorted(finding.steps)),
-        cases={rank: tuple(Instance(**case._asdict()) for case in finding.cases)},
-        window=tuple(traced(mark, streams) for mark in finding.window),
-    )
-
-
-def _access(side: Side, streams: Mapping[int, str]) -> Access:
-    return Access(
-        op=side.op,
-        access="WRITE" if side.write else "READ",
-        stream=stream_name(streams, side.stream),
-        low=side.low,
-        high=side.high,
-        site=tuple(Place.of(frame) for frame in side.site),
-    )
-
-
-def traced(mark: Mark, streams: Mapping[int, str]) -> Trace:
-    return Trace(
-        index=mark.index,
-        stream=stream_name(streams, mark.stream),
-        what=mark.what,
-        name=mark.name,
-        place=str(Place.of(mark.site[0])) if mark.site else "",
-        event=mark.target,
-    )
-
-
-def _identity(kind: str, first: Access, second: Access) -> str:
-    """The same pair of source lines has the same id on every rank and in every run."""
-    sides = [(a.op, a.access, a.stream, a.place) for a in (first, second)]
-    return hashlib.sha256(repr((kind, sides)).encode()).hexdigest()[:10]
-
-
-def _costs(analysis: Analysis) -> Iterator[Cost]:
-    costs = analysis.costs
-    by_line: Counter[tuple[str, str, Any]] = Counter()
-    for (reason, site), count in costs.host_waits.items():
-        by_line["host-wait", reason, site[:1]] += count
-    for site, count in costs.records.items():
-        by_line["event-record", "", site[:1]] += count
-    for site, count in costs.stream_waits.items():
-        by_line["stream-wait", "", site[:1]] += count
-    for (kind, reason, site), count in by_line.most_common():
-        yield Cost(
-            kind=kind,  # type: ignore[arg-type]
-            reason=reason,
-            place=Place.of(site[0]) if site else None,
-            count=count,
-        )
-
-
-def merge(reports: Sequence[RankReport], program: str, **settings: Any) -> Report:
-    """One report of all ranks: the same pair of lines is one race, with its ranks and counts added."""
-    merged: dict[str, Race] = {}
-    for race in (race for report in reports for race in report.races):
-        merged[race.id] = _join(merged[race.id], race) if race.id in merged else race
-    order = {"race": 0, "freed-in-use": 1, "unwritten-read": 2}
-    return Report(
-        program=program,
-        ranks=len(reports),
-        ops=sum(report.ops for report in reports),
-        races=tuple(sorted(merged.values(), key=lambda race: (order[race.kind], -race.count, race.id))),
-        costs=next((report.costs for report in reports if report.rank == 0), ()),
-        held=_largest([report.held for report in reports]),
-        problems=tuple(dict.fromkeys(report.problem for report in reports if report.problem)),
-        **settings,
-    )
-
-
-def _join(one: Race, other: Race) -> Race:
-    names = Counter(one.names) + Counter(other.names)
-    return one.model_copy(
-        update={
-            "names": dict(names.most_common(12)),
-            "count": one.count + other.count,
-            "ranks": tuple(sorted({*one.ranks, *other.ranks})),
-            "steps": tuple(sorted({*one.steps, *other.steps})),
-            "cases": {**one.cases, **other.cases},
-        }
-    )
-
-
-def _largest(held: Sequence[Held]) -> Held:
-    fields = Held.model_fields
-    return Held(**{name: max((getattr(h, name) for h in held), default=0) for name in fields})
-
-
-# ---- text
-
-
-def text(report: Report, full: bool = False) -> Iterator[str]:
-    """The report as lines for a terminal, worst first; `full` adds callers and the rest of the names."""
-    yield summary(report)
-    for problem in report.problems:
-        yield f"problem: {problem}"
-    yield from _held_text(report.held)
-    for race in report.races:
-        yield ""
-        yield from _race_text(race, full, report.schedules_tried > 0)
-
-
-def summary(report: Report) -> str:
-    kinds = Counter[str](race.kind for race in report.races)
-    found = ", ".join(f"{kinds[kind]} {word}" for kind, word in _WORDS.items() if kinds[kind])
-    where = f"{report.program}, {report.ranks} rank{'s' if report.ranks > 1 else ''}, {report.ops} ops"
-    return f"{where}: {found or 'no unordered accesses'}"
-
-
-def _held_text(held: Held) -> Iterator[str]:
-    yield (
-        f"the analysis held at most {held.accesses_peak} accesses to {held.storages_peak} storages and "
-        f"{held.events_peak} events a rank"
-    )
-    if held.accesses_forgotten:
-        yield f"{held.accesses_forgotten} accesses were forgotten for want of room: a race with them would be missed"
-
-
-_WORDS = {
-    "race": "unordered pair(s) of lines",
-    "freed-in-use": "freed while in use",
-    "unwritten-read": "read(s) of unwritten memory",
-}
-_TITLES = {
-    "race": "RACE",
-    "freed-in-use": "FREED WHILE IN USE",
-    "unwritten-read": "READ OF UNWRITTEN MEMORY",
-}
-
-
-def _race_text(race: Race, full: bool, searched: bool) -> Iterator[str]:
-    names = list(race.names)
-    shown = ", ".join(names if full else names[:3]) + (" …" if len(names) > 3 and not full else "")
-    yield f"{_TITLES[race.kind]} {race.id} ×{race.count} on {ranks_text(race.ranks)}: {shown}"
-    if race.label:
-        yield f"  known as {race.label}: {LABELS[race.label]}"
-    for access in (race.first,) if race.kind == "unwritten-read" else (race.first, race.second):
-        yield f"  {access.access} {access.op} on {access.stream}, bytes {access.low}–{access.high - 1}"
-        for place in access.site if full else access.site[:2]:
-            yield f"      {place}"
-            if place.code:
-                yield f"          {place.code}"
-    if race.effect:
-        yield f"  {effect_text(race.effect)}"
-        yield from (f"    {line}" for line in race.effect.story)
-    elif searched:
-        reason = (
-            "the budget of races was spent" if race.kind == "race" else "only unordered pairs can be swapped"
-        )
-        yield f"  effect: not searched ({reason})"
-
-
-def effect_text(effect: Effect) -> str:
-    replay = f"; replay: hpz race --replay {effect.replay}" if effect.replay else ""
-    if not effect.found and effect.also:
-        return (
-            f"effect: none found of these accesses alone in {effect.schedules} schedules; the program's values change "
-            f"under {', '.join(effect.also)}{replay}"
-        )
-    if not effect.found:
-        return f"effect: none found in the budget ({effect.schedules} schedules)"
-    return f"effect: {effect.changed} under {effect.schedule}{replay}"
-
-
-def ranks_text(ranks: Sequence[int]) -> str:
-    """`rank 2`, `ranks 0–3` or `ranks 0, 2`."""
-    if len(ranks) == 1:
-        return f"rank {ranks[0]}"
-    if list(ranks) == list(range(ranks[0], ranks[-1] + 1)):
-        return f"ranks {ranks[0]}–{ranks[-1]}"
-    return f"ranks {', '.join(map(str, ranks))}"
-
-
-def with_effects(report: Report, effects: Mapping[str, Effect], schedules: int) -> Report:
-    """The report with what exploration found for each race id."""
-    races = tuple(
-        race.model_copy(update={"effect": effects[race.id]}) if race.id in effects else race
-        for race in report.races
-    )
-    return report.model_copy(update={"races": races, "schedules_tried": schedules})
 
 
 def json_schema() -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from harness.race.job import Flip
-from harness.race.report import Access, Effect, Instance, Race, ranks_text
+from harness.race.report import Access, Effect, Instance, Race
+from harness.race.text import ranks_text
 
 TOLD = 4  # swaps told in full
 

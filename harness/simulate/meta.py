@@ -16,14 +16,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from harness.device.accelerator import VirtualAccelerator
-from harness.device.collectives import Backend, VirtualBackend, Work
-from harness.device.dispatch import tensors_of
+from harness.device.arguments import tensors_of
+from harness.device.collectives import Backend
 from harness.device.memory import Memory, accesses, allocation_of
 from harness.device.observe import Collective, OpKind, OpRecord, Site
 from harness.device.operators import Kind, Operator, describe
 from harness.device.poison import parse_poison
-from harness.device.policies import Eager
+from harness.device.schedule import Eager
 from harness.device.streams import Machine, Stream
+from harness.device.virtual_collectives import VirtualBackend, Work
 
 Tensor = torch.Tensor
 META = torch.device("meta")

@@ -23,7 +23,7 @@ from harness.study import Run
 from harness.system.ports import free_port
 from harness.workload.engine import build_engine
 from harness.workload.session import Rank
-from harness.workload.train import import_everything, open_run_batches
+from harness.workload.train import import_everything, open_run_batches, policy_of
 
 
 class VirtualRecorder(Recorder):
@@ -42,7 +42,7 @@ def record_rank(run: Run, trace_file: Path) -> None:
     """Be one rank: a few steps, then one that rank 0 records."""
     import deepspeed
 
-    device = open_device("virtual", policy=run.policy, poison=run.poison, seed=run.seed)
+    device = open_device("virtual", policy=policy_of(run), poison=run.poison)
     assert isinstance(device, VirtualDevice)
     deepspeed.init_distributed(dist_backend=device.backend, verbose=False)
     device.connect()

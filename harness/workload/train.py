@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from harness.device import Device, open_device, open_process_device
+from harness.clock.policy import policy_named
+from harness.device import Device, Policy, open_device, open_process_device
 from harness.device.witness import VARIABLE, open_witness
 from harness.record import RunDirectory
 from harness.study import ModelFile, Run
@@ -40,11 +41,14 @@ def import_everything(kind: str) -> None:
 
 
 def run_rank(
-    path: Path, until: int | None = None, opened: Callable[[Device], None] = lambda device: None
+    path: Path,
+    until: int | None = None,
+    opened: Callable[[Device], None] = lambda device: None,
+    policy: Policy | None = None,
 ) -> None:
     """Train the run of directory `path` to its end, or to step `until`, as the rank that the environment names.
 
-    `opened` is called with the device before anything uses it.
+    `opened` is called with the device before anything uses it; `policy` orders it in place of the run's own.
     Raises Preempted where it stops early, its checkpoint written.
     """
     directory = RunDirectory(path)
@@ -52,9 +56,8 @@ def run_rank(
     import_everything(run.device)
     device = open_device(
         run.device,
-        policy=run.policy,
+        policy=policy or policy_of(run),
         poison=run.poison,
-        seed=run.seed,
         stall_us=run.stall_us,
         one_gpu=run.virtual_nodes,
     )
@@ -76,6 +79,11 @@ def run_rank(
     session.finish(score)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+
+
+def policy_of(run: Run) -> Policy | None:
+    """The policy that the run names; None on a device that orders its work itself. Raises HarnessError."""
+    return policy_named(run.policy, run.seed) if run.device == "virtual" else None
 
 
 def open_run_batches(run: Run, place: Rank) -> Batches:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from harness.clock.policy import policy_named
 from harness.device import Collective, Observer, OpRecord, open_device
 from harness.study import Run
 from harness.system.ports import free_port
@@ -46,7 +47,7 @@ class Order(Observer):
 def be_rank(run: Run, policy: str) -> None:
     import deepspeed
 
-    device = open_device("virtual", policy=policy)
+    device = open_device("virtual", policy=policy_named(policy))
     deepspeed.init_distributed(dist_backend=device.backend, verbose=False)
     device.connect()
     order = Order()

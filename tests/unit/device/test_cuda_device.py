@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 
 from harness.device.cuda import Share, WatchedStream, share
-from harness.device.device import cuda_was_started, open_process_device
 from harness.device.errors import DeviceError
 from harness.device.gloo import GlooBackend
+from harness.device.opening import cuda_was_started, open_process_device
 from harness.device.stall import StallCopies, cycles_per_microsecond
 from harness.system.errors import HarnessError
 

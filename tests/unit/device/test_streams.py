@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.clock.policy import policy_named
 from harness.device.errors import DeviceError
-from harness.device.policies import Eager, MainFirst, Policy, RandomOrder, SideFirst, parse_policy
+from harness.device.policies import MainFirst, RandomOrder, SideFirst
+from harness.device.schedule import Eager, Policy
 from harness.device.streams import PATIENCE, Event, Machine, Stream, StreamContext, use
 from harness.system.errors import HarnessError
 
@@ -201,12 +203,12 @@ def test_random_order_is_a_function_of_its_seed() -> None:
 
 @pytest.mark.parametrize("text", ["eager", "side-first", "main-first", "random(7)"])
 def test_policies_have_names(text: str) -> None:
-    assert isinstance(parse_policy(text), Policy)
+    assert isinstance(policy_named(text), Policy)
 
 
 def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
     with pytest.raises(HarnessError, match=r"'fastest' is not known here; use one of .*side-first.*random"):
-        parse_policy("fastest")
+        policy_named("fastest")
 
 
 def test_a_flight_lands_before_anything_that_waits_for_it() -> None:

@@ -9,12 +9,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from harness.device.collectives import Backend, VirtualBackend
+from harness.device.collectives import Backend
 from harness.device.counters import Counters, link_bytes, step_traffic
-from harness.device.device import VirtualDevice
 from harness.device.errors import DeviceError
 from harness.device.observe import Collective
+from harness.device.policies import SideFirst
 from harness.device.streams import Stream
+from harness.device.virtual import VirtualDevice
+from harness.device.virtual_collectives import VirtualBackend
 from harness.study import Shape
 
 DEVICE = "cpu:0"
@@ -29,7 +31,7 @@ def world() -> Iterator[None]:
 
 @pytest.fixture
 def device(world: None) -> Iterator[VirtualDevice]:
-    device = VirtualDevice("side-first", "nan", seed=0)
+    device = VirtualDevice(SideFirst())
     device.use_policy()
     with device.activate():
         yield device

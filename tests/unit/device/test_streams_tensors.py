@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from harness.device.device import VirtualDevice, open_device, open_process_device
-from harness.device.dispatch import Deferred
+from harness.clock.policy import policy_named
+from harness.device.deferred import Deferred
 from harness.device.errors import DeviceError
 from harness.device.observe import HOST, Observer, OpRecord
+from harness.device.opening import open_device, open_process_device
 from harness.device.poison import pattern_of
 from harness.device.streams import Stream
+from harness.device.virtual import VirtualDevice
 from harness.system.errors import HarnessError
 
 DEVICE = "cpu:0"
@@ -25,7 +27,7 @@ POLICIES = ("eager", "side-first", "main-first", "random(1)", "random(2)")
 
 @contextmanager
 def on(policy: str, poison: str = "nan") -> Iterator[VirtualDevice]:
-    device = VirtualDevice(policy, poison, seed=0)
+    device = VirtualDevice(policy_named(policy), poison)
     device.use_policy()
     with device.activate():
         yield device
@@ -358,7 +360,7 @@ def test_single_precision_leftovers_hold_nan_when_read_as_bfloat16() -> None:
 
 def test_an_unknown_poison_is_refused() -> None:
     with pytest.raises(HarnessError, match="'zero' is not known; use one of nan, pattern, stale"):
-        VirtualDevice("eager", "zero", seed=0)
+        VirtualDevice(poison="zero")
 
 
 # ---- refusals

@@ -57,7 +57,7 @@ def test_a_missing_order_is_one_finding_however_often_it_is_seen(tmp_path: Path)
         "aten::cat",
         "other",
     )
-    assert "tests/unit/test_witness.py" in row["first"]["site"]
+    assert "unit/device/test_witness.py" in row["first"]["site"]
     assert (tmp_path / "witness-2.txt").read_text().count("CSAN detected") == 1
 
 

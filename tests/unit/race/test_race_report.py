@@ -15,6 +15,7 @@ from harness.race.happens_before import Analysis
 from harness.race.investigate import conclude
 from harness.race.job import Flip, Job, Outcome, Program
 from harness.race.memory import Footprint
+from harness.race.merge import merge, rank_report
 from harness.race.picture import picture
 from harness.race.replay import Values, changed_versions, read_replay, write_replay
 from harness.race.report import (
@@ -26,15 +27,11 @@ from harness.race.report import (
     Race,
     RankReport,
     Report,
-    effect_text,
     json_schema,
     label_of,
-    merge,
-    rank_report,
-    ranks_text,
-    text,
 )
 from harness.race.story import story
+from harness.race.text import effect_text, ranks_text, text
 from harness.system.errors import HarnessError
 
 COPY = (("deepspeed/runtime/zero/partition_parameters.py", 1946, "_partition_param_sec"),)

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.clock.collectives import Layout, collective, layout
 from harness.device.counters import link_bytes
 from harness.device.observe import Collective
 from harness.hardware import cluster, find
 from harness.hardware.profiles import FOLDER, KINDS, profiles, read_profiles
 from harness.simulate import trace as trace_module
-from harness.simulate.costs import LIMITS, Layout, collective, costs, describe, layout, total_bytes
+from harness.simulate.costs import LIMITS, costs, describe, total_bytes
 from harness.simulate.trace import Kind, Row, load, save
 from harness.system.errors import HarnessError
 from tests.simulated_help import A100, gather, op, program, with_changes

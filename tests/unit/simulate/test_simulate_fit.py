@@ -13,9 +13,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from harness.clock.policy import policy_named
 from harness.clock.timed import Timed
 from harness.device import open_device
-from harness.device.policies import parse_policy
 from harness.device.streams import Event, Machine, Stream, StreamContext, use
 from harness.hardware import find
 from harness.simulate import measure
@@ -145,7 +145,7 @@ class Clocked:
     """Real tensors on the virtual device under the timed policy; `effects` is the order in which ops ran."""
 
     def __init__(self, scale: float) -> None:
-        self.device = open_device("virtual", policy="eager", poison="nan")
+        self.device = open_device("virtual")
         self.machine: Machine = self.device.machine  # type: ignore[attr-defined]
         self.policy = Timed(scale, A100)
 
@@ -184,11 +184,11 @@ def test_timed_sees_no_race_in_small_work_that_is_done_before_the_next_is_issued
 
 
 def test_timed_is_parsed_with_and_without_a_scale() -> None:
-    plain, scaled = parse_policy("timed"), parse_policy("timed(1000)")
+    plain, scaled = policy_named("timed"), policy_named("timed(1000)")
     assert isinstance(plain, Timed) and plain.scale == 1.0
     assert isinstance(scaled, Timed) and scaled.scale == 1000.0
     with pytest.raises(HarnessError, match=r"timed\(SCALE,NETWORK,GPU\)"):
-        parse_policy("timed(x)")
+        policy_named("timed(x)")
 
 
 def test_timed_is_part_of_the_run_with_the_hardware_that_it_clocks(study_file: StudyFile) -> None:
@@ -201,7 +201,7 @@ def test_timed_is_part_of_the_run_with_the_hardware_that_it_clocks(study_file: S
     matrix = {"model": "llama2-toy", "variant": "fixed", "shape": "2x2-hpz2", "policy": policies}
     runs = [run for run in load_study(study_file(device="virtual", matrix=matrix)).runs if run.shape.hpz > 1]
     assert len({run.run_id for run in runs}) == 4
-    clocks = [parse_policy(run.policy) for run in runs]
+    clocks = [policy_named(run.policy) for run in runs]
     assert [clock.on.network == find("networks", "infiniband-400gbps") for clock in clocks] == [0, 0, 1, 1]  # type: ignore[attr-defined]
     assert clocks[-1].on.gpu == find("gpus", "h100-sxm-80gb")  # type: ignore[attr-defined]
 

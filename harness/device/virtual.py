@@ -1,0 +1,80 @@
+"""The virtual device: streams over CPU kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from harness.device.collectives import TIMEOUT, Backend
+from harness.device.counters import Counters
+from harness.device.device import Device, DeviceKind
+from harness.device.dispatch import Dispatcher
+from harness.device.functions import Functions
+from harness.device.handlers import HANDLERS, placed_tensors
+from harness.device.memory import DEVICE, Memory
+from harness.device.observe import Observer
+from harness.device.poison import parse_poison
+from harness.device.schedule import Eager, Policy
+from harness.device.streams import Machine, set_machine
+from harness.device.virtual_collectives import VirtualBackend
+
+
+class VirtualDevice(Device):
+    """Virtual streams over CPU kernels: real values in any legal order."""
+
+    kind: DeviceKind = "virtual"
+    torch_device = DEVICE
+
+    def __init__(self, policy: Policy | None = None, poison: str = "nan") -> None:
+        super().__init__()
+        self._policy = policy or Eager()
+        self.machine = Machine()
+        set_machine(self.machine)
+        self.memory = Memory(self.machine, parse_poison(poison))
+        self.functions = Functions(self.machine, self.memory, HANDLERS)
+        self.dispatcher = Dispatcher(self.machine, self.memory, self.functions.placement)
+
+    def _wrap(self, inner: Any) -> Backend:
+        torch.distributed.distributed_c10d._set_pg_timeout(TIMEOUT)
+        return VirtualBackend(inner, self.machine)
+
+    @contextmanager
+    def activate(self) -> Iterator[None]:
+        with ExitStack() as modes:
+            modes.enter_context(placed_tensors())
+            modes.enter_context(self.dispatcher)
+            modes.enter_context(self.functions)
+            yield
+            self.machine.finish()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        policy = self.machine.policy
+        self.machine.use_policy(Eager())
+        try:
+            yield
+        finally:
+            self.machine.use_policy(policy)
+
+    def use_policy(self) -> None:
+        self.machine.use_policy(self._policy)
+
+    def synchronize(self) -> None:
+        self.machine.synchronize()
+
+    def counters(self) -> Counters:
+        machine = self.machine
+        return Counters(
+            ops=machine.ops,
+            events_recorded=machine.events_recorded,
+            stream_waits=machine.stream_waits,
+            host_syncs=dict(machine.host_syncs),
+            collectives=self._collectives(),
+        )
+
+    def observe(self, observer: Observer) -> None:
+        """Tell the observer of everything from now on."""
+        self.machine.observers.append(observer)

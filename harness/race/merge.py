@@ -1,0 +1,166 @@
+"""From the analysis of one rank to its report, and from the reports of all ranks to one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from harness.race.happens_before import HOST, Analysis, Finding, Mark, Side
+from harness.race.report import (
+    HOST_STREAM,
+    Access,
+    Cost,
+    Effect,
+    Held,
+    Instance,
+    Place,
+    Race,
+    RankReport,
+    Report,
+    Trace,
+    label_of,
+)
+
+
+def rank_report(
+    rank: int,
+    analysis: Analysis,
+    streams: Mapping[int, str],
+    *,
+    digest: str | None = None,
+    problem: str | None = None,
+) -> RankReport:
+    """What one rank's analysis found; `streams` names the streams."""
+    memory = analysis.memory
+    return RankReport(
+        rank=rank,
+        ops=analysis.costs.ops,
+        races=tuple(_race(rank, finding, streams) for finding in analysis.findings.values()),
+        costs=tuple(_costs(analysis)),
+        held=Held(
+            storages_peak=memory.storages_peak,
+            accesses_peak=memory.touches_peak,
+            accesses_dominated=memory.dominated,
+            accesses_forgotten=memory.forgotten,
+            events_peak=memory.events_peak,
+        ),
+        digest=digest,
+        problem=problem,
+    )
+
+
+def stream_name(streams: Mapping[int, str], stream: int) -> str:
+    return HOST_STREAM if stream == HOST else streams.get(stream, f"stream {stream}")
+
+
+def _race(rank: int, finding: Finding, streams: Mapping[int, str]) -> Race:
+    first, second = _access(finding.first, streams), _access(finding.second, streams)
+    if finding.kind == "freed-in-use":
+        second = second.model_copy(update={"access": "FREE"})
+    return Race(
+        id=_identity(finding.kind, first, second),
+        kind=finding.kind,
+        label=label_of(finding.kind, first.site, second.site, finding.names),
+        first=first,
+        second=second,
+        names=dict(finding.names.most_common(12)),
+        nbytes=finding.nbytes,
+        count=finding.count,
+        ranks=(rank,),
+        steps=tuple(sorted(finding.steps)),
+        cases={rank: tuple(Instance(**case._asdict()) for case in finding.cases)},
+        window=tuple(traced(mark, streams) for mark in finding.window),
+    )
+
+
+def _access(side: Side, streams: Mapping[int, str]) -> Access:
+    return Access(
+        op=side.op,
+        access="WRITE" if side.write else "READ",
+        stream=stream_name(streams, side.stream),
+        low=side.low,
+        high=side.high,
+        site=tuple(Place.of(frame) for frame in side.site),
+    )
+
+
+def traced(mark: Mark, streams: Mapping[int, str]) -> Trace:
+    return Trace(
+        index=mark.index,
+        stream=stream_name(streams, mark.stream),
+        what=mark.what,
+        name=mark.name,
+        place=str(Place.of(mark.site[0])) if mark.site else "",
+        event=mark.target,
+    )
+
+
+def _identity(kind: str, first: Access, second: Access) -> str:
+    """The same pair of source lines has the same id on every rank and in every run."""
+    sides = [(a.op, a.access, a.stream, a.place) for a in (first, second)]
+    return hashlib.sha256(repr((kind, sides)).encode()).hexdigest()[:10]
+
+
+def _costs(analysis: Analysis) -> Iterator[Cost]:
+    costs = analysis.costs
+    by_line: Counter[tuple[str, str, Any]] = Counter()
+    for (reason, site), count in costs.host_waits.items():
+        by_line["host-wait", reason, site[:1]] += count
+    for site, count in costs.records.items():
+        by_line["event-record", "", site[:1]] += count
+    for site, count in costs.stream_waits.items():
+        by_line["stream-wait", "", site[:1]] += count
+    for (kind, reason, site), count in by_line.most_common():
+        yield Cost(
+            kind=kind,  # type: ignore[arg-type]
+            reason=reason,
+            place=Place.of(site[0]) if site else None,
+            count=count,
+        )
+
+
+def merge(reports: Sequence[RankReport], program: str, **settings: Any) -> Report:
+    """One report of all ranks: the same pair of lines is one race, with its ranks and counts added."""
+    merged: dict[str, Race] = {}
+    for race in (race for report in reports for race in report.races):
+        merged[race.id] = _join(merged[race.id], race) if race.id in merged else race
+    order = {"race": 0, "freed-in-use": 1, "unwritten-read": 2}
+    return Report(
+        program=program,
+        ranks=len(reports),
+        ops=sum(report.ops for report in reports),
+        races=tuple(sorted(merged.values(), key=lambda race: (order[race.kind], -race.count, race.id))),
+        costs=next((report.costs for report in reports if report.rank == 0), ()),
+        held=_largest([report.held for report in reports]),
+        problems=tuple(dict.fromkeys(report.problem for report in reports if report.problem)),
+        **settings,
+    )
+
+
+def _join(one: Race, other: Race) -> Race:
+    names = Counter(one.names) + Counter(other.names)
+    return one.model_copy(
+        update={
+            "names": dict(names.most_common(12)),
+            "count": one.count + other.count,
+            "ranks": tuple(sorted({*one.ranks, *other.ranks})),
+            "steps": tuple(sorted({*one.steps, *other.steps})),
+            "cases": {**one.cases, **other.cases},
+        }
+    )
+
+
+def _largest(held: Sequence[Held]) -> Held:
+    fields = Held.model_fields
+    return Held(**{name: max((getattr(h, name) for h in held), default=0) for name in fields})
+
+
+def with_effects(report: Report, effects: Mapping[str, Effect], schedules: int) -> Report:
+    """The report with what exploration found for each race id."""
+    races = tuple(
+        race.model_copy(update={"effect": effects[race.id]}) if race.id in effects else race
+        for race in report.races
+    )
+    return report.model_copy(update={"races": races, "schedules_tried": schedules})
