@@ -35,6 +35,7 @@ from harness.simulate.meta import (
 from harness.simulate.recorder import Recorder
 from harness.simulate.trace import Trace, from_rows, save
 from harness.study import ModelFile, Run
+from harness.system.imports import quick_imports
 from harness.workload.models import build_model
 
 WARM_UP_STEPS = (
@@ -215,12 +216,13 @@ def main() -> None:
 
 
 def _import_for_children() -> None:
-    import deepspeed.runtime.zero.stage3
-    import transformers.models.falcon.modeling_falcon
-    import transformers.models.llama.modeling_llama  # noqa: F401
+    with quick_imports():
+        import deepspeed.runtime.zero.stage3
+        import transformers.models.falcon.modeling_falcon
+        import transformers.models.llama.modeling_llama  # noqa: F401
 
-    with contextlib.suppress(ImportError):
-        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+        with contextlib.suppress(ImportError):
+            import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
 
 
 if __name__ == "__main__":

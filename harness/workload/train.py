@@ -21,6 +21,7 @@ from harness.device.witness import VARIABLE, open_witness
 from harness.record import RunDirectory
 from harness.study import ModelFile, Run
 from harness.system.errors import HarnessError
+from harness.system.imports import quick_imports
 from harness.workload.batches import Batches, open_batches
 from harness.workload.engine import build_engine, check_evidence
 from harness.workload.session import Preempted, Rank, Session, StopRequest
@@ -29,15 +30,16 @@ from harness.workload.session import Preempted, Rank, Session, StopRequest
 def import_everything(kind: str) -> None:
     """Import what a rank of this device kind needs, so that it can be forked warm. Torch must stay single-threaded."""
     torch.set_num_threads(1)
-    open_process_device(kind)
-    import deepspeed
-    import transformers.models.falcon.modeling_falcon
-    import transformers.models.llama.modeling_llama  # noqa: F401
+    with quick_imports():
+        open_process_device(kind)
+        import deepspeed
+        import transformers.models.falcon.modeling_falcon
+        import transformers.models.llama.modeling_llama  # noqa: F401
 
-    deepspeed.utils.logger.setLevel("WARNING")
-    with contextlib.suppress(ImportError):
-        # Newer releases import this when an engine is built, and with it torch's whole compiler: seconds a rank.
-        import deepspeed.runtime.zero.muon.muon_optimizer
+        deepspeed.utils.logger.setLevel("WARNING")
+        with contextlib.suppress(ImportError):
+            # Newer releases import this when an engine is built, and with it torch's whole compiler: seconds a rank.
+            import deepspeed.runtime.zero.muon.muon_optimizer
 
 
 def run_rank(
