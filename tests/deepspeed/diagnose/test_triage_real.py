@@ -23,7 +23,8 @@ import pytest
 
 from harness.diagnose.cases import Case, Known, open_case
 from harness.diagnose.triage import triage
-from harness.launch import local
+from harness.launch import launcher
+from harness.launch.local import run_study
 from harness.record import RunDirectory
 from harness.study import Study, load_study
 from harness.system.errors import HarnessError
@@ -31,7 +32,7 @@ from harness.variants import NAMED, overlay_path
 from tests.conftest import TINY, write_study
 from tests.deepspeed.launch.test_local_launch import ranks_of, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("triage")]
 
 TRAINING_OF_ALL = {"steps": 14, "micro_batch": 1, "sequence_length": 32, "learning_rate": 8e-3}
 SENTENCE = "All parts of the text are alike, so that a few steps teach much of it. "
@@ -100,7 +101,7 @@ class Bench:
         """Run these on warm processes that they share."""
         together = self.studies[names[0]].model_copy()
         together.__dict__["runs"] = tuple(self.studies[name].runs[0] for name in names)
-        local.run_study(together, self.results(names[0]))
+        run_study(together, self.results(names[0]))
 
 
 def planted(folder: Path) -> Path:
@@ -127,8 +128,8 @@ def edit(file: Path, old: str, new: str) -> None:
 def hang(bench: Bench) -> Case:
     """Stop one rank of a healthy run, wait until triage calls that a hang, and end the run."""
     directory = bench.directory("hang")
-    launcher = threading.Thread(target=bench.launch, args=("hang",))
-    launcher.start()
+    launching = threading.Thread(target=bench.launch, args=("hang",))
+    launching.start()
     try:
         wait_for(
             lambda: directory.steps_file.exists() and len(directory.steps_file.read_bytes().splitlines()) > 20
@@ -141,7 +142,7 @@ def hang(bench: Bench) -> Case:
         return open_case(directory.path, now=time.time())
     finally:
         os.kill(ranks[1], signal.SIGKILL)
-        launcher.join(timeout=60)
+        launching.join(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -157,11 +158,11 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]
     load = bench.directory("stale after load")
     load.update_status(state="interrupted", final=None)  # it goes on from the checkpoint after step 8
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "SERVER", "tests.deepspeed.launch.forgetful_server")
+        patch.setattr(launcher, "SERVER", "tests.deepspeed.launch.forgetful_server")
         bench.launch("stale after load")
     with pytest.MonkeyPatch.context() as patch:
         overlay = planted(folder / "overlay")
-        patch.setattr(local, "_overlay", lambda variant, release: overlay)
+        patch.setattr(launcher, "_overlay", lambda variant, release: overlay)
         bench.launch("stale from the start", "offload")
     found = {name: open_case(bench.directory(name).path) for name in FAULT_OF if name != "hang"}
     found["stale from the start"] = as_release_0_13_1(bench)
