@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from harness.study.messages import first_message
-from harness.study.models import parse_model
+from harness.study.models import SHIPPED_MODELS, parse_model
 from harness.study.records import SHIPPED, Data
 from harness.study.study import Study
 from harness.system.errors import HarnessError
@@ -31,7 +31,7 @@ def load_study(path: str | Path) -> Study:
     if isinstance(given, dict):
         content = {
             **content,
-            "models": {**given, **_models_beside(file, _model_names(content) - given.keys())},
+            "models": {**given, **_models_for(file, _model_names(content) - given.keys())},
         }
     try:
         study = Study.model_validate(_with_hardware(content, file))
@@ -81,12 +81,12 @@ def check_weights(study: Study) -> None:
         )
 
 
-def _models_beside(file: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What models/<name>.yaml beside the study holds, for each name that has such a file. Raises HarnessError."""
+def _models_for(file: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """For each name that has a file models/<name>.yaml, beside the study or else shipped, its content. HarnessError."""
     found: dict[str, dict[str, Any]] = {}
     for name in sorted(names):
-        source = file.parent / "models" / f"{name}.yaml"
-        if source.is_file():
+        places = (folder / f"{name}.yaml" for folder in (file.parent / "models", SHIPPED_MODELS))
+        if source := next((place for place in places if place.is_file()), None):
             found[name] = read_keys(source, "model files lie in experiments/models")
             parse_model(found[name], str(source))
     return found

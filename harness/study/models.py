@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.system.errors import HarnessError, nearest
+from harness.system.places import REPOSITORY
 from harness.system.yaml_file import read_keys
 
 if TYPE_CHECKING:
     pass
 
+SHIPPED_MODELS = REPOSITORY / "experiments" / "models"
 Shapes = list[tuple[str, tuple[int, ...]]]  # (parameter name, its shape), in the order of named_parameters()
 
 

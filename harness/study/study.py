@@ -28,8 +28,9 @@ from harness.study.axes import (
 )
 from harness.study.deepspeed_json import CONTROLLED, deepspeed_config
 from harness.study.messages import first_message
+from harness.study.models import SHIPPED_MODELS
 from harness.study.records import Data, DeviceKind, Frozen, Launch, Rule, Run, Training
-from harness.system.errors import HarnessError
+from harness.system.errors import HarnessError, nearest
 from harness.variants import Variant, installed_release, patch_hashes, supported_releases
 
 
@@ -47,13 +48,11 @@ class Study(Frozen):
     rule: Rule = Rule()
     launch: Launch = Launch()
     baseline: dict[str, Any] = Field(default_factory=lambda: {"variant": "zero3"})
-    simulate: dict[str, Any] = Field(
-        default_factory=dict
-    )  # what `hpz simulate` computes; read by harness.simulate.plan
+    # What `hpz simulate` computes; read by harness.simulate.plan.
+    simulate: dict[str, Any] = Field(default_factory=dict)
     matrix: tuple[dict[str, Axis], ...]
-    models: dict[str, dict[str, Any]] = Field(
-        default_factory=dict
-    )  # filled in from models/<name>.yaml beside the study
+    # Filled in from models/<name>.yaml, beside the study or shipped.
+    models: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("matrix", mode="before")
     @classmethod
@@ -160,7 +159,11 @@ class Study(Frozen):
 
     def _model_spec(self, name: str) -> dict[str, Any]:
         if name not in self.models:
-            raise HarnessError(f"matrix.model: {name!r} has no file models/{name}.yaml beside the study")
+            shipped = [file.stem for file in SHIPPED_MODELS.glob("*.yaml")]
+            raise HarnessError(
+                f"matrix.model: {name!r} has no file models/{name}.yaml beside the study and is not shipped; "
+                f"{nearest(name, shipped)}"
+            )
         return self.models[name]
 
 

@@ -1,0 +1,1 @@
+"""What a rank trains: the model, its batches, DeepSpeed's engine and the loop; needs torch and DeepSpeed."""

@@ -9,6 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from harness.cli.diagnose import doctor as doctor_verb
 from harness.cli.patch import app as patch_app
 from harness.diagnose import doctor
 from harness.system.errors import HarnessError
@@ -22,7 +23,7 @@ CONFIG = {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 8}}
 @pytest.fixture
 def app() -> typer.Typer:
     application = typer.Typer()
-    application.command()(doctor.doctor)
+    application.command()(doctor_verb)
     return application
 
 

@@ -183,7 +183,7 @@ def test_an_unfinished_study_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_runs_of_a_changed_working_tree_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.record.provenance.git_state", lambda: {"commit": "c" * 40, "dirty": True})
+    monkeypatch.setattr("harness.record.directory.git_state", lambda: {"commit": "c" * 40, "dirty": True})
     study = write_study(tmp_path)
     with pytest.raises(HarnessError, match=f"{len(study.runs)} runs were made with uncommitted changes"):
         keep(tmp_path, tmp_path / "compact")

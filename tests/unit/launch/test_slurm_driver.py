@@ -119,7 +119,7 @@ def test_out_of_memory_is_read_from_the_last_words_of_a_rank(
 TRAINS = f"""exec {sys.executable} -c '
 import sys
 from dataclasses import replace
-from harness.record import StepWriter
+from harness.record import Final, RunDirectory, StepWriter
 from tests.unit.record.test_record import STEP
 directory = RunDirectory(sys.argv[-2])
 writer = StepWriter(directory.steps_file)

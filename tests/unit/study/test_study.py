@@ -111,6 +111,18 @@ def test_the_model_file_beside_the_study_is_part_of_the_run(tmp_path: Path) -> N
     assert study.runs[0].model_spec == MODEL
 
 
+def test_a_study_anywhere_may_use_a_shipped_model(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, models={}, matrix=matrix(model="llama2-7b")))
+    assert study.runs[0].model_spec["parameters"] == 6_738_415_616
+
+
+def test_a_model_beside_the_study_comes_before_a_shipped_one_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "llama2-7b.yaml").write_text(yaml.safe_dump(MODEL))
+    study = load_study(write(tmp_path, models={}, matrix=matrix(model="llama2-7b")))
+    assert study.runs[0].model_spec == MODEL
+
+
 def test_a_resolved_study_reads_back_as_the_same_runs(tmp_path: Path) -> None:
     study = load_study(write(tmp_path))
     save_study(study, tmp_path / "results")
@@ -143,7 +155,7 @@ def test_every_shipped_study_expands(file: Path) -> None:
         ),
         ({"matrix": matrix(poison="zero")}, r"matrix\.poison: 'zero' is unknown"),
         ({"matrix": matrix(variant="fixd")}, r"fixd.*did you mean 'fixed'"),
-        ({"matrix": matrix(model="toyy")}, r"'toyy' has no file models/toyy\.yaml"),
+        ({"matrix": matrix(model="toyy")}, r"'toyy' has no file models/toyy\.yaml.*llama2-toy"),
         ({"matrix": matrix(shape="2x2-hpz3")}, r"hpz=3 must divide the world size 2 × 2 = 4"),
         ({"matrix": matrix(shape="1x8-hpz16")}, r"hpz=16 must divide the world size"),
         (

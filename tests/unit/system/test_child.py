@@ -119,7 +119,7 @@ def orphan(program: str, tmp_path: Path) -> tuple[subprocess.Popen[bytes], Path]
 
 TELLS_NOBODY = """
 import sys
-
+from harness.system.parent import Parent
 parent = Parent()
 parent.answer({"up": True})
 sys.stdin.read(1)
@@ -142,7 +142,7 @@ def test_a_child_whose_parent_is_gone_ends_quietly_as_it_answers(tmp_path: Path)
 SERVES = """
 import os, time
 from pathlib import Path
-
+from harness.system.parent import Parent
 parent = Parent()
 rank = parent.fork_rank(lambda: time.sleep(600), Path("{log}"), {{"RANK": "0"}})
 parent.answer({{"rank": rank}})
@@ -165,7 +165,7 @@ def test_ranks_end_with_the_process_that_forked_them(blow: str, tmp_path: Path) 
 ENDS = """
 import sys
 from pathlib import Path
-from harness.system.parent import place_of
+from harness.system.parent import Parent, place_of
 parent = Parent()
 def work():
     import os

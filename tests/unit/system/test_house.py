@@ -1,0 +1,45 @@
+"""The plan of the house: every room has a door and a place in the plan, and nothing grows past what one can read."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from harness.system.places import REPOSITORY
+
+ROOMS = sorted(
+    folder.parent
+    for package in ("harness", "analysis")
+    for folder in (REPOSITORY / package).rglob("__init__.py")
+    if folder.parent.name not in ("harness", "analysis")
+)
+MODULES = sorted(file for package in ("harness", "analysis") for file in (REPOSITORY / package).rglob("*.py"))
+LINES = 320  # of a file; around 300, where a natural seam exists
+STATEMENT_LINES = 60  # of a function
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=relative)
+def test_a_rooms_door_says_what_it_is_for(room: Path) -> None:
+    assert ast.get_docstring(ast.parse((room / "__init__.py").read_text()))
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=relative)
+def test_a_room_has_its_place_in_the_plan(room: Path) -> None:
+    plan = (REPOSITORY / "CONTRIBUTING.md").read_text().split("## Checks")[0]
+    assert relative(room).replace("/", ".") in plan or f"{room.name}/" in plan
+
+
+@pytest.mark.parametrize("module", MODULES, ids=relative)
+def test_a_module_says_what_it_is_for_and_can_be_read(module: Path) -> None:
+    tree = ast.parse(module.read_text())
+    assert ast.get_docstring(tree)
+    assert len(module.read_text().splitlines()) <= LINES
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    long = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert {name: lines for name, lines in long.items() if lines > STATEMENT_LINES} == {}
