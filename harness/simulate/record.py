@@ -7,7 +7,6 @@ and the timers are warm, and one step is recorded.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import resource
@@ -37,6 +36,7 @@ from harness.simulate.trace import Trace, from_rows, save
 from harness.study import ModelFile, Run
 from harness.system.imports import quick_imports
 from harness.workload.models import build_model
+from harness.workload.train import import_muon
 
 WARM_UP_STEPS = (
     2  # the first learns the order of parameters; DeepSpeed's throughput timer starts with the third
@@ -217,12 +217,10 @@ def main() -> None:
 
 def _import_for_children() -> None:
     with quick_imports():
-        import deepspeed.runtime.zero.stage3
         import transformers.models.falcon.modeling_falcon
         import transformers.models.llama.modeling_llama  # noqa: F401
 
-        with contextlib.suppress(ImportError):
-            import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+        import_muon()
 
 
 if __name__ == "__main__":
