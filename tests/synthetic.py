@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 
 import harness.record.directory
 import harness.study.study
+from analysis.draw.figures import Figure
 from harness.record import RunDirectory, StepRecord, StepWriter
 from harness.study import Run, Study, save_study
 from harness.system.places import REPOSITORY
@@ -58,6 +60,17 @@ def fake_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness.record.directory, "git_state", lambda: {"commit": "c" * 40, "dirty": False})
     monkeypatch.setattr(harness.study.study, "patch_hashes", hashes)
     monkeypatch.setattr(harness.study.study, "default_release", lambda: "0.19.8")
+
+
+def draw_svg_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a test reads the page: png and pdf take two thirds of the time, and the tests of figures look at them."""
+    monkeypatch.setattr(Figure, "write", partialmethod(Figure.write, formats=("svg",)))
+
+
+@pytest.fixture
+def svg_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See `draw_svg_alone`."""
+    draw_svg_alone(monkeypatch)
 
 
 @pytest.fixture

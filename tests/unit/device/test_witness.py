@@ -109,7 +109,7 @@ def test_a_wrong_witness_is_refused_before_anything_starts(study_file: StudyFile
         check_machine(study, "sanitizer")
 
 
-@pytest.mark.usefixtures("made_up_patches")
+@pytest.mark.usefixtures("made_up_patches", "svg_alone")
 def test_the_page_shows_what_was_found_by_variant(tmp_path: Path) -> None:
     matrix = {**STALLED["matrix"], "stall_us": 0, "seed": 1}
     study = write_study(tmp_path, as_stalled, **{**STALLED, "matrix": matrix})

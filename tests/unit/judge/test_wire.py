@@ -22,7 +22,7 @@ from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from tests.synthetic import STUDY, Curve, healthy, write_study
 
-pytestmark = pytest.mark.usefixtures("made_up_patches")
+pytestmark = pytest.mark.usefixtures("made_up_patches", "svg_alone")
 MATRIX = {
     "model": "toy",
     "variant": "fixed",

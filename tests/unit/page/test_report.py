@@ -17,9 +17,9 @@ from analysis.page import page
 from analysis.page.report import build_report
 from harness.study import Run
 from harness.system.errors import HarnessError
-from tests.synthetic import STUDY, Curve, as_known, toy_model, write_study
+from tests.synthetic import STUDY, Curve, as_known, fake_patches, toy_model, write_study
 
-pytestmark = pytest.mark.usefixtures("made_up_patches")
+pytestmark = [pytest.mark.usefixtures("made_up_patches"), pytest.mark.xdist_group("report")]
 
 
 class Reader(HTMLParser):
@@ -49,10 +49,20 @@ class Reader(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up study with its report, only to be read."""
+    folder = tmp_path_factory.mktemp("made-up")
+    with pytest.MonkeyPatch.context() as patch:
+        fake_patches(patch)
+        write_study(folder)
+        build_report(folder)
+    return folder
+
+
 @pytest.fixture
-def made_up(tmp_path: Path) -> Reader:
-    write_study(tmp_path)
-    return Reader(build_report(tmp_path).read_text())
+def made_up(reported: Path) -> Reader:
+    return Reader((reported / "report.html").read_text())
 
 
 def test_the_first_screen_answers(made_up: Reader) -> None:
@@ -69,17 +79,17 @@ def test_every_link_leads_somewhere(made_up: Reader) -> None:
     assert len(made_up.ids) == len(set(made_up.ids))
 
 
-def test_every_pair_and_patch_hash_is_there(tmp_path: Path, made_up: Reader) -> None:
-    for pair in load_summary(tmp_path)["pairs"]:
+def test_every_pair_and_patch_hash_is_there(reported: Path, made_up: Reader) -> None:
+    for pair in load_summary(reported)["pairs"]:
         assert pair["run_id"] in made_up.text
         assert all(digest in made_up.text for digest in pair["patch_sha256"].values())
 
 
-def test_files_lie_beside_the_page(tmp_path: Path, made_up: Reader) -> None:
+def test_files_lie_beside_the_page(reported: Path) -> None:
     assert {"summary.json", "runs.parquet", "steps.parquet", "figures", "report.html"} <= {
-        path.name for path in tmp_path.iterdir()
+        path.name for path in reported.iterdir()
     }
-    assert (tmp_path / "figures" / "loss_toy_2x2-hpz2.svg").is_file()
+    assert (reported / "figures" / "loss_toy_2x2-hpz2.svg").is_file()
 
 
 def test_what_was_not_run_is_listed_and_its_figure_says_so(tmp_path: Path) -> None:
@@ -185,7 +195,7 @@ def test_bytes_are_readable(value: float | None, text: str) -> None:
     assert page.size(value) == text
 
 
-def test_a_time_ratio_shows_its_interval(made_up: Reader) -> None:
+def test_a_time_ratio_shows_its_interval() -> None:
     ratio: dict[str, Any] = {"median": 1.0, "low": 0.9, "high": 1.1, "n": 10}
     assert page.interval(ratio) == "1 [0.9, 1.1], n=10"
     assert page.interval({**ratio, "low": None, "high": None, "n": 2}) == "1, n=2"
