@@ -6,10 +6,8 @@ running: a line that is not whole yet, or cannot be read, is counted and named, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,56 +19,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.json
 import pyarrow.parquet as pq
 
-from analysis.collect.tables import FLOATS, RUN_COLUMNS, RUNS, SCHEMA_VERSION, STEP_COLUMNS, STEPS
+from analysis.collect.lines import last_of_each_step, parse_lines
+from analysis.collect.run_rows import run_row
+from analysis.collect.sources import Problem, Source, new_bytes, tail_hash, unchanged
+from analysis.collect.tables import RUNS, STEP_COLUMNS, STEPS
 from harness.system.errors import HarnessError
 from harness.system.whole_file import write_whole
 
 SOURCES_KEY = b"hpz.sources"
-TAIL = 1024  # bytes before the read position that must be unchanged for reading to go on there
 THREADS = 2 if (os.cpu_count() or 1) > 1 else 1
-LINE_SCHEMA = pa.schema(
-    [
-        ("schema", pa.int32()),
-        *((name, kind) for name, (kind, _) in STEP_COLUMNS.items()),
-        ("nonfinite", pa.string()),
-    ]
-)
-PARSE = pyarrow.json.ParseOptions(explicit_schema=LINE_SCHEMA, unexpected_field_behavior="ignore")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something in a file that a reader of the report should know; `line` counts from 1."""
-
-    file: str  # relative to the results folder
-    line: int | None
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}{'' if self.line is None else f':{self.line}'}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class Source:
-    """How far one steps.jsonl was read, and what was found."""
-
-    run_id: str
-    offset: int = 0  # bytes read, up to the last whole line
-    lines: int = 0
-    rows: int = 0
-    size: int = 0  # of the file when it was read
-    mtime_ns: int = 0
-    tail: str = ""  # hash of the last bytes before `offset`
-    duplicates: int = 0
-    problems: tuple[Problem, ...] = ()
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Source:
-        problems = tuple(Problem(**problem) for problem in content["problems"])
-        return cls(**{**content, "problems": problems})
 
 
 @dataclass
@@ -150,7 +109,7 @@ def collect_study(study_dir: str | Path) -> Collected:
     directories = sorted(path for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
     known = _read_sources(folder) if _current(folder / "steps.parquet") else []
     problems: list[Problem] = []
-    rows = {path.name: row for path in directories if (row := _run_row(path, problems))}
+    rows = {path.name: row for path in directories if (row := run_row(path, problems))}
     sources, lines_read = _update_steps(folder, list(rows), {source.run_id: source for source in known})
     for source in sources:
         problems += source.problems
@@ -184,49 +143,6 @@ def _counted(steps: Path) -> list[Source]:
     return [Source(run_id, rows=int(rows)) for run_id, rows in counts.itertuples(index=False)]
 
 
-def _run_row(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
-    """One row of the runs table; None (and a problem) where run.json cannot be read."""
-    name = f"runs/{path.name}/run.json"
-    try:
-        record = json.loads((path / "run.json").read_text())
-        run = record["run"]
-        shape, training = run["shape"], run["training"]
-        status = _read_json(path / "status.json")
-        final = status.get("final") or {}
-        row: dict[str, Any] = dict.fromkeys(RUN_COLUMNS)
-        row |= {key: run[key] for key in ("study", "model", "variant", "release", "seed", "device")}
-        row |= {key: run[key] for key in ("policy", "poison")} | dict(shape)
-        row |= {
-            "run_id": path.name,
-            "evidence": record["evidence"],
-            "steps_planned": training["steps"],
-            "gradient_accumulation": training["gradient_accumulation"],
-            "activation_checkpointing": training["activation_checkpointing"],
-            "state": status.get("state", "pending"),
-            **{key: status.get(key) for key in ("reason", "attempts", "started_utc", "ended_utc")},
-            **{
-                key: final.get(key)
-                for key in ("skipped_steps", "accuracy", "shards_sha256", "batches_sha256")
-            },
-            "record": json.dumps(record, sort_keys=True),
-            "status": json.dumps(status, sort_keys=True),
-            "races": races.read_text() if (races := path / "races.json").is_file() else None,
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problems.append(Problem(name, None, f"not a run record ({error!r}); the run is left out"))
-        return None
-    return row
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; empty where the file is missing or half-written."""
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _current(file: Path) -> bool:
     """Whether a steps.parquet has the columns of this version; if not, every line is read again."""
     try:
@@ -241,7 +157,7 @@ def _update_steps(folder: Path, run_ids: list[str], known: Mapping[str, Source])
     old = _Groups(file, known)
     sources: list[Source] = []
     lines_read = 0
-    if file.exists() and [*known] == run_ids and all(_unchanged(folder, known[run_id]) for run_id in run_ids):
+    if file.exists() and [*known] == run_ids and all(unchanged(folder, known[run_id]) for run_id in run_ids):
         return [known[run_id] for run_id in run_ids], 0
 
     def write(target: Path) -> None:
@@ -283,11 +199,11 @@ def _read_run(folder: Path, run_id: str, old: _Groups) -> tuple[pa.Table, Source
     """A run's steps, how far they were read, and the number of lines read now."""
     name = f"runs/{run_id}/steps.jsonl"
     source = old.sources.get(run_id, Source(run_id))
-    if _unchanged(folder, source):
+    if unchanged(folder, source):
         return old.read(run_id), source, 0
     try:
         stat = (folder / name).stat()
-        source, data = _new_bytes(folder / name, source)
+        source, data = new_bytes(folder / name, source)
     except OSError:
         return STEPS.empty_table(), Source(run_id), 0
     whole = data[: data.rfind(b"\n") + 1]
@@ -310,7 +226,7 @@ def _read_run(folder: Path, run_id: str, old: _Groups) -> tuple[pa.Table, Source
             rows=table.num_rows,
             size=stat.st_size,
             mtime_ns=stat.st_mtime_ns,
-            tail=_tail_hash(folder / name, offset),
+            tail=tail_hash(folder / name, offset),
             duplicates=source.duplicates + duplicates,
             problems=(*kept, *problems),
         ),
@@ -318,109 +234,8 @@ def _read_run(folder: Path, run_id: str, old: _Groups) -> tuple[pa.Table, Source
     )
 
 
-def _unchanged(folder: Path, source: Source) -> bool:
-    try:
-        stat = (folder / "runs" / source.run_id / "steps.jsonl").stat()
-    except OSError:
-        return source.size == 0
-    return (stat.st_size, stat.st_mtime_ns) == (source.size, source.mtime_ns)
-
-
-def _new_bytes(file: Path, source: Source) -> tuple[Source, bytes]:
-    """What follows the read position; the whole file, with a fresh source, where it was rewritten since."""
-    if source.offset and _tail_hash(file, source.offset) != source.tail:
-        source = Source(source.run_id)
-    with file.open("rb") as stream:
-        stream.seek(source.offset)
-        return source, stream.read()
-
-
-def _tail_hash(file: Path, offset: int) -> str:
-    with file.open("rb") as stream:
-        stream.seek(max(0, offset - TAIL))
-        return hashlib.sha256(stream.read(min(TAIL, offset))).hexdigest()
-
-
-def parse_lines(data: bytes, file: str, first_line: int = 1) -> tuple[pa.Table, list[Problem]]:
-    """Whole lines of a steps.jsonl as a table of STEP_COLUMNS, and the lines that could not be read, by number."""
-    problems: list[Problem] = []
-    table = _parse(data)
-    if table is None:
-        good = []
-        for number, line in enumerate(data.splitlines(), first_line):
-            if fault := _fault_of(line):
-                problems.append(Problem(file, number, fault))
-            else:
-                good.append(line + b"\n")
-        table = _parse(b"".join(good))
-        assert table is not None, f"{file}: lines that can be read one by one cannot be read together"
-    problems += _clock_jumps(table, file)
-    return _restore_nonfinite(table).select(list(STEP_COLUMNS)), problems
-
-
-def _parse(data: bytes) -> pa.Table | None:
-    """Fast path over all lines at once; None unless every line is a step record of this schema version."""
-    if not data:
-        return LINE_SCHEMA.empty_table()
-    options = pyarrow.json.ReadOptions(use_threads=False, block_size=min(len(data) + 1, 1 << 24))
-    try:
-        table = pyarrow.json.read_json(pa.BufferReader(data), options, PARSE)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return None
-    schema, step = table["schema"], table["step"]
-    whole = table.num_rows == data.count(b"\n") and not schema.null_count and not step.null_count
-    return table if whole and bool(np.all(schema.to_numpy() == SCHEMA_VERSION)) else None
-
-
-def _fault_of(line: bytes) -> str | None:
-    """Why one line is not a step record; None if it is one."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return "half-written or not JSON"
-    if not isinstance(row, dict) or "step" not in row:
-        return "not a step record"
-    if row.get("schema") != SCHEMA_VERSION:
-        return f"schema {row.get('schema')!r}; this version reads {SCHEMA_VERSION}"
-    return None if _parse(line + b"\n") is not None else "holds a value of the wrong type"
-
-
-def _restore_nonfinite(table: pa.Table) -> pa.Table:
-    """Put NaN and infinities, which strict JSON lacks, back from the text of `nonfinite`."""
-    texts = table["nonfinite"]
-    values = {name: table[name].to_numpy().copy() for name in FLOATS if table[name].null_count}
-    if texts.null_count < table.num_rows:
-        codes, names = pd.factorize(texts.to_pandas())
-        for code, text in enumerate(names):
-            for name, word in re.findall(r"(\w+)=(-?\w+)", text):
-                if name in values:
-                    values[name][codes == code] = float(word)
-    for name, column in values.items():
-        table = table.set_column(table.schema.get_field_index(name), name, pa.array(column, pa.float64()))
-    return table
-
-
-def _clock_jumps(table: pa.Table, file: str) -> list[Problem]:
-    times = table["utc"].to_numpy()
-    back = np.flatnonzero(np.diff(times) < np.timedelta64(0))
-    if not back.size:
-        return []
-    step = table["step"][int(back[0]) + 1].as_py()
-    return [Problem(file, None, f"note: the clock went back {back.size} times, first at step {step}")]
-
-
 def _with_run_id(table: pa.Table, run_id: str) -> pa.Table:
     return table.add_column(0, "run_id", pa.array([run_id] * table.num_rows, pa.string())).cast(STEPS)
-
-
-def last_of_each_step(table: pa.Table) -> tuple[pa.Table, int]:
-    """Steps in order, each once; of several lines for a step the last counts. Returns also how many were dropped."""
-    steps = table["step"].to_numpy()
-    if np.all(np.diff(steps) > 0):
-        return table, 0
-    keep = np.flatnonzero(~pd.Series(steps).duplicated(keep="last").to_numpy())
-    keep = keep[np.argsort(steps[keep], kind="stable")]
-    return table.take(pa.array(keep)).combine_chunks(), len(steps) - len(keep)
 
 
 def _read_sources(folder: Path) -> list[Source]:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.collect.collect import collect, collect_study, last_of_each_step, parse_lines
+from analysis.collect.collect import collect, collect_study
+from analysis.collect.lines import last_of_each_step, parse_lines
 from analysis.collect.tables import STEP_COLUMNS
 from harness.record.directory import StepRecord, StepWriter
 from harness.study.study import Run
