@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,25 +43,37 @@ class Source:
         problems = tuple(Problem(**problem) for problem in content["problems"])
         return cls(**{**content, "problems": problems})
 
+    @property
+    def unread_lines(self) -> int:
+        """Lines that could not be read."""
+        return sum(p.line is not None and not p.reason.startswith("note:") for p in self.problems)
+
 
 def unchanged(folder: Path, source: Source) -> bool:
+    """Whether a run's steps.jsonl is as it was when it was read."""
     try:
-        stat = (folder / "runs" / source.run_id / "steps.jsonl").stat()
+        stat = os.stat(f"{folder}/runs/{source.run_id}/steps.jsonl")  # noqa: PTH116, for there may be 10,000
     except OSError:
         return source.size == 0
     return (stat.st_size, stat.st_mtime_ns) == (source.size, source.mtime_ns)
 
 
-def new_bytes(file: Path, source: Source) -> tuple[Source, bytes]:
-    """What follows the read position; the whole file, with a fresh source, where it was rewritten since."""
-    if source.offset and tail_hash(file, source.offset) != source.tail:
-        source = Source(source.run_id)
+def new_bytes(file: Path, source: Source) -> tuple[Source, bytes, bytes]:
+    """What follows the read position, and the bytes right before it.
+
+    That is the whole file, with a fresh source, where it was rewritten or cut since. Raises OSError.
+    """
     with file.open("rb") as stream:
-        stream.seek(source.offset)
-        return source, stream.read()
+        start = max(0, source.offset - TAIL)
+        stream.seek(start)
+        data = stream.read()
+        before, after = data[: source.offset - start], data[source.offset - start :]
+        if tail_hash(before) == source.tail or not source.offset:
+            return source, after, before
+        stream.seek(0)
+        return Source(source.run_id), stream.read(), b""
 
 
-def tail_hash(file: Path, offset: int) -> str:
-    with file.open("rb") as stream:
-        stream.seek(max(0, offset - TAIL))
-        return hashlib.sha256(stream.read(min(TAIL, offset))).hexdigest()
+def tail_hash(read: bytes) -> str:
+    """Hash of the end of what was read."""
+    return hashlib.sha256(read[-TAIL:]).hexdigest()

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+from analysis.collect import steps
 from analysis.collect.collect import collect_study
 from analysis.draw.simulated import shown_margins
 from analysis.judge.clock import FOLDER, STEP
@@ -18,7 +19,7 @@ from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 
 REFERENCE = REPOSITORY / "results" / "reference"
-TABLES = ("study.yaml", "runs.parquet", "steps.parquet")
+COPIED = ("study.yaml", "runs.parquet")
 
 
 def keep(folder: str | Path, target: Path | None = None, *, unfinished: bool = False) -> Path:
@@ -49,8 +50,9 @@ def keep(folder: str | Path, target: Path | None = None, *, unfinished: bool = F
         )
     target = target or REFERENCE / study.name
     target.mkdir(parents=True, exist_ok=True)
-    for name in TABLES:
+    for name in COPIED:
         shutil.copyfile(folder / name, target / name)
+    steps.join_parts(folder / steps.NAME, target / steps.NAME)
     for pattern, part in (
         ("race-*.svg", "races"),
         ("replay-*.json", "races"),
