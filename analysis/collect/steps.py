@@ -28,6 +28,7 @@ from harness.system.whole_file import write_whole
 NAME = "steps.parquet"
 PARTS = 64  # at most; the more there are, the less is written again for a few new lines
 SOURCES_KEY = b"hpz.sources"
+FORMAT = {"compression": "zstd", "compression_level": 1, "use_dictionary": ["run_id"]}
 THREADS = 2 if (os.cpu_count() or 1) > 1 else 1
 NO_STEPS = STEPS.empty_table()
 
@@ -47,21 +48,16 @@ def update_steps(folder: Path, run_ids: Iterable[str]) -> tuple[list[Source], in
         raise HarnessError(
             f"{table}: cannot be written ({error.strerror}); free space or give another place"
         ) from error
-    members: dict[Path, list[str]] = {
-        table / _part(0): []
-    }  # one part at least, for a table without rows is one
+    members: dict[int, list[str]] = {0: []}  # one part at least, or there would be no table
     for run_id in run_ids:
-        members.setdefault(table / _part(zlib.crc32(run_id.encode()) % PARTS), []).append(run_id)
+        members.setdefault(zlib.crc32(run_id.encode()) % PARTS, []).append(run_id)
+    files = [table / f"part-{number:02}.parquet" for number in members]
     with ThreadPoolExecutor(THREADS) as pool:
-        updated = list(pool.map(partial(_update_part, folder), members, members.values()))
-    for file in set(part_files(table)) - set(members):  # its runs are gone
+        updated = list(pool.map(partial(_update_part, folder), files, members.values()))
+    for file in {*part_files(table)} - {*files}:  # its runs are gone
         file.unlink()
     sources = sorted(chain.from_iterable(found for found, _ in updated), key=lambda source: source.run_id)
     return sources, sum(lines for _, lines in updated)
-
-
-def _part(number: int) -> str:
-    return f"part-{number:02}.parquet"
 
 
 def part_files(table: Path) -> list[Path]:
@@ -75,44 +71,28 @@ def _update_part(folder: Path, file: Path, run_ids: list[str]) -> tuple[list[Sou
     if file.exists() and [*known] == run_ids and all(unchanged(folder, known[one]) for one in run_ids):
         return [*known.values()], 0
     old = dict(_read_part(file, STEPS.names)) if known else {}
-    sources: list[Source] = []
-    lines_read = 0
-
-    def read() -> Iterator[tuple[pa.Table, Source]]:
-        nonlocal lines_read
-        for run_id in run_ids:
-            table, source, lines = _read_run(folder, known.get(run_id, Source(run_id)), old)
-            sources.append(source)
-            lines_read += lines
-            yield table, source
-
-    write_whole(file, lambda target: _write(target, read()))
-    return sources, lines_read
+    read = [_read_run(folder, known.get(run_id, Source(run_id)), old) for run_id in run_ids]
+    sources = [source for _, source, _ in read]
+    _write(file, [table for table, _, _ in read], sources)
+    return sources, sum(lines for *_, lines in read)
 
 
-def _write(target: Path, runs: Iterable[tuple[pa.Table, Source]]) -> None:
-    """Write runs as one file, one after the other, so that few of them are in memory at a time."""
-    sources = []
-    with pq.ParquetWriter(
-        target,
-        STEPS,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=["run_id"],
-        use_byte_stream_split=[*FLOATS],
-    ) as writer:
-        for table, source in runs:
-            sources.append(asdict(source))
-            for batch in table.to_batches():
-                writer.write_batch(batch)
-        writer.add_key_value_metadata({SOURCES_KEY: json.dumps(sources)})
+def _write(file: Path, tables: Iterable[pa.Table], sources: Iterable[Source]) -> None:
+    """Write one file of the table: the rows of some runs, one after the other."""
+    table = pa.concat_tables([NO_STEPS, *tables])
+
+    def write(target: Path) -> None:
+        with pq.ParquetWriter(target, STEPS, use_byte_stream_split=[*FLOATS], **FORMAT) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata({SOURCES_KEY: json.dumps([asdict(one) for one in sources])})
+
+    write_whole(file, write)
 
 
 def join_parts(table: Path, file: Path) -> None:
     """Write a steps table as one file, by run id. Raises HarnessError as `write_whole` does."""
-    rows = dict(read_steps(table, STEPS.names))
-    runs = [(rows.get(source.run_id, NO_STEPS), source) for source in sources_of(table)]
-    write_whole(file, lambda target: _write(target, runs))
+    rows, sources = dict(read_steps(table, STEPS.names)), sources_of(table)
+    _write(file, [rows[source.run_id] for source in sources if source.rows], sources)
 
 
 def _read_run(folder: Path, source: Source, old: Mapping[str, pa.Table]) -> tuple[pa.Table, Source, int]:
@@ -130,7 +110,7 @@ def _read_run(folder: Path, source: Source, old: Mapping[str, pa.Table]) -> tupl
     rows = rows.add_column(0, STEPS.field("run_id"), pa.repeat(run_id, rows.num_rows)).cast(STEPS)
     kept = old.get(run_id, NO_STEPS) if source.rows else NO_STEPS
     table, duplicates = last_of_each_step(pa.concat_tables([kept, rows]))
-    count = whole.count(b"\n")
+    count = rows.num_rows + sum(problem.line is not None for problem in problems)
     if whole != data:
         problems.append(Problem(name, source.lines + count + 1, "half-written line"))
     # An unfinished last line is not counted as read: it is looked at again next time.
