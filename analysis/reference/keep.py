@@ -8,9 +8,10 @@ from pathlib import Path
 
 from analysis.collect import steps
 from analysis.collect.collect import collect_study
-from analysis.draw.simulated import shown_margins
-from analysis.judge.clock import FOLDER, STEP
+from analysis.draw.simulated_windows import shown_margins
+from analysis.judge.clock_tables import FOLDER
 from analysis.judge.race_matrix import load_matrix
+from analysis.page.simulated import STEP
 from harness.race.matrix import Fault
 from harness.record.directory import write_json
 from harness.simulate.tables import read
