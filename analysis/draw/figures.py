@@ -25,9 +25,10 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import ScaledTranslation
 
-from analysis.draw.style import GRID, INK, MUTED, RANK, RC, SIGNS, VERDICT_COLOURS, line_of
+from analysis.draw.settings import settings
+from analysis.draw.style import GRID, INK, MUTED, RC, SIGNS, VERDICT_COLOURS, line_of
+from analysis.judge.evidence import RANK
 from analysis.judge.pairs import Matched, Pair, Recorded, few_seeds
-from analysis.judge.settings import settings
 from harness.study import Training
 from harness.system.errors import HarnessError
 from harness.system.whole_file import write_text_whole, write_whole

@@ -11,8 +11,9 @@ import pytest
 from analysis.collect.collect import collect_study
 from analysis.draw.costs import lines_figure
 from analysis.judge.pairs import match
-from analysis.judge.races import race_rows, waits
+from analysis.judge.races import waits
 from analysis.judge.summary import load_summary
+from analysis.page.races import race_rows
 from analysis.page.report import build_report
 from analysis.reference.keep import keep
 from harness.race.matrix import SCHEMA_FILE, Fault, LineCost, Matrix, Row, cost_lines, json_schema
