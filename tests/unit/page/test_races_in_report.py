@@ -15,8 +15,9 @@ from analysis.judge.races import race_rows, waits
 from analysis.judge.summary import load_summary
 from analysis.page.report import build_report
 from analysis.reference.keep import keep
-from harness.race.matrix import SCHEMA_FILE, Fault, LineCost, Matrix, Row, cost_lines, json_schema
+from harness.race.matrix import SCHEMA_FILE, Fault, LineCost, Matrix, Row, json_schema
 from harness.race.report import Access, Cost, Effect, Held, Place, Race, Report
+from harness.race.table import cost_lines
 from harness.record.directory import RunDirectory
 from harness.study.study import Run, load_study
 from harness.system.errors import HarnessError
