@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.device.observe import Access, Observer, OpRecord, Site, WaitTarget
-from harness.race.happens_before import HOST, Analysis, Mark
+from harness.race.findings import HOST, Mark
+from harness.race.happens_before import Analysis
 from harness.race.memory import Footprint, footprint
 from harness.race.sites import capture, visible
 
