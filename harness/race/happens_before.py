@@ -57,6 +57,8 @@ class Analysis:
         self.costs, self.memory = Costs(), Memory()
         self.next_index = 0
         self.host_waits = 0
+        self.host_moves = 0  # how often the host's clock has moved
+        self.joined: dict[int, int] = {}  # stream → how many of these moves its clock takes into account
 
     # ---- what the host does
 
@@ -72,6 +74,8 @@ class Analysis:
         """An op was issued; reads and writes are (storage, footprint). Stream HOST: the host itself did it, now."""
         clock = self._clock(stream)
         time = clock[stream] = clock.get(stream, 0) + 1
+        if stream == HOST:
+            self.host_moves += 1
         mark = Mark(index, stream, "op", name, site)
         self.next_index = index + (stream != HOST)
         self.window.append(mark)
@@ -151,12 +155,15 @@ class Analysis:
         if stream == HOST:
             return host
         clock = self.clocks.setdefault(stream, {})
-        _join(clock, host)
+        if self.joined.get(stream) != self.host_moves:
+            self.joined[stream] = self.host_moves
+            _join(clock, host)
         return clock
 
     def _host_wait(self, clock: Clock, reason: str, site: Site, cost: bool) -> None:
         _join(self.clocks[HOST], clock)
         self.host_waits += 1
+        self.host_moves += 1
         if cost:
             self.costs.host_waits[reason, site] += 1
         self.window.append(Mark(self.next_index, HOST, "host-wait", reason, site))
@@ -185,7 +192,8 @@ class Analysis:
         if block.pruned != self.host_waits:
             block.pruned = self.host_waits
             self._prune(block)
-        kept, stream, write, view = list[Touch](), new.stream, new.write, new.view
+        kept: list[Touch] = []
+        stream, write, view = new.stream, new.write, new.view
         for old in block.history:
             if old.stream != stream:
                 unordered = clock.get(old.stream, 0) < old.time
