@@ -5,7 +5,6 @@ The study's own races.json is a `Matrix`; its JSON Schema stands in race-matrix.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -151,7 +150,3 @@ def grouped(items: Iterable[T], key: Callable[[T], Any]) -> Iterator[tuple[Any, 
 
 def json_schema() -> dict[str, Any]:
     return Matrix.model_json_schema()
-
-
-if __name__ == "__main__":
-    print(json.dumps(json_schema(), indent=1))
