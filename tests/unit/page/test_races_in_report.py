@@ -241,7 +241,5 @@ def test_what_is_kept_of_it_gives_the_same_answer(analysed: Path) -> None:
 
 def test_the_matrix_follows_the_documented_schema(analysed: Path) -> None:
     schema = json.loads(SCHEMA_FILE.read_text())
-    assert schema == json_schema(), (
-        "run: python -m harness.race.schemas"
-    )
+    assert schema == json_schema(), "run: python -m harness.race.schemas"
     jsonschema.validate(json.loads((analysed / "races.json").read_text()), schema)
