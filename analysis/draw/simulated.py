@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from analysis.draw.figures import Figure
+from analysis.draw.figure import Figure
 from analysis.draw.simulated_panels import figure, grid, legend_below, short
 from analysis.draw.simulated_scaling import efficiency_figure, limits_figure, scaling_figure
 from analysis.draw.simulated_windows import window_figure, window_parameters_figure

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.race.happens_before import HOST, Analysis, Finding, Mark, Side
+from harness.race.findings import HOST, Finding, Mark, Side
+from harness.race.happens_before import Analysis
 from harness.race.report import (
     HOST_STREAM,
     Access,

@@ -17,7 +17,8 @@ import torch
 
 from harness.device import Device, MixedDevices, VirtualDevice, open_device, open_process_device
 from harness.race.adapt import adapt_deepspeed, adapt_hugging_face
-from harness.race.happens_before import Analysis, Costs, shortened
+from harness.race.findings import Costs, shortened
+from harness.race.happens_before import Analysis
 from harness.race.job import Job
 from harness.race.merge import rank_report, traced
 from harness.race.names import Namer, roots, stream_names

@@ -107,7 +107,7 @@ def test_ranks_are_named_shortly() -> None:
 
 def test_the_json_follows_the_documented_schema() -> None:
     schema = json.loads(SCHEMA_FILE.read_text())
-    assert schema == json_schema(), "run: python -m harness.race.report > harness/race/races.schema.json"
+    assert schema == json_schema(), "run: python -m harness.race.schemas"
     jsonschema.validate(json.loads(merged().model_dump_json()), schema)
 
 
