@@ -16,12 +16,13 @@ from typing import Any
 import torch
 
 from harness.device import Device, MixedDevices, VirtualDevice, open_device, open_process_device
+from harness.device.stream_names import stream_names
 from harness.race.adapt import adapt_deepspeed, adapt_hugging_face
 from harness.race.findings import Costs, shortened
 from harness.race.happens_before import Analysis
 from harness.race.job import Job
 from harness.race.merge import rank_report, traced
-from harness.race.names import Namer, roots, stream_names
+from harness.race.names import Namer, roots
 from harness.race.policy import policy_of
 from harness.race.watch import CollectiveLog, Excerpt, Watcher
 from harness.record import RunDirectory
