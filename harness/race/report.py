@@ -136,6 +136,7 @@ class RankReport(Frozen):
 
     rank: int
     ops: int
+    steps: int | None = None  # optimizer steps of a script; None of a run, which writes them down itself
     races: tuple[Race, ...]
     costs: tuple[Cost, ...]
     held: Held
@@ -209,6 +210,7 @@ def rank_report(
     analysis: Analysis,
     streams: Mapping[int, str],
     *,
+    steps: int | None = None,
     digest: str | None = None,
     problem: str | None = None,
 ) -> RankReport:
@@ -217,6 +219,7 @@ def rank_report(
     return RankReport(
         rank=rank,
         ops=analysis.costs.ops,
+        steps=steps,
         races=tuple(_race(rank, finding, streams) for finding in analysis.findings.values()),
         costs=tuple(_costs(analysis)),
         held=Held(
@@ -314,6 +317,7 @@ def merge(reports: Sequence[RankReport], program: str, **settings: Any) -> Repor
         program=program,
         ranks=len(reports),
         ops=sum(report.ops for report in reports),
+        steps=min((report.steps for report in reports if report.steps is not None), default=None),
         races=tuple(sorted(merged.values(), key=lambda race: (order[race.kind], -race.count, race.id))),
         costs=next((report.costs for report in reports if report.rank == 0), ()),
         held=_largest([report.held for report in reports]),
@@ -345,20 +349,37 @@ def _largest(held: Sequence[Held]) -> Held:
 
 def text(report: Report, full: bool = False) -> Iterator[str]:
     """The report as lines for a terminal, worst first; `full` adds callers and the rest of the names."""
-    yield summary(report)
-    for problem in report.problems:
-        yield f"problem: {problem}"
+    yield from summary(report)
     yield from _held_text(report.held)
     for race in report.races:
         yield ""
         yield from _race_text(race, full, report.schedules_tried > 0)
 
 
-def summary(report: Report) -> str:
+def summary(report: Report) -> Iterator[str]:
+    """What became of the program, where that is not well, and what was found in as much of it as ran."""
+    if report.problems:
+        when = f"after {_many(report.steps, 'step')}" if report.steps else "before its first training step"
+        yield f"{report.program} FAILED {when}: {report.problems[0]}"
+        yield from (f"problem: {problem}" for problem in report.problems[1:])
+    yield f"{'until then, ' if report.problems else ''}{_ran(report)}: {_found(report)}"
+
+
+def _ran(report: Report) -> str:
+    steps = [] if report.steps is None else [_many(report.steps, "step")]
+    return ", ".join([report.program, _many(report.ranks, "rank"), *steps, _many(report.ops, "op")])
+
+
+def _found(report: Report) -> str:
+    if not report.ops:
+        return "nothing ran, so nothing was analysed"
     kinds = Counter[str](race.kind for race in report.races)
     found = ", ".join(f"{kinds[kind]} {word}" for kind, word in _WORDS.items() if kinds[kind])
-    where = f"{report.program}, {report.ranks} rank{'s' if report.ranks > 1 else ''}, {report.ops} ops"
-    return f"{where}: {found or 'no unordered accesses'}"
+    return found or "no unordered accesses"
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _held_text(held: Held) -> Iterator[str]:
