@@ -27,6 +27,7 @@ from harness.system.parent import die_with
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RINGS = ("tests/deepspeed", "tests/slurm", "tests/browser", "tests/gpu")
+TIMEOUT_SECONDS = 900  # of a test; the machine is kept busy on purpose
 END_SECONDS = 60.0  # for tests that were interrupted to take down what they had started
 
 
@@ -114,9 +115,10 @@ def soak(plan: Plan, folder: Path) -> None:
 def run_tests(rings: tuple[str, ...], seed: int, log: Path, junit: Path) -> int:
     """All tests once, in an order that follows from `seed`; interrupted, they take down what they had started."""
     shuffled = ["-p", "randomly", f"--randomly-seed={seed}", "--randomly-dont-reset-seed"]
+    patient = f"--timeout={TIMEOUT_SECONDS}"
     with log.open("w") as stream:
         tests = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *shuffled, f"--junit-xml={junit}", *rings],
+            [sys.executable, "-m", "pytest", *shuffled, patient, f"--junit-xml={junit}", *rings],
             cwd=REPOSITORY,
             stdout=stream,
             stderr=subprocess.STDOUT,
