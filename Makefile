@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STUDY ?= experiments/laptop.yaml
+ROUNDS ?= 20
 
 # What the SLURM and browser tests need; installed where that is allowed, else those tests are skipped and say so.
 PACKAGES := slurmctld slurmd slurm-client munge iproute2 chromium
@@ -11,7 +12,7 @@ MAY_INSTALL := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] ||
 # Ranks are processes by the hundred; each would compile what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: reproduce test lint types packages figures historical clean setup
+.PHONY: reproduce test soak lint types packages figures historical clean setup
 setup: .venv/.ready
 
 # torch comes first, so that nothing that depends on it brings another build.
@@ -44,6 +45,10 @@ endif
 test: lint types packages
 	$(BIN)/pytest -q -n 2 tests/unit
 	$(BIN)/pytest --ignore=tests/unit tests
+
+# Which tests do not pass every time? RINGS=tests/slurm or any other tests; by default all but the unit ring.
+soak: setup packages
+	$(BIN)/python -m tests.soak --rounds $(ROUNDS) $(RINGS)
 
 # The paper's own window: DeepSpeed 0.13.4, stock and fixed, on today's torch.
 historical: setup

@@ -133,6 +133,7 @@ class RankReport(Frozen):
 
     rank: int
     ops: int
+    steps: int | None = None  # optimizer steps of a script; None of a run, which writes them down itself
     races: tuple[Race, ...]
     costs: tuple[Cost, ...]
     held: Held

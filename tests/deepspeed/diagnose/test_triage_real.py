@@ -23,7 +23,7 @@ import pytest
 
 from harness.diagnose.cases import Case, Known, open_case
 from harness.diagnose.triage import triage
-from harness.launch import local
+from harness.launch import launcher, local
 from harness.record import RunDirectory
 from harness.study import Study, load_study
 from harness.system.errors import HarnessError
@@ -127,8 +127,8 @@ def edit(file: Path, old: str, new: str) -> None:
 def hang(bench: Bench) -> Case:
     """Stop one rank of a healthy run, wait until triage calls that a hang, and end the run."""
     directory = bench.directory("hang")
-    launcher = threading.Thread(target=bench.launch, args=("hang",))
-    launcher.start()
+    launching = threading.Thread(target=bench.launch, args=("hang",))
+    launching.start()
     try:
         wait_for(
             lambda: directory.steps_file.exists() and len(directory.steps_file.read_bytes().splitlines()) > 20
@@ -141,7 +141,7 @@ def hang(bench: Bench) -> Case:
         return open_case(directory.path, now=time.time())
     finally:
         os.kill(ranks[1], signal.SIGKILL)
-        launcher.join(timeout=60)
+        launching.join(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]
     load = bench.directory("stale after load")
     load.update_status(state="interrupted", final=None)  # it goes on from the checkpoint after step 8
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "SERVER", "tests.deepspeed.launch.forgetful_server")
+        patch.setattr(launcher, "SERVER", "tests.deepspeed.launch.forgetful_server")
         bench.launch("stale after load")
     with pytest.MonkeyPatch.context() as patch:
         overlay = planted(folder / "overlay")
