@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STUDY ?= experiments/laptop.yaml
 ROUNDS ?= 20
+# Of the tests: one more than cores, as those on SLURM mostly wait.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 
 # What the SLURM and browser tests need; installed where that is allowed, else those tests are skipped and say so.
 PACKAGES := slurmctld slurmd slurm-client munge iproute2 chromium
@@ -43,8 +45,7 @@ ifeq ($(MAY_INSTALL),yes)
 endif
 
 test: lint types packages
-	$(BIN)/pytest -q -n 2 tests/unit
-	$(BIN)/pytest --ignore=tests/unit tests
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=20
 
 # Which tests do not pass every time? RINGS=tests/slurm or any other tests; by default all but the unit ring.
 soak: setup packages

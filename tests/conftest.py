@@ -13,12 +13,18 @@ import yaml
 from hypothesis import HealthCheck, settings
 
 from harness.system.places import REPOSITORY
+from tests.rings import Rings
 
 # A busy machine is no reason to fail, and every run tries the same cases.
 settings.register_profile(
     "hpz", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("hpz")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Rings())
+
 
 TINY: dict[str, Any] = {
     "name": "tiny",

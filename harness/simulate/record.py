@@ -7,7 +7,6 @@ and the timers are warm, and one step is recorded.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import resource
@@ -36,7 +35,9 @@ from harness.simulate.meta import (
 from harness.simulate.recorder import Recorder
 from harness.simulate.trace import Trace, from_rows, save
 from harness.study import ModelFile, Run
+from harness.system.imports import quick_imports
 from harness.workload.models import build_model
+from harness.workload.train import import_muon
 
 WARM_UP_STEPS = (
     2  # the first learns the order of parameters; DeepSpeed's throughput timer starts with the third
@@ -214,12 +215,11 @@ def main() -> None:
 
 
 def _import_for_children() -> None:
-    import deepspeed.runtime.zero.stage3
-    import transformers.models.falcon.modeling_falcon
-    import transformers.models.llama.modeling_llama  # noqa: F401
+    with quick_imports():
+        import transformers.models.falcon.modeling_falcon
+        import transformers.models.llama.modeling_llama  # noqa: F401
 
-    with contextlib.suppress(ImportError):
-        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+        import_muon()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from harness.device.witness import VARIABLE, open_witness
 from harness.record import RunDirectory
 from harness.study import ModelFile, Run
 from harness.system.errors import HarnessError
+from harness.system.imports import quick_imports
 from harness.workload.batches import Batches, open_batches
 from harness.workload.engine import build_engine, check_evidence
 from harness.workload.session import Preempted, Rank, Session, StopRequest
@@ -29,15 +30,26 @@ from harness.workload.session import Preempted, Rank, Session, StopRequest
 def import_everything(kind: str) -> None:
     """Import what a rank of this device kind needs, so that it can be forked warm. Torch must stay single-threaded."""
     torch.set_num_threads(1)
-    open_process_device(kind)
-    import deepspeed
-    import transformers.models.falcon.modeling_falcon
-    import transformers.models.llama.modeling_llama  # noqa: F401
+    with quick_imports():
+        open_process_device(kind)
+        import deepspeed
+        import transformers.models.falcon.modeling_falcon
+        import transformers.models.llama.modeling_llama  # noqa: F401
 
-    deepspeed.utils.logger.setLevel("WARNING")
+        deepspeed.utils.logger.setLevel("WARNING")
+        import_muon()
+
+
+def import_muon() -> None:
+    """Import what newer releases of DeepSpeed import when an engine is built, and so in every rank anew.
+
+    No run uses Muon, whose functions ask for torch's compiler as they are defined: one that does not generate code is
+    imported in a fraction of the time.
+    """
+    with contextlib.suppress(AttributeError):  # of older releases of torch
+        torch.compiler.set_default_backend("eager")
     with contextlib.suppress(ImportError):
-        # Newer releases import this when an engine is built, and with it torch's whole compiler: seconds a rank.
-        import deepspeed.runtime.zero.muon.muon_optimizer
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
 
 
 def run_rank(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from harness.record import RunDirectory
 from harness.study import Shape
 from harness.system.errors import HarnessError
+from harness.system.imports import quick_imports
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,9 @@ def log_to(directory: RunDirectory, rank: int) -> None:
 
 
 def train(directory: RunDirectory, until: int) -> None:
-    from harness.workload.session import Preempted
-    from harness.workload.train import run_rank
+    with quick_imports():
+        from harness.workload.session import Preempted
+        from harness.workload.train import run_rank
 
     try:
         run_rank(directory.path, until)

@@ -23,7 +23,8 @@ import pytest
 
 from harness.diagnose.cases import Case, Known, open_case
 from harness.diagnose.triage import triage
-from harness.launch import launcher, local
+from harness.launch import launcher
+from harness.launch.local import run_study
 from harness.record import RunDirectory
 from harness.study import Study, load_study
 from harness.system.errors import HarnessError
@@ -31,7 +32,7 @@ from harness.variants import NAMED, overlay_path
 from tests.conftest import TINY, write_study
 from tests.deepspeed.launch.test_local_launch import ranks_of, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.xdist_group("triage")]
 
 TRAINING_OF_ALL = {"steps": 14, "micro_batch": 1, "sequence_length": 32, "learning_rate": 8e-3}
 SENTENCE = "All parts of the text are alike, so that a few steps teach much of it. "
@@ -100,7 +101,7 @@ class Bench:
         """Run these on warm processes that they share."""
         together = self.studies[names[0]].model_copy()
         together.__dict__["runs"] = tuple(self.studies[name].runs[0] for name in names)
-        local.run_study(together, self.results(names[0]))
+        run_study(together, self.results(names[0]))
 
 
 def planted(folder: Path) -> Path:
@@ -161,7 +162,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]
         bench.launch("stale after load")
     with pytest.MonkeyPatch.context() as patch:
         overlay = planted(folder / "overlay")
-        patch.setattr(local, "_overlay", lambda variant, release: overlay)
+        patch.setattr(launcher, "_overlay", lambda variant, release: overlay)
         bench.launch("stale from the start", "offload")
     found = {name: open_case(bench.directory(name).path) for name in FAULT_OF if name != "hang"}
     found["stale from the start"] = as_release_0_13_1(bench)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import harness.workload.train
+import harness.workload.session
 from harness.launch.forkserver import main
 
 if __name__ == "__main__":
-    harness.workload.engine.forget_secondary_partitions = lambda engine: None
+    harness.workload.session.forget_secondary_partitions = lambda engine: None
     main()

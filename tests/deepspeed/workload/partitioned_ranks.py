@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-import harness.workload.train
+import harness.workload.engine
 from harness.device import open_device, step_traffic
 from harness.study import Run
 from harness.workload.engine import build_engine
@@ -34,7 +34,7 @@ def be_rank(name: str, run: Run) -> None:
     deepspeed.init_distributed(dist_backend=device.backend, verbose=False)
     device.connect()
     held: list[int] = []
-    harness.workload.train.build_model = watched(harness.workload.train.build_model, held)  # type: ignore[attr-defined]
+    harness.workload.engine.build_model = watched(harness.workload.engine.build_model, held)  # type: ignore[attr-defined]
     device.kind = "cuda"
     engine = build_engine(run, device)
     weights = whole_weights(engine.module)

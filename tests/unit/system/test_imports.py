@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from harness.system.errors import HarnessError
-from harness.system.imports import explained_imports, explanation
+from harness.system.imports import explained_imports, explanation, quick_imports
 
 
 def deepspeed(folder: Path, *, release: str | None) -> None:
@@ -53,3 +54,10 @@ def test_the_sentence_is_the_last_line_after_the_traceback(capsys: pytest.Captur
 def test_a_sentence_for_the_user_stays_as_it_is() -> None:
     with pytest.raises(SystemExit, match=r"^device cuda: no GPU here$"), explained_imports():
         raise HarnessError("device cuda: no GPU here")
+
+
+def test_imports_are_quick_and_what_was_imported_is_not_collected_later() -> None:
+    before = gc.get_freeze_count()
+    with quick_imports():
+        assert not gc.isenabled()
+    assert gc.isenabled() and gc.get_freeze_count() > before
