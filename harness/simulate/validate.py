@@ -14,19 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
-from pydantic import BaseModel, ConfigDict
 
 from harness.hardware import Cluster, Gpu, Host, Network, cluster
 from harness.simulate.engine import simulate
+from harness.simulate.published import Published, judgement, published
 from harness.simulate.trace import load
 from harness.simulate.traces import traces
-from harness.study import Run, Study
+from harness.study import Run
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from harness.system.whole_file import write_json, write_text_whole
 
-PUBLISHED = Path(__file__).with_name("published.yaml")
 MEASURED = (Path("results/slow-link"), REPOSITORY / "results" / "reference" / "slow-link")
 Progress = Callable[[str], None]
 Loader = Callable[[Path], tuple[pd.DataFrame, pd.DataFrame]]
@@ -49,48 +47,6 @@ NOT_VALIDATED = (
 
 def _quiet(_: str) -> None:
     pass
-
-
-class Published(BaseModel):
-    """One entry of published.yaml."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: str
-    source: str
-    statement: str
-    measured: dict[str, float]
-    unknown: str
-    comparable: bool
-    """Whether simulated and measured are the same thing; else the measured number is only a bound."""
-    gpu: str
-    networks: list[str]
-    shapes: list[str]
-    model: str
-    variant: str
-    training: dict[str, Any]
-    zero_optimization: dict[str, Any]
-
-    def runs(self, shape: str) -> tuple[Run, Run]:
-        """(ZeRO-3, the variant) on that shape."""
-        file = REPOSITORY / "experiments" / "models" / f"{self.model}.yaml"
-        study = Study.model_validate(
-            {
-                "name": "published",
-                "device": "cuda",
-                "training": self.training,
-                "deepspeed": {"zero_optimization": self.zero_optimization},
-                "matrix": {"model": self.model, "variant": self.variant, "shape": shape},
-                "models": {self.model: yaml.safe_load(file.read_text())},
-            }
-        )
-        (pair,) = study.pairs
-        return pair[1], pair[0]
-
-
-def published() -> list[Published]:
-    """All published measurements."""
-    return [Published.model_validate(entry) for entry in yaml.safe_load(PUBLISHED.read_text())]
 
 
 def validate_published(host: str = "server", lanes: int = 1, progress: Progress = _quiet) -> pd.DataFrame:
@@ -140,14 +96,6 @@ def _row(entry: Published, shape: str, network: str, run: Run, seconds: list[flo
         "unknown": entry.unknown,
         "evidence": "simulated-time",
     }
-
-
-def judgement(entry: Published, speedup: float) -> str:
-    """What a simulated speed-up says of the published one."""
-    if entry.comparable:
-        return "compared; the network is not known"
-    high = entry.measured["speedup_high"]
-    return "consistent: below what all three techniques reach" if speedup <= high else "too optimistic"
 
 
 # ---- a study that was really run over a slow link
