@@ -46,8 +46,6 @@ def main(words: list[str] | None = None) -> int:
     options = parsed(words)
     if options.report:
         return report(options.report)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
     plan, folder = resumed(options.resume) if options.resume else begun(options)
     print(f"{plan.rounds} rounds of {' '.join(plan.rings)}, seed {plan.seed}, in {folder}", flush=True)
     code = 0
@@ -166,4 +164,6 @@ def failed_in(junit: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    for stop in (signal.SIGINT, signal.SIGTERM):  # also where it was started in the background
+        signal.signal(stop, signal.default_int_handler)
     sys.exit(main())
