@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import defaultdict
 from pathlib import Path
 
@@ -31,6 +32,9 @@ class Rings:
         for item in items:
             if (ring := ring_of(item)) in TOGETHER:
                 item.add_marker(pytest.mark.xdist_group(ring))
+
+    def pytest_collection_finish(self) -> None:
+        gc.freeze()  # collections then pass over what all tests import
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         ring = report.nodeid.rpartition("tests/")[2].partition("/")[0]
