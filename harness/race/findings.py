@@ -87,7 +87,7 @@ class Finding:
     window: tuple[Mark, ...] = ()
 
 
-@dataclass
+@dataclass(slots=True)
 class Storage:
     """What is known of one allocation."""
 
@@ -95,7 +95,7 @@ class Storage:
     stream: int
     written: Written | None  # None: allocated before the analysis began, so taken as written
     history: list[Touch] = field(default_factory=list)
-    recorded: set[int] = field(default_factory=set)  # streams of record_stream
+    recorded: frozenset[int] = frozenset()  # streams of record_stream
     pruned: int = 0  # how many host waits its history takes into account
 
 
@@ -109,7 +109,7 @@ class Costs:
     stream_waits: Counter[Site] = field(default_factory=Counter)
 
 
-@dataclass
+@dataclass(slots=True)
 class Memory:
     """What the analysis itself holds, at most and in all."""
 

@@ -90,7 +90,8 @@ class Analysis:
         self.events[event] = dict(self._clock(stream))
         if len(self.events) >= self.events_room:
             self._drop_events()
-        self.memory.events_peak = max(self.memory.events_peak, len(self.events))
+        if len(self.events) > self.memory.events_peak:
+            self.memory.events_peak = len(self.events)
         self.costs.records[site] += 1
         self.window.append(Mark(self.next_index, stream, "record", f"record event {event}", site, event))
 
@@ -117,7 +118,8 @@ class Analysis:
     def alloc(self, storage: int, nbytes: int, stream: int, written: bool = False) -> None:
         """Memory was handed out on a stream; `written` where the caller filled it by other means."""
         self.storages[storage] = Storage(nbytes, stream, None if written else Written(nbytes))
-        self.memory.storages_peak = max(self.memory.storages_peak, len(self.storages))
+        if len(self.storages) > self.memory.storages_peak:
+            self.memory.storages_peak = len(self.storages)
 
     def free(self, storage: int, site: Callable[[], Site] = lambda: ()) -> None:
         """The last reference went: the allocator may hand the block to the next op of its allocating stream.
@@ -145,7 +147,7 @@ class Analysis:
     def record_stream(self, storage: int, stream: int) -> None:
         """The allocator was told that a stream uses the storage."""
         if storage in self.storages:
-            self.storages[storage].recorded.add(stream)
+            self.storages[storage].recorded |= {stream}
 
     # ---- inside
 
@@ -189,12 +191,13 @@ class Analysis:
             block.nbytes = new.view.end
         if block.written is not None:
             self._follow_writes(block, storage, new)
-        if block.pruned != self.host_waits:
-            block.pruned = self.host_waits
-            self._prune(block)
         kept: list[Touch] = []
         stream, write, view = new.stream, new.write, new.view
+        prune, host = block.pruned != self.host_waits, self.clocks[HOST]
+        block.pruned = self.host_waits
         for old in block.history:
+            if prune and host.get(old.stream, 0) >= old.time:
+                continue  # the host has waited for it: it is before everything that can still be issued
             if old.stream != stream:
                 unordered = clock.get(old.stream, 0) < old.time
                 if unordered and (write or old.write) and overlap(old.view, view):
@@ -205,15 +208,10 @@ class Analysis:
         kept.append(new)
         if len(kept) > self.history:
             kept = self._shorten(kept, new, clock)
-        self.memory.touches += len(kept) - len(block.history)
-        self.memory.touches_peak = max(self.memory.touches_peak, self.memory.touches)
-        block.history = kept
-
-    def _prune(self, block: Storage) -> None:
-        """Drop what the host has waited for: it is before everything that can still be issued."""
-        host = self.clocks[HOST]
-        kept = [old for old in block.history if host.get(old.stream, 0) < old.time]
-        self.memory.touches -= len(block.history) - len(kept)
+        memory = self.memory
+        memory.touches += len(kept) - len(block.history)
+        if memory.touches > memory.touches_peak:
+            memory.touches_peak = memory.touches
         block.history = kept
 
     def _follow_writes(self, block: Storage, storage: int, new: Touch) -> None:

@@ -86,14 +86,14 @@ class CollectiveLog(Observer):
     """Writes each collective to a file as it is issued, so that a hang can be explained."""
 
     def __init__(self, file: Path) -> None:
-        self.stream = file.open("w", buffering=1)
+        self.file = file.open("wb", buffering=0)
 
     def on_op(self, op: OpRecord) -> None:
         call = op.collective
         if call is not None:
             ranks = ",".join(map(str, call.ranks))
             place = next(map(str, capture(1)), "an unknown place")
-            self.stream.write(f"{call.group} {ranks} {call.op} {call.nbytes} {place}\n")
+            self.file.write(f"{call.group} {ranks} {call.op} {call.nbytes} {place}\n".encode())
 
 
 def _touched(accesses: tuple[Access, ...]) -> list[tuple[int, Footprint]]:
