@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STUDY ?= experiments/laptop.yaml
+ROUNDS ?= 20
 # Of the tests: one more than cores, as those on SLURM mostly wait.
 WORKERS ?= $(shell expr $$(nproc) + 1)
 
@@ -13,7 +14,7 @@ MAY_INSTALL := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] ||
 # Ranks are processes by the hundred; each would compile what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: reproduce test lint types packages figures historical clean setup
+.PHONY: reproduce test soak lint types packages figures historical clean setup
 setup: .venv/.ready
 
 # torch comes first, so that nothing that depends on it brings another build.
@@ -45,6 +46,10 @@ endif
 
 test: lint types packages
 	$(BIN)/pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=20
+
+# Which tests do not pass every time? RINGS=tests/slurm or any other tests; by default all but the unit ring.
+soak: setup packages
+	$(BIN)/python -m tests.soak --rounds $(ROUNDS) $(RINGS)
 
 # The paper's own window: DeepSpeed 0.13.4, stock and fixed, on today's torch.
 historical: setup

@@ -1,10 +1,14 @@
 """How fast runs are collected and reported: 2,000 runs × 5,000 steps, beside other readers of the same lines.
 
-    python -m benchmarks.collect [--runs 2000] [--steps 5000] [--folder DIR] [--json]
+    python -m benchmarks.collect [--runs 2000] [--steps 5000] [--many 10000] [--folder DIR] [--json]
 
 The runs are made up, by copying a few series of numbers into the documented format; nothing of them is a result. Other
 readers get one hundred runs at most, because only their rate is wanted; TensorBoard's gets ten, as event files of four
-scalars a step, where it is installed (`pip install -e '.[bench]'`). Prints rows a second and peak memory (MiB).
+scalars a step, where it is installed (`pip install -e '.[bench]'`). A second study of `--many` short runs shows what it
+costs to look for news where there is none.
+
+Prints rows a second, peak memory (MiB) and, against pandas.read_json, rows for each second of processor time. The goals
+(`GOALS`) are for the default sizes on two quiet cores.
 """
 
 from __future__ import annotations
@@ -20,10 +24,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from analysis.collect.collect import collect_study
+from analysis.page.report import build_report
 from harness.record import StepRecord
 from harness.record.directory import describe_run
 from harness.study import Run, Study, load_study, save_study
@@ -32,6 +37,15 @@ from harness.system.utc import utc_now
 from harness.system.whole_file import write_json
 
 SHARE = 100  # runs that the other readers get
+MANY_STEPS = 10  # of each run of the second study
+APPENDED = 10  # lines
+GOALS = {
+    "hpz collect": ("seconds", 15),
+    "hpz collect, 10 new lines": ("seconds", 1),
+    "hpz collect, nothing new": ("seconds", 0.3),
+    "hpz report": ("peak_mib", 1024),
+}
+UNITS = {"seconds": "s", "peak_mib": "MiB"}
 SCALARS = ("loss", "grad_norm", "lr", "step_seconds")  # of each step, in event files
 
 
@@ -118,28 +132,26 @@ def measured(work: Callable[[Path], int], folder: Path) -> dict[str, float]:
 
 
 def _timed(work: Callable[[Path], int], folder: Path) -> dict[str, float]:
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), time.process_time()
     rows = work(folder)
-    seconds = time.perf_counter() - started
-    usage = resource.getrusage(resource.RUSAGE_SELF)
+    seconds, spent = time.perf_counter() - started, time.process_time() - spent
     return {
         "rows": rows,
         "seconds": seconds,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,  # tells a slow reader from a busy machine
+        "cpu_seconds": spent,  # tells a slow reader from a busy machine
         "rows_per_second": rows / seconds,
-        "peak_mib": usage.ru_maxrss / 1024,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
 def collect_all(folder: Path) -> int:
-    from analysis.collect.collect import collect_study
-
     return collect_study(folder).lines_read
 
 
 def append_and_collect(folder: Path) -> int:
-    """Record the last step of ten runs once more; returns the lines read."""
-    for directory in sorted((folder / "runs").iterdir())[:10]:
+    """Record the last step of ten runs, spread over the study, once more; returns the lines read."""
+    runs = sorted((folder / "runs").iterdir())
+    for directory in runs[:: -(-len(runs) // APPENDED)]:
         line = (directory / "steps.jsonl").read_text().splitlines()[-1]
         row = {**json.loads(line), "utc": utc_now()}
         with (directory / "steps.jsonl").open("a") as stream:
@@ -148,9 +160,6 @@ def append_and_collect(folder: Path) -> int:
 
 
 def report_all(folder: Path) -> int:
-    from analysis.collect.collect import collect_study
-    from analysis.page.report import build_report
-
     build_report(folder)
     return int(collect_study(folder).counts()["steps"])
 
@@ -202,6 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--many", type=int, default=10_000, help="runs of the second, short study")
     parser.add_argument(
         "--folder", type=Path, help="keep the made-up runs here; used again if they are there"
     )
@@ -209,19 +219,21 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="hpz-collect-"))
     try:
-        results = benchmark(folder, arguments.runs, arguments.steps)
+        results = benchmark(folder, arguments.runs, arguments.steps, arguments.many)
     finally:
         if arguments.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(results, indent=1) if arguments.json else as_table(results))
 
 
-def benchmark(folder: Path, runs: int, steps: int) -> dict[str, dict[str, float]]:
+def benchmark(folder: Path, runs: int, steps: int, many: int) -> dict[str, dict[str, float]]:
     """All measurements, in order."""
     if not (folder / "study.yaml").exists():
         write_runs(study_of(runs, steps), folder)
-    for name in ("runs.parquet", "steps.parquet"):
-        (folder / name).unlink(missing_ok=True)
+    if not (folder / "many" / "study.yaml").exists():
+        write_runs(study_of(many, MANY_STEPS), folder / "many")
+    for table in (folder / "runs.parquet", folder / "steps.parquet"):
+        shutil.rmtree(table) if table.is_dir() else table.unlink(missing_ok=True)
     works: dict[str, Callable[[Path], int]] = {
         "pandas.read_json": with_pandas,
         "pyarrow.json.read_json": with_pyarrow,
@@ -235,17 +247,27 @@ def benchmark(folder: Path, runs: int, steps: int) -> dict[str, dict[str, float]
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             pool.apply(write_events, (folder,))
         works = {"TensorBoard events, scalars": with_tensorboard, **works}
-    return {name: measured(work, folder) for name, work in works.items()}
+    results = {name: measured(work, folder) for name, work in works.items()}
+    measured(collect_all, folder / "many")
+    return {**results, "hpz collect, nothing new": measured(collect_all, folder / "many")}
 
 
 def as_table(results: dict[str, dict[str, float]]) -> str:
-    rows = [f"{'':28}{'rows':>12}{'seconds':>10}{'CPU s':>8}{'M rows/s':>10}{'peak MiB':>10}"]
+    head = f"{'':28}{'rows':>12}{'seconds':>10}{'CPU s':>8}{'M rows/s':>10}{'peak MiB':>10}{'× pandas':>10}{'goal':>10}"
+    rows, pandas = [head], per_cpu_second(results["pandas.read_json"])
     for name, one in results.items():
-        rate: Any = one["rows_per_second"] / 1e6
+        rate, ratio = one["rows_per_second"] / 1e6, per_cpu_second(one) / pandas
+        column, goal = GOALS.get(name, (None, None))
+        aim = f"{goal:g} {UNITS[column]}" if column else ""
         rows.append(
-            f"{name:28}{one['rows']:12,.0f}{one['seconds']:10.2f}{one['cpu_seconds']:8.2f}{rate:10.2f}{one['peak_mib']:10.0f}"
+            f"{name:28}{one['rows']:12,.0f}{one['seconds']:10.2f}{one['cpu_seconds']:8.2f}{rate:10.2f}"
+            f"{one['peak_mib']:10.0f}{ratio:10.1f}{aim:>10}"
         )
     return "\n".join(rows)
+
+
+def per_cpu_second(one: dict[str, float]) -> float:
+    return one["rows"] / one["cpu_seconds"]
 
 
 if __name__ == "__main__":

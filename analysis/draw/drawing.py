@@ -12,14 +12,18 @@ from markupsafe import Markup
 
 from analysis.collect.collect import collect_study
 from analysis.draw.costs import cost_figures, lines_figure
-from analysis.draw.figures import Figure, inline, loss_figures, matrix_figure
+from analysis.draw.figure import Figure, inline
+from analysis.draw.losses import loss_figures
 from analysis.draw.missing import missing_figures
 from analysis.draw.rates import gpu_figures
-from analysis.draw.simulated import simulated_figures, validation_figure
-from analysis.judge.clock import Clock, load_clock
+from analysis.draw.simulated import simulated_figures
+from analysis.draw.validation import validation_figure
+from analysis.draw.verdicts import matrix_figure
+from analysis.judge.clock_tables import Clock, load_clock
+from analysis.judge.evidence import ran
+from analysis.judge.pair_records import Bands
 from analysis.judge.pairs import Matched, match
-from analysis.judge.summary import Bands, summarise_matched
-from analysis.page import page
+from analysis.judge.summary import summarise_matched
 from harness.study import load_study
 from harness.system.errors import HarnessError
 
@@ -55,12 +59,12 @@ def draw_all(
     matched: Matched, summary: Mapping[str, Any], folder: Path, clock: Clock | None = None
 ) -> AllDrawn:
     """Draw every figure of a study and write it to `folder`; without losses, those of its clock."""
-    ran = page.ran(summary)
-    losses = loss_figures(matched, summary, Bands(matched)) if ran else []
+    trained = ran(summary)
+    losses = loss_figures(matched, summary, Bands(matched)) if trained else []
     lines = lines_figure(matched)
     return AllDrawn(
         losses=[_drawn(make, folder) for make in losses],
-        matrix=_drawn(partial(matrix_figure, summary), folder) if ran else None,
+        matrix=_drawn(partial(matrix_figure, summary), folder) if trained else None,
         costs=[_drawn(make, folder) for make in cost_figures(summary)],
         lines=_written(lines, folder) if lines else None,
         missing=[_drawn(make, folder) for make in missing_figures(matched.study)],

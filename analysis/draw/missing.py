@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure as Canvas
 from rich.table import Table
 
-from analysis.draw.figures import Figure, distinct, file_name
+from analysis.draw.figure import Figure, distinct, file_name
 from analysis.draw.style import INK, MUTED
 from harness.diagnose import new_copy_raises, old_copy
 from harness.study import ModelFile, Run, Study, parameter_shapes, parse_model

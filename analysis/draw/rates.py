@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure as Canvas
 
-from analysis.draw.figures import Figure
+from analysis.draw.figure import Figure
 from analysis.draw.style import line_of
 
 Record = dict[str, Any]

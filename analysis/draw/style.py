@@ -36,7 +36,6 @@ VARIANTS: dict[str, Line] = {
 }
 # Verdicts carry a sign as well as a colour.
 SIGNS = {"exact": "=", "equivalent": "≈", "drifted": "△", "diverged": "✕", None: "–"}
-RANK = {None: -1, "exact": 0, "equivalent": 1, "drifted": 2, "diverged": 3}  # the worst is shown
 VERDICT_COLOURS = {
     "exact": "#bfe3d0",
     "equivalent": "#d5e8f5",
@@ -45,6 +44,7 @@ VERDICT_COLOURS = {
     None: "#ffffff",
 }
 
+DOT: dict[str, Any] = {"markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.4}  # one pair
 RC: dict[str, Any] = {
     "svg.hashsalt": "hpz-lab",  # ids inside the svg do not change from one build to the next
     "svg.fonttype": "none",  # text stays text: searchable, and read out by screen readers

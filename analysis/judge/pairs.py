@@ -35,6 +35,7 @@ NEEDED = (
     "wire_bytes",
     "wire_bytes_predicted",
 )
+COMMON = ("step", "batch_hash")  # equal in many runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class Recorded:
         """Whether the run was never trained to its end, for its races alone were wanted."""
         return self.row["state"] == "pending" and bool(self.row["races"])
 
-    @property
+    @cached_property
     def unfit(self) -> str | None:
         """Why the run cannot be judged; None if it can."""
         steps = self.columns["step"]
@@ -201,27 +202,38 @@ def match(study: Study, collected: Collected) -> Matched:
 
 
 def _recorded_runs(collected: Collected) -> Iterator[Recorded]:
-    frame = collected.steps(NEEDED)
-    columns = {name: frame[name].to_numpy() for name in NEEDED}
-    starts = dict(_spans(collected))
+    shared: dict[tuple[str, bytes], Floats] = {}
+    steps = {
+        run_id: {name: _held(name, table[name].to_numpy(), shared) for name in NEEDED}
+        for run_id, table in collected.by_run(NEEDED)
+    }
+    none: dict[str, Floats] = dict.fromkeys(NEEDED, np.empty(0))
     rows = collected.runs.astype(object).where(collected.runs.notna(), None).to_dict("records")
     for row in rows:
         record = json.loads(row["record"])
-        span = starts.get(row["run_id"], slice(0, 0))
         yield Recorded(
             run_id=row["run_id"],
             run=Run.model_validate(record["run"]),
             row={str(key): value for key, value in row.items()},
             record=record,
-            columns={name: values[span] for name, values in columns.items()},
+            columns=steps.get(row["run_id"], none),
         )
 
 
-def _spans(collected: Collected) -> Iterator[tuple[str, slice]]:
-    start = 0
-    for source in collected.sources:
-        yield source.run_id, slice(start, start + source.rows)
-        start += source.rows
+def _held(name: str, values: Floats, shared: dict[tuple[str, bytes], Floats]) -> Floats:
+    """The same values of shape (steps,), to be read only, in less memory: millions of steps are held at a time.
+
+    What never changes, as many counters do, is held as one number, what many runs have in common is held once, and
+    integers are as narrow as they fit.
+    """
+    bits = values.view(f"i{values.itemsize}")
+    if len(values) and (bits == bits[0]).all():
+        return np.broadcast_to(values[0], values.shape)
+    narrow = values.dtype.kind == "i" and np.abs(values).max(initial=0) < 2**31
+    copy: Floats = values.astype(
+        "i4" if narrow else values.dtype
+    )  # so that the table that it came from can go
+    return shared.setdefault((copy.dtype.str, copy.tobytes()), copy) if name in COMMON else copy
 
 
 def _key(run: Run, *but: str) -> str:

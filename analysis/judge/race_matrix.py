@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.race.matrix import Matrix, table_rows
+from harness.race.matrix import Matrix
+from harness.race.table import table_rows
 from harness.system.errors import HarnessError
 
 Record = dict[str, Any]

@@ -1,42 +1,15 @@
-"""Races that were analysed in a study's runs, and the source lines at which the host waited, for the page.
-
-They come from the races.json of run directories; a study without any shows nothing of this.
-"""
+"""What was analysed in single runs (their races.json), and the source lines at which their hosts waited."""
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from analysis.judge.pairs import Matched, Recorded
-from harness.race.report import LABELS
 
 Record = Mapping[str, Any]
-KINDS = {
-    "race": "two accesses without order",
-    "freed-in-use": "memory freed while in use",
-    "unwritten-read": "read of memory that nothing wrote",
-}
-
-
-@dataclass
-class RaceRow:
-    """One missing order, over all runs in which it was found."""
-
-    title: str
-    kind: str
-    first: str
-    second: str
-    names: dict[str, int]
-    effect: str
-    variants: list[str] = field(default_factory=list)
-    run_ids: list[str] = field(default_factory=list)
-    count: int = 0
-    picture: str | None = None  # a data: address
 
 
 @dataclass(frozen=True)
@@ -52,19 +25,6 @@ class Wait:
     run_id: str
 
 
-def race_rows(matched: Matched, folder: Path) -> list[RaceRow]:
-    """Distinct races, those of known faults first, each with a picture where one was drawn."""
-    rows: dict[tuple[str, ...], RaceRow] = {}
-    for recorded, report in _reports(matched):
-        for race in report["races"]:
-            row = rows.setdefault(_key(race), _row(race))
-            row.count += race["count"]
-            row.variants += [recorded.run.variant] if recorded.run.variant not in row.variants else []
-            row.run_ids.append(recorded.run_id)
-            row.picture = row.picture or _picture(folder, recorded.run_id, race["id"])
-    return sorted(rows.values(), key=lambda row: (row.title not in LABELS.values(), -row.count))
-
-
 def waits(matched: Matched) -> list[Wait]:
     """Host waits by source line, the most frequent first."""
     found = [
@@ -72,54 +32,23 @@ def waits(matched: Matched) -> list[Wait]:
             recorded.run.release,
             recorded.run.variant,
             recorded.run.policy,
-            _place(cost["place"]),
+            place_text(cost["place"]),
             cost["reason"],
             cost["count"],
             recorded.run_id,
         )
-        for recorded, report in _reports(matched)
+        for recorded, report in reports(matched)
         for cost in report["costs"]
         if cost["kind"] == "host-wait"
     ]
     return sorted(found, key=lambda wait: (wait.variant, wait.policy, -wait.count))
 
 
-def _reports(matched: Matched) -> Iterator[tuple[Recorded, Record]]:
+def reports(matched: Matched) -> Iterator[tuple[Recorded, Record]]:
     for recorded in matched.of.values():
         if text := recorded.row["races"]:
             yield recorded, json.loads(text)
 
 
-def _key(race: Record) -> tuple[str, ...]:
-    return (race["kind"], race["label"] or "", _site(race["first"]), _site(race["second"]))
-
-
-def _row(race: Record) -> RaceRow:
-    label, kind = race["label"], str(race["kind"])
-    effect = race["effect"]
-    words = "not searched for" if effect is None else "values change" if effect["found"] else "none found"
-    if effect and effect.get("schedule"):
-        words += f": {effect['schedule']}"
-    return RaceRow(
-        title=LABELS.get(label, str(label)) if label else "not a known fault",
-        kind=KINDS.get(kind, kind),
-        first=f"{race['first']['access'].lower()} on {race['first']['stream']}, {_site(race['first'])}",
-        second=f"{race['second']['access'].lower()} on {race['second']['stream']}, {_site(race['second'])}",
-        names=dict(list(race["names"].items())[:3]),
-        effect=words,
-    )
-
-
-def _site(access: Record) -> str:
-    return _place(access["site"][0]) if access["site"] else "(no Python frame)"
-
-
-def _place(place: Record | None) -> str:
+def place_text(place: Record | None) -> str:
     return f"{place['file']}:{place['line']} {place['function']}".rstrip() if place else "(no Python frame)"
-
-
-def _picture(folder: Path, run_id: str, race_id: str) -> str | None:
-    """The picture as an image, in which no script of a foreign svg could run; None where none was drawn."""
-    places = (folder / part / run_id / f"race-{race_id}.svg" for part in ("runs", "races"))
-    file = next((place for place in places if place.is_file()), None)
-    return "data:image/svg+xml;base64," + base64.b64encode(file.read_bytes()).decode() if file else None

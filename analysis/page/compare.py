@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
-from analysis.draw.style import RANK
-from analysis.judge.settings import shape_text
-from analysis.page.page import number
+from analysis.draw.settings import shape_text
+from analysis.judge.evidence import RANK
+from analysis.page.tables import number
 from harness.system.errors import HarnessError
 
 Record = Mapping[str, Any]

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from analysis.judge.settings import shape_text
-from analysis.judge.summary import weaker
+from analysis.draw.settings import shape_text
+from analysis.judge.evidence import weaker
 from analysis.page.compare import compare_summaries
 from harness.system.errors import HarnessError
 

@@ -12,19 +12,25 @@ from markupsafe import Markup
 
 from analysis.collect.collect import collect_study
 from analysis.draw.drawing import draw_all
-from analysis.judge.clock import load_clock, order_rows, percent, section
+from analysis.draw.settings import shape_text
+from analysis.judge.clock_tables import load_clock, order_rows
+from analysis.judge.evidence import ran
 from analysis.judge.pairs import match
 from analysis.judge.race_matrix import fault_sentence, load_matrix
-from analysis.judge.races import race_rows, waits
-from analysis.judge.settings import shape_text
+from analysis.judge.races import waits
 from analysis.judge.summary import load_summary, summarise_matched, write_summary
+from analysis.judge.trust import percent
 from analysis.judge.wire import unfilled
 from analysis.judge.witness import profiles, watched_runs
-from analysis.page import page
+from analysis.page.answers import WHO, answers, headline
 from analysis.page.compare import arrow
 from analysis.page.explained import explained, patches_of
 from analysis.page.explorer import as_script, explorer_data
+from analysis.page.grids import band_note, grids
 from analysis.page.levels import compared
+from analysis.page.races import race_rows
+from analysis.page.simulated import section
+from analysis.page.tables import faults, interval, pair_rows, seed_rows, size
 from analysis.page.text import latex, latex_orders, markdown
 from harness.study import load_study
 from harness.system.whole_file import write_text_whole
@@ -102,26 +108,26 @@ def render(summary: Mapping[str, Any], **parts: Any) -> str:
     )
     environment.filters |= {
         "percent": percent,
-        "size": page.size,
+        "size": size,
         "shape": shape_text,
         "arrow": arrow,
         "share": share,
-        "times": page.interval,
+        "times": interval,
         "fault_sentence": fault_sentence,
     }
     return environment.get_template("report.html.j2").render(
         summary=summary,
-        headline=page.headline(summary),
-        ran=page.ran(summary),
-        answers=page.answers(summary),
-        named=page.WHO,
-        more=[answer for answer in page.answers(summary) if answer.variant not in page.WHO],
-        grids=page.grids(summary),
-        rule=page.band_note(summary),
-        pairs=page.pair_rows(summary),
+        headline=headline(summary),
+        ran=ran(summary),
+        answers=answers(summary),
+        named=WHO,
+        more=[answer for answer in answers(summary) if answer.variant not in WHO],
+        grids=grids(summary),
+        rule=band_note(summary),
+        pairs=pair_rows(summary),
         unfilled=unfilled(summary["wire"]),
-        faults=page.faults(summary),
-        seeds=page.seed_rows(summary),
+        faults=faults(summary),
+        seeds=seed_rows(summary),
         variants=explained(summary),
         patches=patches_of(summary),
         style=_own("style.css"),

@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from analysis.draw.style import RANK
-from analysis.judge.clock import ORDERED, clock_sentence, percent
+from analysis.judge.clock import clock_sentence
+from analysis.judge.clock_tables import ORDERED
+from analysis.judge.evidence import RANK, ran
 from analysis.judge.race_matrix import fault_sentence
-from analysis.page import page
+from analysis.judge.trust import percent
+from analysis.page.answers import answers, headline
+from analysis.page.grids import Grid, band_note, grids
 
 Record = Mapping[str, Any]
 LATEX = {
@@ -38,9 +41,9 @@ def markdown(summary: Record) -> str:
     """report.md: the answer, the verdicts, the claims, and what was not run."""
     parts = [
         f"# {_md(summary['study'])}: is my configuration safe, and what does the fix cost?",
-        f"**{_md(page.headline(summary))}**",
+        f"**{_md(headline(summary))}**",
     ]
-    parts += _md_runs(summary) if page.ran(summary) else []
+    parts += _md_runs(summary) if ran(summary) else []
     parts += _md_races(summary["races"]) if summary["races"] else []
     parts += _md_clock(summary["simulated"]) if summary["simulated"] else []
 
@@ -66,12 +69,12 @@ def _md_runs(summary: Record) -> list[str]:
             ("variant", "trains as its baseline?", "costs", "evidence"),
             (
                 (f"`{a.variant}`", f"**{a.sign}**: {a.safety}", a.cost, a.evidence or "–")
-                for a in page.answers(summary)
+                for a in answers(summary)
             ),
         ),
         "## Verdicts",
-        *(_md_grid(grid) for grid in page.grids(summary)),
-        page.band_note(summary),
+        *(_md_grid(grid) for grid in grids(summary)),
+        band_note(summary),
     ]
 
 
@@ -156,7 +159,7 @@ def _three(value: float | None) -> str:
     return "--" if value is None else f"{value:.3g}"
 
 
-def _md_grid(grid: page.Grid) -> str:
+def _md_grid(grid: Grid) -> str:
     rows = ((label, *(f"{c.sign} {c.text}" if c else "" for c in cells)) for label, cells in grid.rows)
     table = _md_table(("variant", *grid.columns), rows)
     return f"### {_md(grid.title)}\n\n{_md(grid.note)} (evidence: {grid.evidence})\n\n{table}"

@@ -6,10 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+from analysis.collect import steps
 from analysis.collect.collect import collect_study
-from analysis.draw.simulated import shown_margins
-from analysis.judge.clock import FOLDER, STEP
+from analysis.draw.simulated_windows import shown_margins
+from analysis.judge.clock_tables import FOLDER
 from analysis.judge.race_matrix import load_matrix
+from analysis.page.simulated import STEP
 from harness.race.matrix import Fault
 from harness.simulate.tables import read
 from harness.study import load_study
@@ -18,7 +20,7 @@ from harness.system.places import REPOSITORY
 from harness.system.whole_file import write_json
 
 REFERENCE = REPOSITORY / "results" / "reference"
-TABLES = ("study.yaml", "runs.parquet", "steps.parquet")
+COPIED = ("study.yaml", "runs.parquet")
 
 
 def keep(folder: str | Path, target: Path | None = None, *, unfinished: bool = False) -> Path:
@@ -49,8 +51,9 @@ def keep(folder: str | Path, target: Path | None = None, *, unfinished: bool = F
         )
     target = target or REFERENCE / study.name
     target.mkdir(parents=True, exist_ok=True)
-    for name in TABLES:
+    for name in COPIED:
         shutil.copyfile(folder / name, target / name)
+    steps.join_parts(folder / steps.NAME, target / steps.NAME)
     for pattern, part in (
         ("race-*.svg", "races"),
         ("replay-*.json", "races"),

@@ -15,9 +15,10 @@ from harness.race.explore import Budget
 from harness.race.investigate import Settings, investigate
 from harness.race.job import Job, Program
 from harness.race.launch import Ranks
-from harness.race.matrix import print_matrix, race_study
 from harness.race.replay import Values, changed_versions, read_replay, replayed
 from harness.race.report import Report
+from harness.race.survey import race_study
+from harness.race.table import print_matrix
 from harness.race.text import text
 from harness.record import RunDirectory
 from harness.study import load_study

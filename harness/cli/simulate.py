@@ -132,6 +132,7 @@ def simulate(
 
 
 def _validate(folder: Path, measured: Path | None, progress: Callable[[str, int, int], None]) -> None:
+    from analysis.collect.collect import collect
     from harness.simulate.validate import validate, write_validation
 
     done = itertools.count(1)
@@ -139,7 +140,7 @@ def _validate(folder: Path, measured: Path | None, progress: Callable[[str, int,
     def count(_: str) -> None:
         progress("traces taken for validation", next(done), 0)  # how many there will be is not known
 
-    write_validation(validate(measured, lanes=2, progress=count), folder)
+    write_validation(validate(collect, measured, lanes=2, progress=count), folder)
 
 
 def _keep_a_step(study: Study, simulated: Simulated, folder: Path) -> None:

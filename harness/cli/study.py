@@ -109,9 +109,11 @@ def report(
 
 
 def _report(folder: Path, as_json: bool, against: Path | None = None) -> None:
-    from analysis.judge.summary import load_summary, verdict_table
-    from analysis.page.page import headline, ran
+    from analysis.judge.evidence import ran
+    from analysis.judge.summary import load_summary
+    from analysis.page.answers import headline
     from analysis.page.report import build_report
+    from analysis.page.verdicts import verdict_table
 
     page = build_report(folder, against)
     summary = load_summary(folder)

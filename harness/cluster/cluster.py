@@ -163,9 +163,11 @@ class Cluster:
         return dataclasses.replace(self, spec=dataclasses.replace(self.spec, link=link))._saved()
 
     def kill_node(self, node: str) -> None:
-        """End a node's slurmd at once, as a crash would; its jobs' processes stay."""
+        """End a node's slurmd at once, as a crash would, and see it gone; its jobs' processes stay."""
         pid = int((self.folder / f"slurmd-{node}.pid").read_text())
         self.run(["kill", "-9", str(pid)])
+        while self.run(["kill", "-0", str(pid)]).returncode == 0:  # until process 1 has reaped it
+            time.sleep(0.02)
 
     def start_node(self, node: str) -> None:
         """Start a node's slurmd again."""

@@ -1,4 +1,7 @@
-"""Where a rank computes: plain CPU, CUDA, or the virtual device, whose streams run on CPU in any legal order."""
+"""Where a rank computes: plain CPU, CUDA, or the virtual device, whose streams run on CPU in any legal order.
+
+`open_device` gives the device of a rank; a `Policy` orders the virtual device's work, and an `Observer` sees it.
+"""
 
 from harness.device.counters import Counters, Traffic, link_bytes, step_traffic
 from harness.device.device import Device

@@ -17,7 +17,7 @@ from harness.device.arguments import map_tensors, tensors_of, written
 from harness.device.deferred import Deferred, alias, generator_state
 from harness.device.errors import DeviceError, MixedDevices
 from harness.device.memory import Memory, accesses, is_pinned, on_device
-from harness.device.observe import HOST, SITE_DEPTH, OpKind, OpRecord, call_site
+from harness.device.observe import HOST, OpKind, OpRecord
 from harness.device.operators import Kind, Operator, describe
 from harness.device.results import Results
 from harness.device.streams import Machine
@@ -283,15 +283,16 @@ class Dispatcher(TorchDispatchMode):
         stream: int | None = None,
     ) -> None:
         machine = self.machine
-        unread = {id(t) for t in writes} if operator.overwrites else set()
+        if operator.overwrites:
+            unread = {id(t) for t in writes}
+            reads = [t for t in reads if id(t) not in unread]
         record = OpRecord(
             index=machine.ops,
             name=operator.name,
             stream=machine.current.id if stream is None else stream,
             kind=kind,
-            reads=accesses(t for t in reads if id(t) not in unread),
+            reads=accesses(reads),
             writes=accesses(writes),
-            site=call_site(SITE_DEPTH),
         )
         for observer in machine.observers:
             observer.on_op(record)

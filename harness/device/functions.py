@@ -14,7 +14,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from harness.device.memory import Memory, accesses, is_pinned, on_device
-from harness.device.observe import HOST, SITE_DEPTH, OpRecord, call_site
+from harness.device.observe import HOST, OpRecord
 from harness.device.streams import Machine
 
 Tensor = torch.Tensor
@@ -73,6 +73,6 @@ class Functions(TorchFunctionMode):
         machine = self.machine
         if machine.observers and is_pinned(tensor):
             read = accesses((tensor,))
-            record = OpRecord(machine.ops, name, HOST, "op", read, (), call_site(SITE_DEPTH))
+            record = OpRecord(machine.ops, name, HOST, "op", read, ())
             for observer in machine.observers:
                 observer.on_op(record)

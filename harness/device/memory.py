@@ -123,13 +123,15 @@ class Memory:
 def accesses(tensors: Iterable[torch.Tensor]) -> tuple[Access, ...]:
     """The elements of tensors in device or pinned memory, exactly; nobody but the host touches other memory."""
     return tuple(
-        Access(
-            allocation.id,
-            int(tensor.storage_offset()),
-            tuple(tensor.size()),
-            tensor.stride(),
-            tensor.element_size(),
-        )
-        for tensor in tensors
-        if (allocation := allocation_of(tensor)) is not None
+        [
+            Access(
+                allocation.id,
+                int(tensor.storage_offset()),
+                tensor.size(),
+                tensor.stride(),
+                tensor.element_size(),
+            )
+            for tensor in tensors
+            if (allocation := allocation_of(tensor)) is not None
+        ]
     )

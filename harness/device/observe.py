@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple
 import torch
 
 HOST = -1  # in place of a stream: the host, which touches pinned memory itself
-SITE_DEPTH = 10  # frames kept of an observed op
 # Frames of this package and of torch say nothing about the program.
 NOT_THE_PROGRAM = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
 
@@ -54,7 +53,7 @@ class Site:
 OpKind = Literal["op", "copy", "collective"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every op, and a frozen one takes three times as long
 class OpRecord:
     """An op as issued. What it overwrites without reading stands in `writes` alone.
 
@@ -68,7 +67,6 @@ class OpRecord:
     kind: OpKind
     reads: tuple[Access, ...]
     writes: tuple[Access, ...]
-    site: Site
     collective: Collective | None = None
 
 
@@ -80,7 +78,10 @@ class WaitTarget(NamedTuple):
 
 
 class Observer:
-    """Base of all observers; override what is of interest. Calls come in issue order, from the issuing thread."""
+    """Base of all observers; override what is of interest. Calls come in issue order, from the issuing thread.
+
+    Whoever wants to know where in the program an op was issued looks at the stack when told of it.
+    """
 
     def on_op(self, op: OpRecord) -> None:
         """An op was issued to its stream, or the host has touched pinned memory."""

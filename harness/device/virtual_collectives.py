@@ -15,7 +15,7 @@ import torch
 from harness.device.collectives import Backend, Call, Tensor
 from harness.device.errors import DeviceError
 from harness.device.memory import accesses, on_device
-from harness.device.observe import SITE_DEPTH, Collective, OpRecord, call_site
+from harness.device.observe import Collective, OpRecord
 from harness.device.schedule import Flight, below_dispatch
 from harness.device.streams import Event, Machine, Stream
 
@@ -90,7 +90,6 @@ class VirtualBackend(Backend):
             kind="collective",
             reads=accesses(reads),
             writes=accesses(writes),
-            site=call_site(SITE_DEPTH),
             collective=collective,
         )
         for observer in self._machine.observers:

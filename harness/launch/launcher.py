@@ -18,7 +18,7 @@ from harness.study import Run, Study
 from harness.system.child import Child, python_path
 from harness.system.ports import free_port
 from harness.system.utc import utc_now
-from harness.variants import Variant, overlay_path
+from harness.variants import Variant, cache_folder, overlay_path
 
 GIB = 2**30
 RANK_MEMORY = 0.7 * GIB  # a rank of a toy model, forked warm, with room to spare
@@ -220,11 +220,12 @@ class Launcher:
 
 
 def _server_key(run: Run) -> tuple[Path, str]:
-    return _overlay(run.variant, run.release), run.device
+    return _overlay(run.variant, run.release, cache_folder()), run.device
 
 
 @lru_cache
-def _overlay(variant: str, release: str) -> Path:
+def _overlay(variant: str, release: str, cache: Path) -> Path:
+    """Checked once a process and cache folder; `cache` only tells these apart."""
     return overlay_path(Variant.parse(variant), release)
 
 

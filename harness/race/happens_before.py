@@ -8,129 +8,33 @@ before the other, are a race, whether or not it changed a number in this executi
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
 
+from harness.race.findings import (
+    HOST,
+    Case,
+    Costs,
+    Finding,
+    Kind,
+    Mark,
+    Memory,
+    Side,
+    Site,
+    Storage,
+    Touch,
+    shortened,
+)
 from harness.race.memory import Footprint, Written, covers, overlap
-
-HOST = -1
-"""The host's place in clocks: its own accesses (to pinned memory) and what it has waited for.
-
-Equal to the one of harness.device.observe, which needs torch."""
 
 HISTORY = 32  # accesses kept for one storage before those that a newer one stands for are dropped
 EVENTS_KEPT = 1024  # recorded events kept before those that order nothing any more are dropped
 WINDOW = 240  # trace items kept for the story and the picture
 CASES = 64  # instances kept of one finding; all are counted
-SHOWN = 60  # of them, how many one finding keeps
 
 Clock = dict[int, int]
-Site = tuple[Any, ...]  # innermost frame first; what a frame is, is the caller's to say
-Kind = Literal["race", "freed-in-use", "unwritten-read"]
 Namer = Callable[[int, Footprint], str | None]
-
-
-@dataclass(slots=True)  # not frozen: one is made for every op, and a frozen one takes three times as long
-class Mark:
-    """One thing that was issued, as the picture shows it."""
-
-    index: int  # op index; of a wait or record, the index of the next op
-    stream: int
-    what: Literal["op", "record", "wait", "host-wait"]
-    name: str
-    site: Site = ()
-    target: int | None = None  # of a wait: the event
-
-
-class Touch(NamedTuple):
-    """One access of one op to one storage."""
-
-    stream: int
-    time: int  # the op's place in its stream's clock
-    view: Footprint
-    write: bool
-    op: Mark
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One of the two accesses of a finding."""
-
-    op: str
-    index: int
-    stream: int
-    write: bool
-    low: int
-    high: int
-    site: Site
-
-    @classmethod
-    def of(cls, touch: Touch) -> Side:
-        view, op = touch.view, touch.op
-        return cls(op.name, op.index, touch.stream, touch.write, view.start, view.end, op.site)
-
-
-class Case(NamedTuple):
-    """One instance of a finding: op indices, the memory's name, the second access's bytes, the training step."""
-
-    first: int
-    second: int
-    name: str
-    low: int
-    high: int
-    step: int | None
-
-
-@dataclass
-class Finding:
-    """A pair of source places between which an ordering is missing, and how often it was met."""
-
-    kind: Kind
-    first: Side  # in issue order; of an unwritten read, the read itself
-    second: Side
-    storage: int
-    nbytes: int
-    count: int = 0
-    names: Counter[str] = field(default_factory=Counter)
-    steps: set[int] = field(default_factory=set)
-    cases: list[Case] = field(default_factory=list)  # the first few
-    window: tuple[Mark, ...] = ()
-
-
-@dataclass
-class Storage:
-    """What is known of one allocation."""
-
-    nbytes: int
-    stream: int
-    written: Written | None  # None: allocated before the analysis began, so taken as written
-    history: list[Touch] = field(default_factory=list)
-    recorded: set[int] = field(default_factory=set)  # streams of record_stream
-    pruned: int = 0  # how many host waits its history takes into account
-
-
-@dataclass
-class Costs:
-    """What ordering cost in this execution, by source place."""
-
-    ops: int = 0
-    host_waits: Counter[tuple[str, Site]] = field(default_factory=Counter)
-    records: Counter[Site] = field(default_factory=Counter)
-    stream_waits: Counter[Site] = field(default_factory=Counter)
-
-
-@dataclass
-class Memory:
-    """What the analysis itself holds, at most and in all."""
-
-    storages_peak: int = 0
-    touches_peak: int = 0
-    events_peak: int = 0
-    touches: int = 0
-    dominated: int = 0  # dropped because a newer, ordered access stands for them
-    forgotten: int = 0  # dropped unseen, for want of room: a race with them would be missed
 
 
 class Analysis:
@@ -153,6 +57,8 @@ class Analysis:
         self.costs, self.memory = Costs(), Memory()
         self.next_index = 0
         self.host_waits = 0
+        self.host_moves = 0  # how often the host's clock has moved
+        self.joined: dict[int, int] = {}  # stream → how many of these moves its clock takes into account
 
     # ---- what the host does
 
@@ -168,6 +74,8 @@ class Analysis:
         """An op was issued; reads and writes are (storage, footprint). Stream HOST: the host itself did it, now."""
         clock = self._clock(stream)
         time = clock[stream] = clock.get(stream, 0) + 1
+        if stream == HOST:
+            self.host_moves += 1
         mark = Mark(index, stream, "op", name, site)
         self.next_index = index + (stream != HOST)
         self.window.append(mark)
@@ -182,7 +90,8 @@ class Analysis:
         self.events[event] = dict(self._clock(stream))
         if len(self.events) >= self.events_room:
             self._drop_events()
-        self.memory.events_peak = max(self.memory.events_peak, len(self.events))
+        if len(self.events) > self.memory.events_peak:
+            self.memory.events_peak = len(self.events)
         self.costs.records[site] += 1
         self.window.append(Mark(self.next_index, stream, "record", f"record event {event}", site, event))
 
@@ -209,7 +118,8 @@ class Analysis:
     def alloc(self, storage: int, nbytes: int, stream: int, written: bool = False) -> None:
         """Memory was handed out on a stream; `written` where the caller filled it by other means."""
         self.storages[storage] = Storage(nbytes, stream, None if written else Written(nbytes))
-        self.memory.storages_peak = max(self.memory.storages_peak, len(self.storages))
+        if len(self.storages) > self.memory.storages_peak:
+            self.memory.storages_peak = len(self.storages)
 
     def free(self, storage: int, site: Callable[[], Site] = lambda: ()) -> None:
         """The last reference went: the allocator may hand the block to the next op of its allocating stream.
@@ -237,7 +147,7 @@ class Analysis:
     def record_stream(self, storage: int, stream: int) -> None:
         """The allocator was told that a stream uses the storage."""
         if storage in self.storages:
-            self.storages[storage].recorded.add(stream)
+            self.storages[storage].recorded |= {stream}
 
     # ---- inside
 
@@ -247,12 +157,15 @@ class Analysis:
         if stream == HOST:
             return host
         clock = self.clocks.setdefault(stream, {})
-        _join(clock, host)
+        if self.joined.get(stream) != self.host_moves:
+            self.joined[stream] = self.host_moves
+            _join(clock, host)
         return clock
 
     def _host_wait(self, clock: Clock, reason: str, site: Site, cost: bool) -> None:
         _join(self.clocks[HOST], clock)
         self.host_waits += 1
+        self.host_moves += 1
         if cost:
             self.costs.host_waits[reason, site] += 1
         self.window.append(Mark(self.next_index, HOST, "host-wait", reason, site))
@@ -278,11 +191,13 @@ class Analysis:
             block.nbytes = new.view.end
         if block.written is not None:
             self._follow_writes(block, storage, new)
-        if block.pruned != self.host_waits:
-            block.pruned = self.host_waits
-            self._prune(block)
-        kept, stream, write, view = list[Touch](), new.stream, new.write, new.view
+        kept: list[Touch] = []
+        stream, write, view = new.stream, new.write, new.view
+        prune, host = block.pruned != self.host_waits, self.clocks[HOST]
+        block.pruned = self.host_waits
         for old in block.history:
+            if prune and host.get(old.stream, 0) >= old.time:
+                continue  # the host has waited for it: it is before everything that can still be issued
             if old.stream != stream:
                 unordered = clock.get(old.stream, 0) < old.time
                 if unordered and (write or old.write) and overlap(old.view, view):
@@ -293,15 +208,10 @@ class Analysis:
         kept.append(new)
         if len(kept) > self.history:
             kept = self._shorten(kept, new, clock)
-        self.memory.touches += len(kept) - len(block.history)
-        self.memory.touches_peak = max(self.memory.touches_peak, self.memory.touches)
-        block.history = kept
-
-    def _prune(self, block: Storage) -> None:
-        """Drop what the host has waited for: it is before everything that can still be issued."""
-        host = self.clocks[HOST]
-        kept = [old for old in block.history if host.get(old.stream, 0) < old.time]
-        self.memory.touches -= len(block.history) - len(kept)
+        memory = self.memory
+        memory.touches += len(kept) - len(block.history)
+        if memory.touches > memory.touches_peak:
+            memory.touches_peak = memory.touches
         block.history = kept
 
     def _follow_writes(self, block: Storage, storage: int, new: Touch) -> None:
@@ -358,15 +268,6 @@ class Analysis:
     def _excerpt(self, first: Mark) -> tuple[Mark, ...]:
         """The trace around a pair; where it is long, the neighbourhood of both ends and every wait between."""
         return shortened([mark for mark in self.window if mark.index >= first.index - 4])
-
-
-def shortened(marks: Sequence[Mark]) -> tuple[Mark, ...]:
-    """At most SHOWN marks: both ends, and waits and records between."""
-    if len(marks) <= SHOWN:
-        return tuple(marks)
-    near = SHOWN // 3
-    middle = [mark for mark in marks[near:-near] if mark.what != "op"][:near]
-    return (*marks[:near], *middle, *marks[-near:])
 
 
 def _join(clock: Clock, other: Clock) -> None:

@@ -54,12 +54,13 @@ def investigate(
 
 def analysed(job: Job, outcome: Outcome) -> Report:
     """The merged report of an analysed execution."""
-    report = merge(
-        outcome.reports, job.program.title, steps=len(outcome.losses) or None, settings=settings_of(job)
-    )
+    report = merge(outcome.reports, job.program.title, settings=settings_of(job))
+    changes: dict[str, object] = {"ranks": job.program.ranks}  # one that failed may have left no report
+    if job.program.run is not None:
+        changes["steps"] = len(outcome.losses)
     if outcome.problem is not None:
-        report = report.model_copy(update={"problems": (*report.problems, outcome.problem)})
-    return report
+        changes["problems"] = (*report.problems, outcome.problem)
+    return report.model_copy(update=changes)
 
 
 def settings_of(job: Job) -> dict[str, object]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 SEARCH_NODES = 20_000  # beyond these two footprints are taken to overlap, which errs towards reporting
@@ -24,11 +24,11 @@ class Footprint:
     start: int
     run: int
     dims: tuple[tuple[int, int], ...] = ()
+    end: int = field(init=False, compare=False)  # one past the last byte
 
-    @property
-    def end(self) -> int:
-        """One past the last byte."""
-        return self.start + self.run + sum((count - 1) * stride for count, stride in self.dims)
+    def __post_init__(self) -> None:
+        end = self.start + self.run + sum((count - 1) * stride for count, stride in self.dims)
+        object.__setattr__(self, "end", end)
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """The byte intervals [low, high), ascending for views whose dims nest."""

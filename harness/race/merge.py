@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.race.happens_before import HOST, Analysis, Finding, Mark, Side
+from harness.race.findings import HOST, Finding, Mark, Side
+from harness.race.happens_before import Analysis
 from harness.race.report import (
     HOST_STREAM,
     Access,
@@ -29,6 +30,7 @@ def rank_report(
     analysis: Analysis,
     streams: Mapping[int, str],
     *,
+    steps: int | None = None,
     digest: str | None = None,
     problem: str | None = None,
 ) -> RankReport:
@@ -37,6 +39,7 @@ def rank_report(
     return RankReport(
         rank=rank,
         ops=analysis.costs.ops,
+        steps=steps,
         races=tuple(_race(rank, finding, streams) for finding in analysis.findings.values()),
         costs=tuple(_costs(analysis)),
         held=Held(
@@ -131,6 +134,7 @@ def merge(reports: Sequence[RankReport], program: str, **settings: Any) -> Repor
         program=program,
         ranks=len(reports),
         ops=sum(report.ops for report in reports),
+        steps=min((report.steps for report in reports if report.steps is not None), default=None),
         races=tuple(sorted(merged.values(), key=lambda race: (order[race.kind], -race.count, race.id))),
         costs=next((report.costs for report in reports if report.rank == 0), ()),
         held=_largest([report.held for report in reports]),

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 import torch
 
 from harness.device.memory import allocation_of
-from harness.device.virtual_collectives import VirtualBackend
+from harness.device.stream_names import plain_name
 from harness.race.memory import Footprint, footprint, overlap
 from harness.race.sites import is_hidden
 
 PARTS = ("ds_secondary_tensor", "ds_tensor", "grad", "data")
 ENGINES = ("DeepSpeedEngine", "PipelineEngine")
-HOLDERS_OF_ANY = ("stream", "current", "default", "previous", "self")
 GIVE_UP = 300  # names looked up for one program before the rest is left unnamed
 
 
@@ -73,7 +72,7 @@ class Namer:
                 for found, prefix in ((names, ""), (attributes, f"{type(owner).__name__}.")):
                     for name, value in list(found.items()):
                         if _holds(value, storage):
-                            return prefix + _plain(name)
+                            return prefix + plain_name(name)
             frame = frame.f_back
         return None
 
@@ -102,38 +101,3 @@ def _holds(value: Any, storage: int) -> bool:
         isinstance(item, torch.Tensor) and (found := allocation_of(item)) is not None and found.id == storage
         for item in values
     )
-
-
-def _plain(name: str) -> str:
-    """`_DeepSpeedZeroOptimizer_Stage3__buffer` is what the class calls `__buffer`."""
-    return name.rpartition("__")[2] if name.startswith("_") and "__" in name[1:] else name
-
-
-def stream_names(streams: Sequence[Any]) -> dict[int, str]:
-    """A name for each stream: the attribute or variable that holds it; the default stream is `compute`."""
-    groups = _group_streams()
-    named = {s.id: groups.get(s.id) or _holder(s) for s in streams[1:]}
-    return {0: "compute"} | {stream: name for stream, name in named.items() if name is not None}
-
-
-def _group_streams() -> dict[int, str]:
-    """The streams on which collectives run, by the ranks of their group."""
-    from deepspeed.comm import comm
-
-    backend = comm.cdb
-    if not isinstance(backend, VirtualBackend):
-        return {}
-    ranks = dict(backend._groups.values())
-    return {
-        stream.id: f"collectives of {len(ranks[number])} ranks" if number else "collectives of all"
-        for number, stream in backend._streams.items()
-    }
-
-
-def _holder(stream: Any) -> str | None:
-    for referrer in gc.get_referrers(stream):
-        names = referrer if isinstance(referrer, dict) else getattr(referrer, "__dict__", None)
-        for name, value in list(names.items()) if isinstance(names, dict) else ():
-            if value is stream and isinstance(name, str) and name not in HOLDERS_OF_ANY:
-                return _plain(name)
-    return None

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 
 from harness.device import Device, MixedDevices, VirtualDevice, open_device, open_process_device
+from harness.device.stream_names import stream_names
 from harness.race.adapt import adapt_deepspeed, adapt_hugging_face
-from harness.race.happens_before import Analysis, Costs, shortened
+from harness.race.findings import Costs, shortened
+from harness.race.happens_before import Analysis
 from harness.race.job import Job
 from harness.race.merge import rank_report, traced
-from harness.race.names import Namer, roots, stream_names
+from harness.race.names import Namer, roots
 from harness.race.policy import policy_of
 from harness.race.watch import CollectiveLog, Excerpt, Watcher
 from harness.record import RunDirectory
@@ -67,6 +69,7 @@ class Watch:
         self.excerpt: Excerpt | None = None
         self.device: VirtualDevice | None = None
         self.began = False
+        self.steps: int | None = None
 
     def attach(self, device: Device) -> None:
         assert isinstance(device, VirtualDevice)
@@ -95,7 +98,7 @@ class Watch:
         self.streams = stream_names(self.device.machine.streams) | self.streams
 
     def write(self, digest: str | None) -> None:
-        report = rank_report(self.rank, self.analysis, self.streams, digest=digest)
+        report = rank_report(self.rank, self.analysis, self.streams, steps=self.steps, digest=digest)
         content: dict[str, Any] = {"report": report.model_dump(mode="json")}
         if self.excerpt is not None:
             marks = [traced(mark, self.streams) for mark in shortened(self.excerpt.marks)]
@@ -121,6 +124,7 @@ def run_script(job: Job, watch: Watch) -> str:
     device = open_device("virtual", policy=policy_of(job, watch.begin), poison=job.poison)
     watch.attach(device)
     adapt_deepspeed(device, program)
+    count_steps(watch)
     adapt_hugging_face()
     script = Path(program.script).resolve()
     sys.argv = [str(script), *program.arguments]
@@ -136,6 +140,19 @@ def run_script(job: Job, watch: Watch) -> str:
             f"{script.name} ran no op on the virtual device, so nothing was analysed: {ADVICE}"
         )
     return digest_of(names)
+
+
+def count_steps(watch: Watch) -> None:
+    """Count optimizer steps as they are made: the engine may be gone by the time that its script has ended."""
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    take_step, watch.steps = DeepSpeedEngine._take_model_step, 0
+
+    def counted(engine: Any, *args: Any, **kwargs: Any) -> None:
+        take_step(engine, *args, **kwargs)
+        watch.steps = int(engine.global_steps)
+
+    DeepSpeedEngine._take_model_step = counted
 
 
 class _CleanExit(Exception):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -134,6 +133,7 @@ class RankReport(Frozen):
 
     rank: int
     ops: int
+    steps: int | None = None  # optimizer steps of a script; None of a run, which writes them down itself
     races: tuple[Race, ...]
     costs: tuple[Cost, ...]
     held: Held
@@ -204,7 +204,3 @@ def label_of(kind: str, first: Sequence[Place], second: Sequence[Place], names: 
 
 def json_schema() -> dict[str, Any]:
     return Report.model_json_schema()
-
-
-if __name__ == "__main__":
-    print(json.dumps(json_schema(), indent=1))

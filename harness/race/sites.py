@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import linecache
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import NamedTuple
@@ -48,50 +49,75 @@ class Frame(NamedTuple):
         return f"{self.short}:{self.line} {self.function}"
 
 
+class Places:
+    """The frames that were seen in one function, by line and by instruction: the same place is the same object."""
+
+    __slots__ = ("code", "hidden", "of_instruction", "of_line")
+
+    def __init__(self, code: CodeType) -> None:
+        self.code = code
+        self.hidden = any(part in code.co_filename for part in HIDDEN)
+        self.of_line: dict[int, Frame] = {}
+        self.of_instruction: dict[int, Frame] = {}  # which a frame knows at once; its line takes a search
+
+    def at_line(self, line: int) -> Frame:
+        found = self.of_line.get(line)
+        if found is None:
+            found = self.of_line[line] = Frame(self.code.co_filename, line, self.code.co_name)
+        return found
+
+    def at(self, frame: FrameType) -> Frame:
+        found = self.of_instruction.get(frame.f_lasti)
+        if found is None:
+            found = self.of_instruction[frame.f_lasti] = self.at_line(frame.f_lineno)
+        return found
+
+
 # By id, since a code object hashes its whole content; the object itself is kept, so that its id stays its own.
-_hidden: dict[int, tuple[CodeType, bool]] = {}
-_frames: dict[tuple[int, int], Frame | None] = {}
+_places: dict[int, Places] = {}
+
+
+def places_of(code: CodeType) -> Places:
+    """What is remembered of a function."""
+    known = _places.get(id(code))
+    if known is None:
+        known = _places[id(code)] = Places(code)
+    return known
 
 
 def is_hidden(code: CodeType) -> bool:
-    """Whether a function is plumbing; remembered for each."""
-    known = _hidden.get(id(code))
-    if known is None:
-        known = _hidden[id(code)] = code, any(part in code.co_filename for part in HIDDEN)
-    return known[1]
-
-
-def visible_frame(code: CodeType, line: int) -> Frame | None:
-    """The frame at a line of a function; None for plumbing. The same place is always the same object."""
-    key = (id(code), line)
-    if key not in _frames:
-        _frames[key] = None if is_hidden(code) else Frame(code.co_filename, line, code.co_name)
-    return _frames[key]
+    """Whether a function is plumbing."""
+    return places_of(code).hidden
 
 
 def visible(stack: Iterable[tuple[CodeType, int]], depth: int = DEPTH) -> tuple[Frame, ...]:
     """The innermost `depth` frames of a stack that are not plumbing, innermost first."""
     found: list[Frame] = []
     for code, line in stack:
-        frame = visible_frame(code, line)
-        if frame is not None:
-            found.append(frame)
+        places = places_of(code)
+        if not places.hidden:
+            found.append(places.at_line(line))
             if len(found) == depth:
                 break
     return tuple(found)
 
 
 def capture(depth: int = DEPTH) -> tuple[Frame, ...]:
-    """The same for the stack of the caller."""
-    return visible(_stack(sys._getframe(1)), depth)
-
-
-def _stack(frame: FrameType | None) -> Iterator[tuple[CodeType, int]]:
+    """The same for the stack of the caller. Called for every op, so it looks at no more frames than it must."""
+    found: list[Frame] = []
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        yield frame.f_code, frame.f_lineno
+        code = frame.f_code
+        places = _places.get(id(code)) or places_of(code)
+        if not places.hidden:
+            found.append(places.at(frame))
+            if len(found) == depth:
+                break
         frame = frame.f_back
+    return tuple(found)
 
 
+@cache
 def short_file(file: str) -> str:
     """`…/site-packages/deepspeed/x.py` and `…/overlay/deepspeed/x.py` both become `deepspeed/x.py`."""
     for mark in ("/site-packages/", f"{HARNESS.parent}/"):

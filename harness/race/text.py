@@ -10,20 +10,37 @@ from harness.race.report import LABELS, Effect, Held, Race, Report
 
 def text(report: Report, full: bool = False) -> Iterator[str]:
     """The report as lines for a terminal, worst first; `full` adds callers and the rest of the names."""
-    yield summary(report)
-    for problem in report.problems:
-        yield f"problem: {problem}"
+    yield from summary(report)
     yield from _held_text(report.held)
     for race in report.races:
         yield ""
         yield from _race_text(race, full, report.schedules_tried > 0)
 
 
-def summary(report: Report) -> str:
+def summary(report: Report) -> Iterator[str]:
+    """What became of the program, where that is not well, and what was found in as much of it as ran."""
+    if report.problems:
+        when = f"after {_many(report.steps, 'step')}" if report.steps else "before its first training step"
+        yield f"{report.program} FAILED {when}: {report.problems[0]}"
+        yield from (f"problem: {problem}" for problem in report.problems[1:])
+    yield f"{'until then, ' if report.problems else ''}{_ran(report)}: {_found(report)}"
+
+
+def _ran(report: Report) -> str:
+    steps = [] if report.steps is None else [_many(report.steps, "step")]
+    return ", ".join([report.program, _many(report.ranks, "rank"), *steps, _many(report.ops, "op")])
+
+
+def _found(report: Report) -> str:
+    if not report.ops:
+        return "nothing ran, so nothing was analysed"
     kinds = Counter[str](race.kind for race in report.races)
     found = ", ".join(f"{kinds[kind]} {word}" for kind, word in _WORDS.items() if kinds[kind])
-    where = f"{report.program}, {report.ranks} rank{'s' if report.ranks > 1 else ''}, {report.ops} ops"
-    return f"{where}: {found or 'no unordered accesses'}"
+    return found or "no unordered accesses"
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _held_text(held: Held) -> Iterator[str]:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.device.observe import Access, Observer, OpRecord, Site, WaitTarget
-from harness.race.happens_before import HOST, Analysis, Mark
+from harness.race.findings import HOST, Mark
+from harness.race.happens_before import Analysis
 from harness.race.memory import Footprint, footprint
 from harness.race.sites import capture, visible
 
@@ -18,9 +19,7 @@ class Watcher(Observer):
         self.analysis = analysis
 
     def on_op(self, op: OpRecord) -> None:
-        self.analysis.op(
-            op.index, op.name, op.stream, _touched(op.reads), _touched(op.writes), visible(op.site.stack)
-        )
+        self.analysis.op(op.index, op.name, op.stream, _touched(op.reads), _touched(op.writes), capture())
 
     def on_event_record(self, event: int, stream: int) -> None:
         self.analysis.record(event, stream, capture(2))
@@ -62,7 +61,7 @@ class Excerpt(Observer):
         self.next = op.index + (op.stream != HOST)
         if op.stream == HOST:  # it has no index of its own
             self.order.append(~op.index)
-        self._add(Mark(op.index, op.stream, "op", op.name, visible(op.site.stack)))
+        self._add(Mark(op.index, op.stream, "op", op.name, capture()))
         if op.index == self.last:
             self.name_streams()
 
@@ -87,14 +86,14 @@ class CollectiveLog(Observer):
     """Writes each collective to a file as it is issued, so that a hang can be explained."""
 
     def __init__(self, file: Path) -> None:
-        self.stream = file.open("w", buffering=1)
+        self.file = file.open("wb", buffering=0)
 
     def on_op(self, op: OpRecord) -> None:
         call = op.collective
         if call is not None:
             ranks = ",".join(map(str, call.ranks))
-            place = next((str(frame) for frame in visible(op.site.stack)), "an unknown place")
-            self.stream.write(f"{call.group} {ranks} {call.op} {call.nbytes} {place}\n")
+            place = next(map(str, capture(1)), "an unknown place")
+            self.file.write(f"{call.group} {ranks} {call.op} {call.nbytes} {place}\n".encode())
 
 
 def _touched(accesses: tuple[Access, ...]) -> list[tuple[int, Footprint]]:

@@ -19,7 +19,7 @@ from harness.device.accelerator import VirtualAccelerator
 from harness.device.arguments import tensors_of
 from harness.device.collectives import Backend
 from harness.device.memory import Memory, accesses, allocation_of
-from harness.device.observe import Collective, OpKind, OpRecord, Site
+from harness.device.observe import Collective, OpKind, OpRecord
 from harness.device.operators import Kind, Operator, describe
 from harness.device.poison import parse_poison
 from harness.device.schedule import Eager
@@ -28,7 +28,6 @@ from harness.device.virtual_collectives import VirtualBackend, Work
 
 Tensor = torch.Tensor
 META = torch.device("meta")
-NOWHERE = Site(())
 
 
 class BusyDevice(Eager):
@@ -140,7 +139,6 @@ def tell(
         kind=kind,
         reads=accesses(reads),
         writes=accesses(writes),
-        site=NOWHERE,
         collective=collective,
     )
     for observer in machine.observers:

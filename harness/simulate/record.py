@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import set_accelerator
 
+from harness.device.stream_names import stream_names
 from harness.device.streams import Machine, set_machine
 from harness.simulate.meta import (
     BusyDevice,
@@ -168,8 +169,6 @@ def secondary_storages(model: torch.nn.Module) -> list[tuple[str, int]]:
 
 
 def _stream_names(machine: Machine) -> list[str]:
-    from harness.race.names import stream_names
-
     names = stream_names(machine.streams)
     return [names.get(stream.id) or f"stream {stream.id}" for stream in machine.streams]
 

@@ -23,10 +23,10 @@ from harness.variants import Variant, cache_folder, overlay_path
 
 HARNESS = REPOSITORY / "harness"
 MAKERS = (  # what decides a trace's content
-    *(HARNESS / "simulate" / f"{name}.py" for name in ("meta", "record", "trace")),
+    *(HARNESS / "simulate" / f"{name}.py" for name in ("meta", "record", "recorder", "trace")),
     *sorted((HARNESS / "device").glob("*.py")),
-    HARNESS / "race" / "names.py",
     HARNESS / "study" / "models.py",
+    HARNESS / "workload" / "models.py",
 )
 IRRELEVANT = {"learning_rate", "betas", "eps", "weight_decay", "warmup_steps", "steps", "task", "checkpoint"}
 Progress = Callable[[str], None]

@@ -14,22 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
-from pydantic import BaseModel, ConfigDict
 
-from analysis.collect.results import load_results
 from harness.hardware import Cluster, Gpu, Host, Network, cluster
 from harness.simulate.engine import simulate
+from harness.simulate.published import Published, judgement, published
 from harness.simulate.trace import load
 from harness.simulate.traces import traces
-from harness.study import Run, Study
+from harness.study import Run
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from harness.system.whole_file import write_json, write_text_whole
 
-PUBLISHED = Path(__file__).with_name("published.yaml")
 MEASURED = (Path("results/slow-link"), REPOSITORY / "results" / "reference" / "slow-link")
 Progress = Callable[[str], None]
+Loader = Callable[[Path], tuple[pd.DataFrame, pd.DataFrame]]
+"""The runs and steps of a results folder, as `analysis.collect` gives them; raises HarnessError where it holds none."""
 
 NOT_VALIDATED = (
     "Absolute step times on A100 and H100: no published hpZ measurement with all settings known was found.",
@@ -48,48 +47,6 @@ NOT_VALIDATED = (
 
 def _quiet(_: str) -> None:
     pass
-
-
-class Published(BaseModel):
-    """One entry of published.yaml."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: str
-    source: str
-    statement: str
-    measured: dict[str, float]
-    unknown: str
-    comparable: bool
-    """Whether simulated and measured are the same thing; else the measured number is only a bound."""
-    gpu: str
-    networks: list[str]
-    shapes: list[str]
-    model: str
-    variant: str
-    training: dict[str, Any]
-    zero_optimization: dict[str, Any]
-
-    def runs(self, shape: str) -> tuple[Run, Run]:
-        """(ZeRO-3, the variant) on that shape."""
-        file = REPOSITORY / "experiments" / "models" / f"{self.model}.yaml"
-        study = Study.model_validate(
-            {
-                "name": "published",
-                "device": "cuda",
-                "training": self.training,
-                "deepspeed": {"zero_optimization": self.zero_optimization},
-                "matrix": {"model": self.model, "variant": self.variant, "shape": shape},
-                "models": {self.model: yaml.safe_load(file.read_text())},
-            }
-        )
-        (pair,) = study.pairs
-        return pair[1], pair[0]
-
-
-def published() -> list[Published]:
-    """All published measurements."""
-    return [Published.model_validate(entry) for entry in yaml.safe_load(PUBLISHED.read_text())]
 
 
 def validate_published(host: str = "server", lanes: int = 1, progress: Progress = _quiet) -> pd.DataFrame:
@@ -141,14 +98,6 @@ def _row(entry: Published, shape: str, network: str, run: Run, seconds: list[flo
     }
 
 
-def judgement(entry: Published, speedup: float) -> str:
-    """What a simulated speed-up says of the published one."""
-    if entry.comparable:
-        return "compared; the network is not known"
-    high = entry.measured["speedup_high"]
-    return "consistent: below what all three techniques reach" if speedup <= high else "too optimistic"
-
-
 # ---- a study that was really run over a slow link
 
 
@@ -171,16 +120,16 @@ class Measured:
 UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
 
-def measured_runs(results: Path, dropped: int = 3) -> list[Measured]:
+def measured_runs(results: Path, load_tables: Loader, dropped: int = 3) -> list[Measured]:
     """The finished runs of a results folder that were made over links of a known rate.
 
     Raises HarnessError where the folder holds no results.
     """
-    found = load_results(results)
-    steps = found.steps[found.steps["step"] >= dropped]
+    recorded, steps = load_tables(results)
+    steps = steps[steps["step"] >= dropped]
     medians = steps.groupby("run_id", observed=True)["step_seconds"].median()
     seconds = {str(run_id): float(value) for run_id, value in medians.items()}
-    records = found.runs[found.runs["state"] == "done"].set_index("run_id")["record"]
+    records = recorded[recorded["state"] == "done"].set_index("run_id")["record"]
     runs = {run_id: Run.model_validate(json.loads(record)["run"]) for run_id, record in records.items()}
     return [
         Measured(str(run_id), run, seconds[run_id])
@@ -275,7 +224,9 @@ class Validation:
     about: Mapping[str, Any]
 
 
-def validate(measured: Path | None = None, lanes: int = 1, progress: Progress = _quiet) -> Validation:
+def validate(
+    load_tables: Loader, measured: Path | None = None, lanes: int = 1, progress: Progress = _quiet
+) -> Validation:
     """Published throughputs, and the runs of `measured` (default: the first of `MEASURED` with finished ones).
 
     The calibration of the machine that made those runs is read from their folder; a folder of this machine's own
@@ -283,7 +234,7 @@ def validate(measured: Path | None = None, lanes: int = 1, progress: Progress = 
     """
     table = validate_published(lanes=lanes, progress=progress)
     about: dict[str, Any] = {"schema": 1, "evidence": "simulated-time", "not_validated": list(NOT_VALIDATED)}
-    folder, runs = _finished(measured)
+    folder, runs = _finished(measured, load_tables)
     if folder is None:
         lacking = (
             "no results of experiments/slow-link.yaml on this machine; run that study, then simulate again"
@@ -297,17 +248,17 @@ def validate(measured: Path | None = None, lanes: int = 1, progress: Progress = 
     return Validation(table, held, about | {"measured": folder.name, "calibration": calibration})
 
 
-def _finished(named: Path | None) -> tuple[Path | None, list[Measured]]:
+def _finished(named: Path | None, load_tables: Loader) -> tuple[Path | None, list[Measured]]:
     """The results named, or the first of `MEASURED` that hold finished runs, and those. Raises HarnessError."""
     if named is not None:
-        if runs := measured_runs(named):
+        if runs := measured_runs(named, load_tables):
             return named, runs
         raise HarnessError(
             f"{named}: holds no finished run over a link of known rate; run experiments/slow-link.yaml to its end"
         )
     for place in MEASURED:
         with contextlib.suppress(HarnessError):  # a study that was submitted and has recorded nothing yet
-            if runs := measured_runs(place):
+            if runs := measured_runs(place, load_tables):
                 return place, runs
     return None, []
 

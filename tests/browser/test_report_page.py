@@ -45,7 +45,8 @@ def test_the_answer_is_on_the_first_screen(page: Page) -> None:
 def test_the_page_never_scrolls_sideways(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
     page.locator("details").first.evaluate("node => { node.open = true; }")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # Curves are drawn anew once the page has noticed its new size.
+    page.wait_for_function("width => document.documentElement.scrollWidth <= width", arg=width)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -90,8 +91,11 @@ def test_dragging_zooms_and_the_button_undoes_it(page: Page) -> None:
     expect(stage).to_have_attribute("data-shows", "0 to 11")
 
 
+PICTURE = "document.querySelector('#explorer-stage canvas').toDataURL()"
+
+
 def picture(page: Page) -> str:
-    return str(page.evaluate("document.querySelector('#explorer-stage canvas').toDataURL()"))
+    return str(page.evaluate(PICTURE))
 
 
 def test_values_show_at_the_cursor(page: Page) -> None:
@@ -102,8 +106,7 @@ def test_values_show_at_the_cursor(page: Page) -> None:
 def test_the_scale_can_be_logarithmic(page: Page) -> None:
     before = picture(page)
     page.check("#explorer-log")
-    page.wait_for_timeout(100)
-    assert picture(page) != before
+    page.wait_for_function(f"before => {PICTURE} !== before", arg=before)
 
 
 def test_the_keyboard_reads_values_out(page: Page) -> None:

@@ -26,7 +26,7 @@ from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from tests.conftest import StudyFile
 
-QUICK = "--quick-rank"
+LINK = "200mbit"
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def cluster() -> Iterator[Cluster]:
         check_machine()
     except HarnessError as error:
         pytest.skip(str(error))
-    with temporary_cluster(Spec(nodes=2, cpus=16, gpus=8, link="200mbit")) as running:
+    with temporary_cluster(Spec(nodes=2, cpus=16, gpus=8, link=LINK)) as running:
         yield running
 
 
@@ -59,6 +59,7 @@ def empty_queue(request: pytest.FixtureRequest) -> Iterator[None]:
         running: Cluster = request.getfixturevalue("cluster")
         running.run(["sh", "-c", "scancel --me; scontrol update nodename=ALL state=resume 2>/dev/null"])
         wait_for(lambda: set(running.states().values()) == {"idle"}, 60)
+        running.set_link(LINK)
 
 
 @dataclass

@@ -93,7 +93,7 @@ def test_submitting_again_sends_only_what_is_missing(submitter: Submitter, clien
 
 
 def test_the_saved_script_repeats_the_study(submitter: Submitter, cluster: Cluster, clients: Clients) -> None:
-    submitter.behaviour = {"step_seconds": 0.3}
+    submitter.behaviour = {"step_seconds": 1}  # the repeat runs long enough to be seen however slow squeue is
     study, results, (sent,) = submitter()
     wait_for_states(study, results, "done")
     for run in study.runs:

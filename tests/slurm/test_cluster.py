@@ -46,7 +46,8 @@ def send_between_nodes(cluster: Cluster) -> tuple[float, int]:
         target=cluster.run, args=([sys.executable, "-c", RECEIVE],), kwargs={"node": "n1"}
     )
     receiver.start()
-    wait_for(lambda: ":1388" in cluster.run(["cat", "/proc/net/tcp"], node="n1").stdout)  # port 5000
+    listens = ":1388 00000000:0000 0A"  # port 5000; what is left of an earlier connection is in another state
+    wait_for(lambda: listens in cluster.run(["cat", "/proc/net/tcp"], node="n1").stdout)
     before = cluster.wire_bytes("n0")
     done = cluster.run([sys.executable, "-c", SEND], node="n0")
     receiver.join()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,6 @@ def test_a_node_that_goes_down_requeues_its_run_and_may_come_back(
 def test_slurmd_may_die_and_come_back_under_a_running_job(submitter: Submitter, cluster: Cluster) -> None:
     study, results, _, _ = start(submitter)
     cluster.kill_node("n1")
-    time.sleep(1)
     cluster.start_node("n1")
     assert_complete(study, results)
 

@@ -1,0 +1,6 @@
+"""Runs studies on a SLURM cluster: submits and watches on the login node, and gives runs their turns in allocations.
+
+On the login node: `profile` (what a cluster is like), `arrays` and `script` (a study as job arrays), `submit`,
+`clients` and `scheduler` (what SLURM is told and says), `status` (what is shown). In the allocation: `task` (an array
+task), `srun` and `ended` (its job steps), and the programs of ranks, `rank` and `bandwidth`.
+"""

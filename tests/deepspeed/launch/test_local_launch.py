@@ -119,7 +119,7 @@ def test_a_deepspeed_that_this_torch_cannot_import_fails_its_runs_with_one_sente
     study_file: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = old_deepspeed(tmp_path)
-    monkeypatch.setattr(launcher, "_overlay", lambda variant, release: old)
+    monkeypatch.setattr(launcher, "_overlay", lambda *_: old)
     study = load_study(study_file(matrix=ZERO3))
     with pytest.raises(RunFailed) as caught:
         run_study(study, tmp_path)
@@ -205,7 +205,7 @@ ZERO3 = {"model": "llama2-toy", "variant": "zero3", "shape": "2x2"}
 def test_a_killed_study_goes_on_where_it_stood(
     study_file: StudyFile, tmp_path: Path, blow: signal.Signals
 ) -> None:
-    file = study_file(training={"steps": 60, "micro_batch": 1, "sequence_length": 16}, matrix=ZERO3)
+    file = study_file(training={"steps": 200, "micro_batch": 1, "sequence_length": 16}, matrix=ZERO3)
     process, directory = start(file, tmp_path / "results")
     ranks = ranks_of(directory)
     process.send_signal(blow)

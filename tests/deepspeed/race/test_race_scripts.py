@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def test_a_users_script_shows_the_race_of_an_unordered_deepspeed(script: str, tm
     report = hpz_race(*words, results=tmp_path)
     assert labels(report) == {"hpz-secondary-copy"}
     assert report["problems"] == []
+    assert report["steps"] == 2
     names = [name for race in report["races"] for name in race["names"]]  # type: ignore[attr-defined]
     assert any(name.endswith("weight.ds_secondary_tensor") for name in names)
 
@@ -63,6 +65,20 @@ def test_a_config_file_is_laid_over_what_the_script_passes(tmp_path: Path) -> No
         "--no-explore",
     )
     assert labels(hpz_race(*words, results=tmp_path)) == set()
+
+
+def test_a_script_that_fails_before_it_trains_says_that_first(tmp_path: Path) -> None:
+    script = str(SCRIPTS / "stuck.py")
+    words = ["--script", script, "--ranks", "2", "--results", str(tmp_path), "--", "broken"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 1
+    headline, *rest = done.stdout.splitlines()
+    assert re.fullmatch(
+        r"stuck.py FAILED before its first training step: rank \d failed: KeyError: 'no such layer'", headline
+    )
+    assert rest[0].startswith("until then, stuck.py, 2 ranks, 0 steps, ")
+    report = json.loads((tmp_path / "races.json").read_text())
+    assert (report["ranks"], report["steps"], len(report["problems"])) == (2, 0, 1)
 
 
 def test_a_script_that_asks_for_cuda_by_name_is_refused_with_the_line(tmp_path: Path) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -12,11 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.collect.collect import collect, collect_study, last_of_each_step, parse_lines
+from analysis.collect.collect import collect, collect_study
+from analysis.collect.lines import last_of_each_step, parse_lines
+from analysis.collect.steps import join_parts
 from analysis.collect.tables import STEP_COLUMNS
 from harness.record import StepRecord, StepWriter
 from harness.study import Run
 from harness.system.errors import HarnessError
+from harness.system.places import REPOSITORY
 from tests.synthetic import as_known, write_study
 
 pytestmark = pytest.mark.usefixtures("made_up_patches")
@@ -28,6 +35,12 @@ def record(step: int, loss: float = 2.0) -> StepRecord:
 
 def lines(*records: StepRecord) -> bytes:
     return "".join(record.line() + "\n" for record in records).encode()
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    """When each file of the tables was written."""
+    files = [folder / "runs.parquet", *(folder / "steps.parquet").iterdir()]
+    return {file.name: file.stat().st_mtime_ns for file in files}
 
 
 def steps_file(folder: Path, run_id: str) -> Path:
@@ -107,10 +120,76 @@ def test_of_a_step_recorded_twice_the_last_counts(tmp_path: Path) -> None:
 def test_nothing_is_read_or_written_when_nothing_changed(tmp_path: Path) -> None:
     write_study(tmp_path)
     collect_study(tmp_path)
-    before = (tmp_path / "steps.parquet").stat().st_mtime_ns
+    before = files_of(tmp_path)
     again = collect_study(tmp_path)
     assert again.lines_read == 0
-    assert (tmp_path / "steps.parquet").stat().st_mtime_ns == before
+    assert files_of(tmp_path) == before
+
+
+def test_new_lines_rewrite_the_part_of_their_run_alone(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    collect_study(tmp_path)
+    before = files_of(tmp_path)
+    with steps_file(tmp_path, study.runs[0].run_id).open("ab") as stream:
+        stream.write(lines(record(12)))
+    assert collect_study(tmp_path).lines_read == 1
+    changed = {name for name, seen in files_of(tmp_path).items() if before[name] != seen}
+    assert len(changed) == 2
+    assert "runs.parquet" in changed
+
+
+def test_a_status_that_changed_is_read_again(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    collect_study(tmp_path)
+    changed = study.runs[1].run_id
+    status = tmp_path / "runs" / changed / "status.json"
+    status.write_text(status.read_text().replace('"done"', '"lost"'))  # of the same length
+    runs = collect_study(tmp_path).runs.set_index("run_id")
+    assert runs.loc[changed, "state"] == "lost"
+    assert (runs.drop(changed)["state"] == "done").all()
+    assert runs.index.is_monotonic_increasing
+
+
+def test_a_run_whose_folder_is_gone_leaves_both_tables(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    collect_study(tmp_path)
+    shutil.rmtree(tmp_path / "runs" / study.runs[0].run_id)
+    runs, steps = collect(tmp_path)
+    assert study.runs[0].run_id not in {*runs["run_id"], *steps["run_id"]}
+    assert len(runs) == steps["run_id"].nunique() == len(study.runs) - 1
+
+
+def test_a_file_that_was_cut_is_read_anew(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    run_id = study.runs[0].run_id
+    collect_study(tmp_path)
+    file = steps_file(tmp_path, run_id)
+    text = file.read_bytes()
+    file.write_bytes(text[: text.index(b"\n", len(text) // 2) + 10])
+    collected = collect_study(tmp_path)
+    assert "half-written line" in str(collected.problems[0])
+    assert len(collected.steps().query("run_id == @run_id")) == file.read_bytes().count(b"\n")
+
+
+def test_a_collection_that_was_killed_is_finished_by_the_next(tmp_path: Path) -> None:
+    write_study(tmp_path / "killed")
+    shutil.copytree(tmp_path / "killed", tmp_path / "whole")
+    code = "import sys; from analysis.collect.collect import collect; collect(sys.argv[1])"
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "killed")], cwd=REPOSITORY)
+    while process.poll() is None and not any(tmp_path.glob("killed/steps.parquet/part-*")):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    for found, expected in zip(collect(tmp_path / "killed"), collect(tmp_path / "whole"), strict=True):
+        pd.testing.assert_frame_equal(found, expected)
+
+
+def test_the_tables_are_read_by_pandas_alone(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    runs, steps = collect(tmp_path)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "runs.parquet"), runs)
+    read = pd.read_parquet(tmp_path / "steps.parquet").sort_values(["run_id", "step"], ignore_index=True)
+    pd.testing.assert_frame_equal(read, steps.astype({"run_id": read["run_id"].dtype}))
 
 
 def test_a_file_rewritten_by_a_resumed_run_is_read_anew(tmp_path: Path) -> None:
@@ -173,12 +252,15 @@ def test_a_run_that_has_not_begun_has_no_steps(tmp_path: Path) -> None:
 def test_tables_alone_are_enough(tmp_path: Path) -> None:
     write_study(tmp_path / "study")
     runs, steps = collect(tmp_path / "study")
-    (tmp_path / "compact").mkdir()
-    for name in ("runs.parquet", "steps.parquet"):
-        (tmp_path / "compact" / name).write_bytes((tmp_path / "study" / name).read_bytes())
-    again = collect(tmp_path / "compact")
-    pd.testing.assert_frame_equal(again[0], runs)
-    pd.testing.assert_frame_equal(again[1], steps)
+    for kept in ("parts", "joined"):
+        (tmp_path / kept).mkdir()
+        shutil.copy(tmp_path / "study" / "runs.parquet", tmp_path / kept)
+    shutil.copytree(tmp_path / "study" / "steps.parquet", tmp_path / "parts" / "steps.parquet")
+    join_parts(tmp_path / "study" / "steps.parquet", tmp_path / "joined" / "steps.parquet")
+    for kept in ("parts", "joined"):
+        again = collect(tmp_path / kept)
+        pd.testing.assert_frame_equal(again[0], runs)
+        pd.testing.assert_frame_equal(again[1], steps)
 
 
 def test_tables_of_an_older_version_are_read_anew_or_filled_up(tmp_path: Path) -> None:
@@ -186,6 +268,7 @@ def test_tables_of_an_older_version_are_read_anew_or_filled_up(tmp_path: Path) -
     _, steps = collect(tmp_path / "study")
     old = pq.read_table(tmp_path / "study" / "steps.parquet").drop_columns(["wire_bytes"])
     (tmp_path / "compact").mkdir()
+    shutil.rmtree(tmp_path / "study" / "steps.parquet")
     for folder in ("study", "compact"):
         pq.write_table(old, tmp_path / folder / "steps.parquet")
     (tmp_path / "compact" / "runs.parquet").write_bytes((tmp_path / "study" / "runs.parquet").read_bytes())
@@ -201,7 +284,7 @@ def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
 def test_columns_say_what_they_are(tmp_path: Path) -> None:
     write_study(tmp_path)
     collect_study(tmp_path)
-    schema = pq.read_schema(tmp_path / "steps.parquet")
+    schema = pq.read_schema(next((tmp_path / "steps.parquet").iterdir()))
     assert schema.field("bytes_inter").metadata[b"is"] == b"bytes that one node sends to other nodes"
 
 

@@ -431,7 +431,7 @@ class Seen(Observer):
         self.calls.append(f"record {storage} on {stream}")
 
 
-def test_observers_see_exact_views_lines_and_lifetimes() -> None:
+def test_observers_see_exact_views_and_lifetimes() -> None:
     seen = Seen()
     with on("eager") as device:
         device.observe(seen)
@@ -443,7 +443,6 @@ def test_observers_see_exact_views_lines_and_lifetimes() -> None:
     fill = seen.ops[1]
     assert fill.reads == ()
     assert [(w.storage, w.offset, w.sizes, w.strides) for w in fill.writes] == [(0, 1, (4,), (4,))]
-    assert fill.site.frames()[0][0] == __file__
 
 
 def test_observers_see_pinned_memory_and_what_the_host_does_with_it() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from analysis.collect.collect import collect_study
-from analysis.draw.costs import bytes_figure, cost_figures, times_figure, waits_figure
-from analysis.judge.settings import settings
+from analysis.draw.costs import bytes_figure, cost_figures, waits_figure
+from analysis.draw.settings import settings
+from analysis.draw.times import times_figure
 from analysis.judge.summary import summarise
 from harness.study import Run, load_study
 from harness.system.errors import HarnessError

@@ -9,9 +9,12 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.collect.collect import collect_study
-from analysis.draw.figures import Figure, draw_loss, inline, loss_figures, matrix_figure
+from analysis.draw.figure import Figure, inline
+from analysis.draw.losses import draw_loss, loss_figures
+from analysis.draw.verdicts import matrix_figure
+from analysis.judge.pair_records import Bands
 from analysis.judge.pairs import match
-from analysis.judge.summary import Bands, summarise_folder, summarise_matched
+from analysis.judge.summary import summarise_folder, summarise_matched
 from analysis.reference.keep import keep
 from harness.study import Run, load_study
 from harness.system.errors import HarnessError

@@ -15,7 +15,9 @@ import pytest
 from rich.console import Console
 
 from analysis.collect.collect import collect_study
-from analysis.judge.summary import load_summary, summarise, verdict_table, weaker, write_summary
+from analysis.judge.evidence import weaker
+from analysis.judge.summary import load_summary, summarise, write_summary
+from analysis.page.verdicts import verdict_table
 from harness.record import StepWriter
 from harness.study import Run, load_study
 from harness.system.errors import HarnessError

@@ -102,7 +102,9 @@ def test_a_stage_that_fails_is_named_and_the_others_are_run(fake: Path) -> None:
 
 
 def test_a_stage_at_its_limit_leaves_time_for_the_report_and_the_next_call_goes_on(fake: Path) -> None:
-    done = staged(fake, "exec sleep 60", seconds=85)
+    done = staged(
+        fake, "exec sleep 60", seconds=92
+    )  # 80 are for the report; 7 of the rest may be lost to the start
     said = done.stderr.splitlines()
     assert done.returncode == 1
     assert said[0].startswith("one-gpu.sh: study (ran into its limit) did not end well")

@@ -11,12 +11,14 @@ import pytest
 from analysis.collect.collect import collect_study
 from analysis.draw.costs import lines_figure
 from analysis.judge.pairs import match
-from analysis.judge.races import race_rows, waits
+from analysis.judge.races import waits
 from analysis.judge.summary import load_summary
+from analysis.page.races import race_rows
 from analysis.page.report import build_report
 from analysis.reference.keep import keep
-from harness.race.matrix import SCHEMA_FILE, Fault, LineCost, Matrix, Row, cost_lines, json_schema
+from harness.race.matrix import SCHEMA_FILE, Fault, LineCost, Matrix, Row, json_schema
 from harness.race.report import Access, Cost, Effect, Held, Place, Race, Report
+from harness.race.table import cost_lines
 from harness.record import RunDirectory
 from harness.study import Run, load_study
 from harness.system.errors import HarnessError
@@ -240,7 +242,5 @@ def test_what_is_kept_of_it_gives_the_same_answer(analysed: Path) -> None:
 
 def test_the_matrix_follows_the_documented_schema(analysed: Path) -> None:
     schema = json.loads(SCHEMA_FILE.read_text())
-    assert schema == json_schema(), (
-        "run: python -m harness.race.matrix > harness/race/race-matrix.schema.json"
-    )
+    assert schema == json_schema(), "run: python -m harness.race.schemas"
     jsonschema.validate(json.loads((analysed / "races.json").read_text()), schema)

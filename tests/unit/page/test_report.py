@@ -13,8 +13,9 @@ import pytest
 
 from analysis.collect.results import load_results
 from analysis.judge.summary import load_summary
-from analysis.page import page
+from analysis.page.answers import answers
 from analysis.page.report import build_report
+from analysis.page.tables import faults, interval, seed_rows, size
 from harness.study import Run
 from harness.system.errors import HarnessError
 from tests.synthetic import STUDY, Curve, as_known, fake_patches, toy_model, write_study
@@ -154,7 +155,7 @@ def test_the_two_faults_are_told_apart(tmp_path: Path) -> None:
     models = {"toy": toy_model(), "odd": toy_model("llama2-toy-unaligned")}
     write_study(tmp_path, curve, matrix=matrix, models=models)
     build_report(tmp_path)
-    copy, race = page.faults(load_summary(tmp_path))
+    copy, race = faults(load_summary(tmp_path))
     assert (copy["shown"], copy["contrast"]) == (
         "diverged (1) of 1 pairs (virtual-device)",
         "exact (1) of 1 pairs (virtual-device)",
@@ -192,20 +193,20 @@ def test_results_load_as_tidy_frames_with_explained_columns(tmp_path: Path) -> N
     ("value", "text"), [(None, "–"), (999, "999 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (3e13, "30 TB")]
 )
 def test_bytes_are_readable(value: float | None, text: str) -> None:
-    assert page.size(value) == text
+    assert size(value) == text
 
 
 def test_a_time_ratio_shows_its_interval() -> None:
     ratio: dict[str, Any] = {"median": 1.0, "low": 0.9, "high": 1.1, "n": 10}
-    assert page.interval(ratio) == "1 [0.9, 1.1], n=10"
-    assert page.interval({**ratio, "low": None, "high": None, "n": 2}) == "1, n=2"
+    assert interval(ratio) == "1 [0.9, 1.1], n=10"
+    assert interval({**ratio, "low": None, "high": None, "n": 2}) == "1, n=2"
 
 
 def test_several_seeds_show_their_final_difference(tmp_path: Path) -> None:
     matrix = [{**STUDY["matrix"][0], "seed": [1, 2, 3], "policy": "side-first"}]
     write_study(tmp_path, matrix=matrix)
     text = Reader(build_report(tmp_path).read_text()).text
-    rows = page.seed_rows(load_summary(tmp_path))
+    rows = seed_rows(load_summary(tmp_path))
     assert {(row["variant"], row["difference"]) for row in rows} == {
         ("stock", "–"),
         ("unordered", "2 [2, 2], n=3"),
@@ -219,7 +220,7 @@ def test_points_without_a_name_stand_behind_the_named_ones(tmp_path: Path) -> No
     matrix = {"model": "toy", "variant": ["old+event", "fixed"], "shape": "2x2-hpz2", "policy": "side-first"}
     write_study(tmp_path, matrix=matrix)
     text = Reader(build_report(tmp_path).read_text()).text
-    assert [answer.variant for answer in page.answers(load_summary(tmp_path))] == ["fixed", "old+event"]
+    assert [answer.variant for answer in answers(load_summary(tmp_path))] == ["fixed", "old+event"]
     assert "Safe in this study: fixed and 1 more point of the ablation." in text
 
 

@@ -10,10 +10,13 @@ import jsonschema
 import pandas as pd
 import pytest
 
+from analysis.collect.collect import collect
 from analysis.draw.drawing import build_figures
-from analysis.judge.clock import caveat, load_clock, percent, section, trust
+from analysis.judge.clock_tables import load_clock
 from analysis.judge.summary import load_summary
+from analysis.judge.trust import caveat, percent, trust
 from analysis.page.report import build_report
+from analysis.page.simulated import section
 from analysis.reference.keep import keep
 from harness.simulate import validate as validation_module
 from harness.simulate.records import Simulated
@@ -118,8 +121,8 @@ def test_errors_stand_before_the_numbers_and_beside_them(only: Path) -> None:
 def test_without_validation_that_is_said(tmp_path: Path) -> None:
     clock = load_clock(write_simulated(tmp_path, validated=False), "made-up")
     assert clock is not None
-    assert trust(clock) == ["Nothing here was held against a measurement."]
-    assert caveat(clock) == "not held against any measurement"
+    assert trust(clock.validation) == ["Nothing here was held against a measurement."]
+    assert caveat(clock.validation) == "not held against any measurement"
 
 
 def test_both_readings_are_bounded_with_numbers_and_runs(only: Path) -> None:
@@ -225,7 +228,7 @@ def nothing_published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("nothing_published")
 def test_a_machine_without_measured_runs_says_so(tmp_path: Path) -> None:
-    write_validation(validate(), tmp_path)
+    write_validation(validate(collect), tmp_path)
     found = read_validation(tmp_path)
     assert found is not None and not len(found.measured)
     assert "run that study, then simulate again" in found.about["measured"]
@@ -244,7 +247,7 @@ def test_another_machines_runs_are_left_out_where_its_calibration_is_not_known(
 ) -> None:
     kept = keep(over_a_link(tmp_path / "runs"), tmp_path / "results" / "reference" / "slow")
     monkeypatch.setattr(validation_module, "REPOSITORY", tmp_path)
-    about = validate(kept).about
+    about = validate(collect, kept).about
     assert about["measured"] == "slow was run on another machine, and its calibration is not known"
 
 
@@ -257,18 +260,18 @@ def test_results_without_a_finished_run_are_passed_over_and_refused_where_they_a
     save_study(Study.model_validate(STUDY), submitted)
     write_study(unlinked)
     monkeypatch.setattr(validation_module, "MEASURED", (submitted, unlinked))
-    assert "run that study, then simulate again" in validate().about["measured"]
+    assert "run that study, then simulate again" in validate(collect).about["measured"]
     with pytest.raises(HarnessError, match=r"unlinked: holds no finished run over a link of known rate; run"):
-        validate(unlinked)
+        validate(collect, unlinked)
 
 
 def test_measured_runs_are_read_from_run_directories_and_from_kept_tables(tmp_path: Path) -> None:
-    found = measured_runs(over_a_link(tmp_path / "runs-of-a-study"))
+    found = measured_runs(over_a_link(tmp_path / "runs-of-a-study"), collect)
     assert {(one.run.variant, one.bits_per_second) for one in found} == {("zero3", 5e7), ("fixed", 5e7)}
-    again = measured_runs(keep(tmp_path / "runs-of-a-study", tmp_path / "reference"))
+    again = measured_runs(keep(tmp_path / "runs-of-a-study", tmp_path / "reference"), collect)
     assert [(one.run_id, one.seconds) for one in again] == [(one.run_id, one.seconds) for one in found]
 
 
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="holds neither"):
-        measured_runs(tmp_path)
+        measured_runs(tmp_path, collect)

@@ -9,7 +9,8 @@ from typing import Literal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.race.happens_before import EVENTS_KEPT, HOST, Analysis
+from harness.race.findings import HOST
+from harness.race.happens_before import EVENTS_KEPT, Analysis
 from harness.race.memory import Footprint, footprint
 
 Kind = Literal["op", "record", "wait", "sync", "sync-event", "sync-device", "record-stream", "free"]

@@ -31,7 +31,7 @@ from harness.race.report import (
     label_of,
 )
 from harness.race.story import story
-from harness.race.text import effect_text, ranks_text, text
+from harness.race.text import effect_text, ranks_text, summary, text
 from harness.system.errors import HarnessError
 
 COPY = (("deepspeed/runtime/zero/partition_parameters.py", 1946, "_partition_param_sec"),)
@@ -85,11 +85,45 @@ def test_the_text_names_memory_streams_lines_and_ranks() -> None:
         assert part in shown
 
 
-def test_a_clean_report_says_so() -> None:
-    clean = merge([rank_report(0, Analysis(), {})], "train.py")
-    assert list(text(clean)) == [
-        "train.py, 1 rank, 0 ops: no unordered accesses",
+def ran(*, ops: int, steps: int, ranks: int = 2) -> Report:
+    one = rank_report(0, Analysis(), {}, steps=steps).model_copy(update={"ops": ops})
+    return merge([one.model_copy(update={"rank": rank}) for rank in range(ranks)], "train.py")
+
+
+def test_a_clean_report_says_so_and_how_much_ran() -> None:
+    assert list(text(ran(ops=7, steps=3))) == [
+        "train.py, 2 ranks, 3 steps, 14 ops: no unordered accesses",
         "the analysis held at most 0 accesses to 0 storages and 0 events a rank",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ops", "steps", "headline", "then"),
+    [
+        (
+            0,
+            0,
+            "FAILED before its first training step",
+            "0 steps, 0 ops: nothing ran, so nothing was analysed",
+        ),
+        (4, 0, "FAILED before its first training step", "0 steps, 8 ops: no unordered accesses"),
+        (4, 1, "FAILED after 1 step", "1 step, 8 ops: no unordered accesses"),
+    ],
+)
+def test_a_program_that_failed_says_that_first(ops: int, steps: int, headline: str, then: str) -> None:
+    failed = ran(ops=ops, steps=steps).model_copy(
+        update={"problems": ("rank 0 failed: KeyError: 'x'", "and more")}
+    )
+    assert list(summary(failed)) == [
+        f"train.py {headline}: rank 0 failed: KeyError: 'x'",
+        "problem: and more",
+        f"until then, train.py, 2 ranks, {then}",
+    ]
+
+
+def test_nothing_is_said_of_what_did_not_run() -> None:
+    assert list(summary(ran(ops=0, steps=0, ranks=1))) == [
+        "train.py, 1 rank, 0 steps, 0 ops: nothing ran, so nothing was analysed"
     ]
 
 
@@ -107,7 +141,7 @@ def test_ranks_are_named_shortly() -> None:
 
 def test_the_json_follows_the_documented_schema() -> None:
     schema = json.loads(SCHEMA_FILE.read_text())
-    assert schema == json_schema(), "run: python -m harness.race.report > harness/race/races.schema.json"
+    assert schema == json_schema(), "run: python -m harness.race.schemas"
     jsonschema.validate(json.loads(merged().model_dump_json()), schema)
 
 

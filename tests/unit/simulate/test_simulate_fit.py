@@ -19,17 +19,11 @@ from harness.device import open_device
 from harness.device.streams import Event, Machine, Stream, StreamContext, use
 from harness.hardware import find
 from harness.simulate import measure
-from harness.simulate.calibrate import (
-    Calibration,
-    Kernels,
-    Sample,
-    fit_factor,
-    fit_roofline,
-    hardware_yaml,
-    roofline,
-)
+from harness.simulate.calibrate import Calibration, hardware_yaml
+from harness.simulate.fit import Kernels, Sample, fit_factor, fit_roofline, roofline
 from harness.simulate.plan import cells
-from harness.simulate.validate import NOT_VALIDATED, Measured, cpu_cluster, judgement, published
+from harness.simulate.published import judgement, published
+from harness.simulate.validate import NOT_VALIDATED, Measured, cpu_cluster
 from harness.study import Run, load_study, save_study
 from harness.system.errors import HarnessError
 from tests.conftest import StudyFile

@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.draw.simulated import shown_margins, simulated_figures
+from analysis.draw.simulated import simulated_figures
+from analysis.draw.simulated_windows import shown_margins
 from harness.simulate.engine import simulate
 from harness.simulate.export import chrome_trace, write_chrome_trace
 from harness.simulate.records import MARGIN_COLUMNS, Simulated

@@ -1,6 +1,6 @@
 """How long the harness's own work takes: plan, render, status and collect at 10, 1,000 and 10,000 runs.
 
-`python -m benchmarks.harness [--runs 10,1000,10000]` prints a table of seconds. No SLURM is asked: squeue's answer is
+`python -m benchmarks.overhead [--runs 10,1000,10000]` prints a table of seconds. No SLURM is asked: squeue's answer is
 made up, but parsed and joined as a real one is.
 """
 

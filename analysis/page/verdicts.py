@@ -1,0 +1,55 @@
+"""The judged pairs of a summary as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from analysis.draw.settings import shape_text
+
+VARYING = {"release": "release", "device": "device", "link": "link", "gradient_accumulation": "accum."}
+
+NUMBERS = {
+    "seed": "seed",
+    "first_bad_step": "first bad step",
+    "secondary_gathers_per_step": "gathers",
+    "host_syncs_per_step": "host syncs",
+}
+
+
+def verdict_table(summary: Mapping[str, Any]) -> Table:
+    """The judged pairs of a summary as a table for the terminal; settings that all pairs share are left out."""
+    pairs = [pair for pair in summary["pairs"] if pair["verdict"]]
+    levels = ", ".join(dict.fromkeys(pair["evidence"] for pair in pairs))
+    table = Table(title=f"{summary['study']}: verdicts (evidence: {levels or 'none'})", title_justify="left")
+    varying = {key: name for key, name in VARYING.items() if len({pair[key] for pair in pairs}) > 1}
+    for name in ("model", "variant", "shape", *varying.values(), "policy", "verdict"):
+        table.add_column(name)
+    for name in NUMBERS.values():
+        table.add_column(name, justify="right")
+    for pair in pairs:
+        table.add_row(
+            pair["model"],
+            pair["variant"],
+            shape_text(pair["shape"]),
+            *(str(pair[key]) for key in varying),
+            pair["schedule"],
+            _styled(pair["verdict"]),
+            *(_text(pair[key]) for key in NUMBERS),
+        )
+    if summary["not_run"]:
+        table.caption = (
+            f"{len(summary['not_run'])} runs not run or unfinished; the report lists them with the reason"
+        )
+    return table
+
+
+def _styled(verdict: str) -> str:
+    style = {"exact": "green", "equivalent": "green", "drifted": "yellow", "diverged": "red"}[verdict]
+    return f"[{style}]{verdict}[/]"
+
+
+def _text(value: float | None) -> str:
+    return "–" if value is None else f"{round(value, 1):g}"

@@ -1,0 +1,46 @@
+"""Names of streams: the attribute or variable that holds each, or the ranks whose collectives run on it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+from harness.device.virtual_collectives import VirtualBackend
+
+HOLDERS_OF_ANY = ("stream", "current", "default", "previous", "self")
+
+
+def plain_name(name: str) -> str:
+    """`_DeepSpeedZeroOptimizer_Stage3__buffer` is what the class calls `__buffer`."""
+    return name.rpartition("__")[2] if name.startswith("_") and "__" in name[1:] else name
+
+
+def stream_names(streams: Sequence[Any]) -> dict[int, str]:
+    """A name for each stream: the attribute or variable that holds it; the default stream is `compute`."""
+    groups = _group_streams()
+    named = {s.id: groups.get(s.id) or _holder(s) for s in streams[1:]}
+    return {0: "compute"} | {stream: name for stream, name in named.items() if name is not None}
+
+
+def _group_streams() -> dict[int, str]:
+    """The streams on which collectives run, by the ranks of their group."""
+    from deepspeed.comm import comm
+
+    backend = comm.cdb
+    if not isinstance(backend, VirtualBackend):
+        return {}
+    ranks = dict(backend._groups.values())
+    return {
+        stream.id: f"collectives of {len(ranks[number])} ranks" if number else "collectives of all"
+        for number, stream in backend._streams.items()
+    }
+
+
+def _holder(stream: Any) -> str | None:
+    for referrer in gc.get_referrers(stream):
+        names = referrer if isinstance(referrer, dict) else getattr(referrer, "__dict__", None)
+        for name, value in list(names.items()) if isinstance(names, dict) else ():
+            if value is stream and isinstance(name, str) and name not in HOLDERS_OF_ANY:
+                return plain_name(name)
+    return None
