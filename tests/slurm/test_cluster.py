@@ -109,7 +109,8 @@ def test_an_owned_cluster_dies_with_its_owner(cluster: Cluster) -> None:
         "import os, signal\n"
         "from harness.cluster import Spec\n"
         "from harness.cluster.cluster import temporary_cluster\n"
-        "with temporary_cluster(Spec(nodes=1)) as c:\n"
+        # Not called temporary, as another worker's cluster sweeps up what such ones left.
+        f"with temporary_cluster(Spec(nodes=1), name='owned-{os.getpid()}') as c:\n"
         "    print(c.process_space, c.folder, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
