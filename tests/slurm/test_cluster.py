@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,7 @@ def test_an_owned_cluster_dies_with_its_owner(cluster: Cluster) -> None:
     space, folder = done.stdout.split()
     wait_for(lambda: not _processes_of(int(space)))
     assert Path(folder).exists()  # its logs; the next cluster of that name clears them
+    shutil.rmtree(folder)
 
 
 def test_up_down_and_again_from_the_command_line(tmp_path: Path, cluster: Cluster) -> None:
