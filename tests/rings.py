@@ -26,7 +26,7 @@ class Rings:
         self.busy: defaultdict[str, float] = defaultdict(float)
         self.spans: dict[str, tuple[float, float]] = {}
 
-    @pytest.hookimpl(trylast=True)
+    @pytest.hookimpl(tryfirst=True)  # xdist then reads the groups
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: RINGS.index(ring_of(item)))
         for item in items:

@@ -73,6 +73,7 @@ class Cluster:
             holders = _await_report(keeper, folder)
             space = Path(f"/proc/{keeper.pid}/ns/pid_for_children").stat().st_ino
         except BaseException:
+            _KEPT.remove(keeper)
             discard(keeper)
             raise
         started = _start_time(keeper.pid)
@@ -196,6 +197,9 @@ class Cluster:
         if self.alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.keeper, signal.SIGKILL)
+        for keeper in [kept for kept in _KEPT if kept.pid == self.keeper]:
+            _KEPT.remove(keeper)
+            discard(keeper)  # else it stays a zombie of this process
         deadline = time.monotonic() + DOWN_SECONDS
         while _processes_of(self.process_space) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -258,12 +262,12 @@ def _start_keeper(spec: Spec, folder: Path, userspace: bool, owned: bool) -> sub
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             start_new_session=True,
         )
-    if owned:
-        _KEPT.append(keeper)
+    _KEPT.append(keeper)
     return keeper
 
 
-_KEPT: list[subprocess.Popen[bytes]] = []  # holds the pipes open whose closing ends the owned clusters
+# Those that this process has started: holds the pipes open whose closing ends the owned clusters.
+_KEPT: list[subprocess.Popen[bytes]] = []
 
 
 def _await_report(keeper: subprocess.Popen[bytes], folder: Path) -> list[int]:

@@ -94,6 +94,7 @@ def test_two_clusters_live_side_by_side_and_end_without_trace(cluster: Cluster) 
         space = other.process_space
         assert _processes_of(space)
     assert not _processes_of(space) and not other.folder.exists()
+    assert not Path(f"/proc/{other.keeper}").exists()  # no zombie either
     assert set(cluster.states().values()) == {"idle"}
 
 
