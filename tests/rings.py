@@ -30,7 +30,7 @@ class Rings:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: RINGS.index(ring_of(item)))
         for item in items:
-            if (ring := ring_of(item)) in TOGETHER:
+            if (ring := ring_of(item)) in TOGETHER and not item.get_closest_marker("xdist_group"):
                 item.add_marker(pytest.mark.xdist_group(ring))
 
     def pytest_collection_finish(self) -> None:

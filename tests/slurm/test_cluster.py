@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,7 +112,8 @@ def test_an_owned_cluster_dies_with_its_owner(cluster: Cluster) -> None:
         "import os, signal\n"
         "from harness.cluster import Spec\n"
         "from harness.cluster.cluster import temporary_cluster\n"
-        "with temporary_cluster(Spec(nodes=1)) as c:\n"
+        # Not called temporary, as another worker's cluster sweeps up what such ones left.
+        f"with temporary_cluster(Spec(nodes=1), name='owned-{os.getpid()}') as c:\n"
         "    print(c.process_space, c.folder, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -121,6 +123,7 @@ def test_an_owned_cluster_dies_with_its_owner(cluster: Cluster) -> None:
     space, folder = done.stdout.split()
     wait_for(lambda: not _processes_of(int(space)))
     assert Path(folder).exists()  # its logs; the next cluster of that name clears them
+    shutil.rmtree(folder)
 
 
 def test_up_down_and_again_from_the_command_line(tmp_path: Path, cluster: Cluster) -> None:
