@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from analysis.draw.figures import Figure
 
 import harness.record.directory
 import harness.study.study
+from analysis.draw.figure import Figure
 from harness.record import RunDirectory, StepRecord, StepWriter
 from harness.study import Run, Study, save_study
 from harness.system.places import REPOSITORY

@@ -162,7 +162,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]
         bench.launch("stale after load")
     with pytest.MonkeyPatch.context() as patch:
         overlay = planted(folder / "overlay")
-        patch.setattr(launcher, "_overlay", lambda variant, release: overlay)
+        patch.setattr(launcher, "_overlay", lambda *_: overlay)
         bench.launch("stale from the start", "offload")
     found = {name: open_case(bench.directory(name).path) for name in FAULT_OF if name != "hang"}
     found["stale from the start"] = as_release_0_13_1(bench)

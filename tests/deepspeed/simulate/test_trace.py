@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from analysis.judge.audit import formula_bytes
 from analysis.page.report import build_report
 from harness.cli.simulate import simulate as simulate_command
-from harness.simulate import calibrate as calibration
+from harness.simulate import fit
 from harness.simulate import traces as cache
 from harness.simulate.calibrate import calibrate_machine
 from harness.simulate.costs import total_bytes
@@ -225,7 +225,7 @@ def test_a_calibration_that_cannot_be_measured_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = broken_overlay(tmp_path, "torch")
-    monkeypatch.setattr(calibration, "overlay_path", lambda variant: broken)
+    monkeypatch.setattr(fit, "overlay_path", lambda variant: broken)
     with pytest.raises(RunFailed, match=r"hpz calibrate: measuring kernels failed: .*broken on purpose"):
         calibrate_machine()
 
@@ -243,8 +243,8 @@ def test_traces_need_the_packages_that_take_them(study: Study, monkeypatch: pyte
 @pytest.mark.timeout(900)  # a busy machine is slow, and no reason to fail
 def test_this_machine_is_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
     """How well is for the machine to say: a few per cent, and nobody knows on a busy one. Three models are enough."""
-    few = [calibration._tiny_runs()[place] for place in (0, 2, 4)]
-    monkeypatch.setattr(calibration, "_tiny_runs", lambda: few)
+    few = [fit._tiny_runs()[place] for place in (0, 2, 4)]
+    monkeypatch.setattr(fit, "_tiny_runs", lambda: few)
     found = calibrate_machine()
     assert {one.held_out for one in found.steps} == {True, False}
     fitted = [one.error for one in found.steps if not one.held_out]
