@@ -45,7 +45,7 @@ ifeq ($(MAY_INSTALL),yes)
 endif
 
 test: lint types packages
-	$(BIN)/pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --durations=20
+	$(BIN)/pytest -q -n $(WORKERS) --no-loadscope-reorder --durations=20
 
 # Which tests do not pass every time? RINGS=tests/slurm or any other tests; by default all but the unit ring.
 soak: setup packages

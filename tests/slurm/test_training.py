@@ -18,11 +18,7 @@ from tests.slurm.conftest import Submitter, wait_for, wait_for_states
 
 LONG_ENOUGH = {"steps": 60, "micro_batch": 1, "sequence_length": 16, "learning_rate": 4.0e-3}
 SECONDS = 600  # imports take most of it, minutes where the machine is busy
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(2 * SECONDS + 100),
-    pytest.mark.xdist_group("slurm training"),  # with a cluster of its own, beside the tests that mostly wait
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * SECONDS + 100)]
 
 
 def lines(results: Path, run_id: str) -> list[dict[str, Any]]:

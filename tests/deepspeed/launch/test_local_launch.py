@@ -26,10 +26,8 @@ from harness.record import RunDirectory, Status
 from harness.study import Study, load_study, save_study
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
-from tests.conftest import StudyFile, write_study
+from tests.conftest import StudyFile
 from tests.deepspeed.old_deepspeed import TOO_OLD, old_deepspeed
-
-TOGETHER = pytest.mark.xdist_group("finished")
 
 
 def run(file: Path, results: Path) -> tuple[Study, list[Status]]:
@@ -40,37 +38,6 @@ def run(file: Path, results: Path) -> tuple[Study, list[Status]]:
 
 def steps(results: Path, run_id: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (results / "runs" / run_id / "steps.jsonl").read_text().splitlines()]
-
-
-Finished = tuple[Path, Path, Study, list[Status]]  # study file, results, and what came of it
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A pair of runs to their end: hpZ as fixed, and ZeRO-3."""
-    root = tmp_path_factory.mktemp("finished")
-    file = write_study(root)
-    return file, root / "results", *run(file, root / "results")
-
-
-@TOGETHER
-def test_fixed_hpz_equals_zero3_to_the_bit_and_really_gathers(finished: Finished) -> None:
-    _, results, study, statuses = finished
-    assert [status.state for status in statuses] == ["done", "done"]
-    ((fixed, baseline),) = study.pairs
-    hpz, zero3 = steps(results, fixed.run_id), steps(results, baseline.run_id)
-    assert [line["loss"] for line in hpz] == [line["loss"] for line in zero3]
-    assert all(line["secondary_gathers"] > 0 for line in hpz)
-    assert all(line["secondary_gathers"] == 0 for line in zero3)
-    assert statuses[0].final is not None and statuses[1].final is not None
-    assert statuses[0].final.shards_sha256 == statuses[1].final.shards_sha256
-
-
-@TOGETHER
-def test_finished_runs_are_not_done_again(finished: Finished) -> None:
-    file, results, _, first = finished
-    _, second = run(file, results)
-    assert [status.started_utc for status in second] == [status.started_utc for status in first]
 
 
 def test_a_failed_rank_takes_its_run_down_with_every_ranks_last_lines(

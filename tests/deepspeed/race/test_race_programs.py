@@ -17,8 +17,6 @@ from harness.system.errors import RunFailed
 from tests.deepspeed.old_deepspeed import TOO_OLD, old_deepspeed
 from tests.deepspeed.race.race_help import SCRIPTS, analyse, job_of
 
-pytestmark = pytest.mark.xdist_group("race programs")
-
 SOURCE = (SCRIPTS / "streams.py").read_text()
 BUGS = re.findall(r"^def (\w+_bug)\(", SOURCE, re.MULTILINE)
 RIGHT = re.findall(r"^def (\w+_right)\(", SOURCE, re.MULTILINE)

@@ -18,8 +18,6 @@ from harness.study import load_study
 from harness.system.places import REPOSITORY
 from tests.conftest import write_study
 
-pytestmark = pytest.mark.xdist_group("race study")
-
 app = typer.Typer()
 app.command()(race)
 

@@ -29,7 +29,7 @@ from harness.system.places import REPOSITORY
 from tests.conftest import StudyFile
 from tests.simulated_help import A100, CONTENDED, longest_path
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("trace")]
+pytestmark = pytest.mark.slow
 COPY = "_partition_param_sec"
 VARIANTS = ("zero3", "unordered", "fixed", "event")
 

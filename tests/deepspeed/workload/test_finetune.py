@@ -19,8 +19,6 @@ from harness.workload.sources import load_questions
 from harness.workload.train import open_run_batches
 from tests.conftest import write_study
 
-pytestmark = pytest.mark.xdist_group("finetune")
-
 MODEL = REPOSITORY / "experiments" / "models" / "falcon-7b-toy.yaml"
 TRAINING = {"task": "finetune", "steps": 4, "micro_batch": 2, "sequence_length": 256, "checkpoint_every": 2}
 

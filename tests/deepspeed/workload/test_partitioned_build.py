@@ -18,8 +18,6 @@ from harness.system.places import REPOSITORY
 from harness.workload.models import build_model
 from tests.conftest import write_study
 
-pytestmark = pytest.mark.xdist_group("partitioned build")
-
 MODEL = load_model_file(REPOSITORY / "experiments" / "models" / "llama2-toy.yaml")
 Lines = dict[str, list[dict[str, Any]]]  # of the four ranks, by run
 

@@ -20,7 +20,7 @@ from harness.study import Run
 from harness.system.errors import HarnessError
 from tests.synthetic import STUDY, Curve, as_known, fake_patches, toy_model, write_study
 
-pytestmark = [pytest.mark.usefixtures("made_up_patches"), pytest.mark.xdist_group("report")]
+pytestmark = pytest.mark.usefixtures("made_up_patches")
 
 
 class Reader(HTMLParser):

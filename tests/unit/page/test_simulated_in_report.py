@@ -28,7 +28,7 @@ from harness.system.places import REPOSITORY
 from tests.simulated_help import made_up
 from tests.synthetic import STUDY, fake_patches, write_study
 
-pytestmark = [pytest.mark.usefixtures("made_up_patches"), pytest.mark.xdist_group("simulated in report")]
+pytestmark = pytest.mark.usefixtures("made_up_patches")
 SCHEMA = json.loads((REPOSITORY / "analysis" / "schema" / "summary.schema.json").read_text())
 PUBLISHED = {
     "id": "somebody",
