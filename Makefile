@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STUDY ?= experiments/laptop.yaml
 ROUNDS ?= 20
-# Of the tests: two more than cores, as ranks wait for each other and those on SLURM for the scheduler.
-WORKERS ?= $(shell expr $$(nproc) + 2)
+# Of the tests: one more than cores, as ranks wait for each other and those on SLURM for the scheduler.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 
 # What the SLURM and browser tests need; installed where that is allowed, else those tests are skipped and say so.
 PACKAGES := slurmctld slurmd slurm-client munge iproute2 chromium

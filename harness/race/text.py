@@ -11,7 +11,8 @@ from harness.race.report import LABELS, Effect, Held, Race, Report
 def text(report: Report, full: bool = False) -> Iterator[str]:
     """The report as lines for a terminal, worst first; `full` adds callers and the rest of the names."""
     yield from summary(report)
-    yield from _held_text(report.held)
+    if report.held.accesses_peak:
+        yield from _held_text(report.held)
     for race in report.races:
         yield ""
         yield from _race_text(race, full, report.schedules_tried > 0)

@@ -91,10 +91,7 @@ def ran(*, ops: int, steps: int, ranks: int = 2) -> Report:
 
 
 def test_a_clean_report_says_so_and_how_much_ran() -> None:
-    assert list(text(ran(ops=7, steps=3))) == [
-        "train.py, 2 ranks, 3 steps, 14 ops: no unordered accesses",
-        "the analysis held at most 0 accesses to 0 storages and 0 events a rank",
-    ]
+    assert list(text(ran(ops=7, steps=3))) == ["train.py, 2 ranks, 3 steps, 14 ops: no unordered accesses"]
 
 
 @pytest.mark.parametrize(
