@@ -65,7 +65,7 @@ class Rings:
         gc.freeze()  # collections then pass over what all tests import
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        ring = report.nodeid.rpartition("tests/")[2].partition("/")[0]
+        ring = report.nodeid.split("/")[1]
         self.tests[ring].add(report.nodeid)
         self.busy[ring] += report.duration
         first, last = self.spans.get(ring, (report.start, report.stop))
