@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.variants import Variant, describe, installed_release
+from harness.variants import Variant, describe, installed_release, precondition_note
 from harness.variants.describe import what
 
 
@@ -35,10 +35,13 @@ def patches_of(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def _explained(name: str, release: str) -> Explained:
     variant = Variant.parse(name)
     if installed_release() != release:
-        note = f"The lines are shown where DeepSpeed {release} is installed: hpz patch show {name}"
+        stale = precondition_note(release) if variant.hpz else ""
+        where = f"The lines are shown where DeepSpeed {release} is installed: hpz patch show {name}"
+        note = " ".join(filter(None, (stale, where)))
         return Explained(name, what(variant), [], note)
     found = describe(variant, release)
     note = "" if found.diff else f"DeepSpeed {release} as released; no line is changed."
+    note = " ".join(filter(None, (found.note, note)))
     return Explained(name, found.what, [(_kind(line), line) for line in found.diff.splitlines()], note)
 
 

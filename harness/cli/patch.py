@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,11 +18,26 @@ from rich.table import Table
 from harness.cli.console import wide_console
 from harness.cli.options import JsonOption
 from harness.system.errors import HarnessError
-from harness.variants import Variant, all_variants, installed_release, overlay_path, supported_releases
-from harness.variants.apply import rehash
-from harness.variants.describe import describe, what
-from harness.variants.series import load_series, patch_hashes
-from harness.variants.verify import Verification, verify
+from harness.variants import (
+    Variant,
+    all_variants,
+    describe,
+    installed_release,
+    load_series,
+    overlay_path,
+    precondition_note,
+    release_ranges,
+    release_source,
+    supported_releases,
+    verify,
+)
+from harness.variants.adopt import Adoption, adopt
+from harness.variants.describe import what
+from harness.variants.families import families
+from harness.variants.fit import differs_from_nearest
+from harness.variants.series import UNPINNED, split_release
+from harness.variants.sources import check_package, hashes_of, resolve
+from harness.variants.verify import Verification
 
 app = typer.Typer(
     name="patch",
@@ -31,41 +50,62 @@ app = typer.Typer(
 VariantName = Annotated[
     str, typer.Argument(metavar="VARIANT", help="For example event, fixed, old+event+step.")
 ]
-Release = Annotated[
-    str | None, typer.Option(help="A supported DeepSpeed release; default: the installed one.")
-]
+Release = Annotated[str | None, typer.Option(help="A DeepSpeed release; default: the installed one.")]
 Source = Annotated[Path | None, typer.Option(help="A `deepspeed` package folder to patch instead.")]
+Unpinned = Annotated[
+    bool, typer.Option("--unpinned", help="Take the patches that apply to a release, or a build, that is not known.")
+]
 
 
 @app.command("list")
-def list_variants(release: Release = None, as_json: JsonOption = False) -> None:
+def list_variants(
+    release: Release = None,
+    source: Source = None,
+    unpinned: Unpinned = False,
+    releases: Annotated[
+        bool, typer.Option("--releases", help="List the releases and the patches of each instead.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """List the variants and the patches that make them.
 
-    Example: hpz patch list --release 0.18.0
+    Example: hpz patch list --release 0.16.4
     """
-    wanted = release or installed_release() or supported_releases()[-1]
-    patches = {variant: patch_hashes(variant, wanted) for variant in all_variants()}
+    if releases:
+        _list_releases(as_json)
+        return
+    series, _ = resolve(_wanted(release or installed_release() or supported_releases()[-1], unpinned), source)
+    patches = {variant: hashes_of(series, variant) for variant in all_variants() if series.makes(variant)}
+    note = precondition_note(series.release)
     if as_json:
         rows = [{"variant": v.name, "what": what(v), "patches": hashes} for v, hashes in patches.items()]
-        _print_json({"release": wanted, "supported": supported_releases(), "variants": rows})
+        _print_json(
+            {"release": series.release, "note": note, "supported": supported_releases(), "variants": rows}
+        )
         return
-    table = Table("variant", "what it is", "patches", title=f"DeepSpeed {wanted}")
+    table = Table("variant", "what it is", "patches", title=f"DeepSpeed {series.release}")
     for variant, hashes in patches.items():
         table.add_row(variant.name, what(variant), "\n".join(hashes) or "none")
     console = wide_console()
     console.print(table)
-    console.print(f"Supported releases: {', '.join(supported_releases())}")
+    if note:
+        console.print(note)
+    console.print(f"Pinned releases: {release_ranges()}")
 
 
 @app.command()
 def show(
-    variant: VariantName, release: Release = None, source: Source = None, as_json: JsonOption = False
+    variant: VariantName,
+    release: Release = None,
+    source: Source = None,
+    unpinned: Unpinned = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Explain a variant and show its lines as a diff.
 
     Example: hpz patch show event
     """
-    description = describe(Variant.parse(variant), release, source)
+    description = describe(Variant.parse(variant), _wanted(release, unpinned), source)
     if as_json:
         _print_json(asdict(description))
         return
@@ -73,6 +113,8 @@ def show(
     console.print(
         f"[bold]{description.variant}[/bold] of DeepSpeed {description.release}: {description.what}"
     )
+    if description.note:
+        console.print(description.note)
     if not description.diff:
         console.print("The release itself: no patched lines.")
     elif console.is_terminal:
@@ -83,15 +125,25 @@ def show(
 
 @app.command()
 def path(
-    variant: VariantName, release: Release = None, source: Source = None, as_json: JsonOption = False
+    variant: VariantName,
+    release: Release = None,
+    source: Source = None,
+    unpinned: Unpinned = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Build the overlay if need be and print its folder, for PYTHONPATH.
 
     Example: PYTHONPATH=$(hpz patch path event) deepspeed train.py --deepspeed_config ds_config.json
     """
-    folder = overlay_path(Variant.parse(variant), release, source)
+    wanted = Variant.parse(variant)
+    series, package = resolve(_wanted(release, unpinned), source)
+    folder = overlay_path(wanted, series.release, package)
+    if not series.pinned:
+        _warn(f"DeepSpeed {series.release}: family {series.family.name}; {differs_from_nearest(series.release, package)}")
+    if wanted.hpz and (note := precondition_note(series.release)):
+        _warn(note)
     if as_json:
-        _print_json({"variant": Variant.parse(variant).name, "path": str(folder)})
+        _print_json({"variant": wanted.name, "release": series.release, "path": str(folder)})
     else:
         print(folder)
 
@@ -103,6 +155,10 @@ def verify_variants(
     ] = None,
     release: Release = None,
     source: Source = None,
+    unpinned: Unpinned = False,
+    all_releases: Annotated[
+        bool, typer.Option("--all-releases", help="Every pinned release; by default its event and stock.")
+    ] = False,
     imports: Annotated[
         bool, typer.Option(help="Also import DeepSpeed from each overlay (seconds each).")
     ] = True,
@@ -112,37 +168,106 @@ def verify_variants(
 
     Example: hpz patch verify event fixed
     """
-    wanted = [Variant.parse(name) for name in variants] if variants else all_variants()
+    if all_releases:
+        if release or source or unpinned:
+            raise HarnessError("--all-releases takes no --release, --source or --unpinned; leave them out")
+        wanted = [Variant.parse(name) for name in variants or ("event", "stock")]
+        _verify_releases(supported_releases(), wanted, imports, as_json)
+        return
     found = []
-    for variant in wanted:
-        found.append(verify(variant, release, source, imports=imports))
+    for variant in [Variant.parse(name) for name in variants] if variants else all_variants():
+        found.append(verify(variant, _wanted(release, unpinned), source, imports=imports))
         if not as_json:
             print(_sentence(found[-1]), flush=True)
     if as_json:
         _print_json([{**asdict(one), "path": str(one.path)} for one in found])
 
 
-@app.command("rehash")
-def rehash_series(
+@app.command("adopt")
+def adopt_releases(
     releases: Annotated[list[str], typer.Argument(metavar="RELEASE...")],
-    source: Source = None,
-    check: Annotated[bool, typer.Option(help="Write nothing; fail where a hash has changed.")] = False,
+    source: Annotated[
+        Path | None, typer.Option(help="The release's `deepspeed` package folder; default: it is fetched.")
+    ] = None,
+    check: Annotated[bool, typer.Option(help="Write nothing; fail where the table is not so.")] = False,
 ) -> None:
-    """Recompute the hashes in series.toml after a patch was changed on purpose.
+    """Pin a release: find the patches that fit it, prove every variant, write its hashes.
 
-    Example: hpz patch rehash 0.19.8 --check
+    Example: hpz patch adopt 0.19.9
     """
     for release in releases:
-        series_file = load_series(release).folder / "series.toml"
-        text = rehash(release, source)
-        same = text == series_file.read_text()
-        if check and not same:
-            raise HarnessError(
-                f"{series_file}: hashes are not those of the patches; run `hpz patch rehash {release}`"
-            )
-        if not same:
-            series_file.write_text(text)
-        print(f"{release}: {'as pinned' if same else 'written'}")
+        if source is not None:
+            check_package(source)
+        print(_adopted(adopt(release, source or release_source(release), check=check)), flush=True)
+
+
+def _wanted(release: str | None, unpinned: bool) -> str | None:
+    """The release as asked for, marked where `--unpinned` is given."""
+    name = release or installed_release()
+    return f"{split_release(name)[0]} {UNPINNED}" if name and unpinned else name
+
+
+def _verify_releases(releases: list[str], variants: list[Variant], imports: bool, as_json: bool) -> None:
+    """Releases side by side, as an import mostly computes and a build mostly waits. Raises HarnessError at the end."""
+    started = time.monotonic()
+
+    def one(release: str) -> tuple[list[Verification], str]:
+        found: list[Verification] = []
+        try:
+            for variant in variants:
+                found.append(verify(variant, release, imports=imports))
+        except HarnessError as error:
+            return found, str(error)
+        return found, ""
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        results = {}
+        for release, (found, wrong) in zip(releases, pool.map(one, releases), strict=True):
+            results[release] = wrong
+            if not as_json:
+                proved = ", ".join(verification.variant for verification in found) or "nothing"
+                note = f"; {precondition_note(release)}" if precondition_note(release) else ""
+                print(f"{release}: {proved} proved{note}" + (f"; {wrong}" if wrong else ""), flush=True)
+    wrong = [release for release, sentence in results.items() if sentence]
+    if as_json:
+        _print_json([{"release": release, "wrong": sentence} for release, sentence in results.items()])
+    else:
+        names = " and ".join(variant.name for variant in variants)
+        print(f"{names} of {len(releases) - len(wrong)} releases in {time.monotonic() - started:.0f} s")
+    if wrong:
+        raise HarnessError(f"not proved: {', '.join(wrong)}; the reasons stand above")
+
+
+def _list_releases(as_json: bool) -> None:
+    known = {release: load_series(release).family.name for release in supported_releases()}
+    rows = [(family, [name for name, other in known.items() if other == family.name]) for family in families()]
+    if as_json:
+        _print_json(
+            [{"family": f.name, "releases": names, "own": f.own, "patches": f.patches} for f, names in rows]
+        )
+        return
+    table = Table("releases", "as released", "patches")
+    for family, names in rows:
+        own = ", ".join(f"{axis}={value}" for axis, value in family.own.items())
+        table.add_row(f"{names[0]} – {names[-1]} ({len(names)})", own, "\n".join(family.patches.values()))
+    wide_console().print(table)
+
+
+def _adopted(found: Adoption) -> str:
+    written = "written" if found.news else "as pinned"
+    sentence = f"{found.release}: family {found.family}, every variant proved, {written}"
+    if found.before is None:
+        return sentence
+    if not found.changed:
+        return f"{sentence}; the patched files are those of {found.before}, so there is nothing to look at"
+    return (
+        f"{sentence}; look at what changed since {found.before} in {', '.join(found.changed)}: whether anything else "
+        "reads the secondary tensors or writes the partitions"
+    )
+
+
+def _warn(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
 
 
 def _sentence(found: Verification) -> str:

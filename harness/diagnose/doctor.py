@@ -17,9 +17,8 @@ from harness.diagnose.faults import Exposure, exposures
 from harness.diagnose.setup import Setup
 from harness.study import load_model_file, parameter_shapes
 from harness.system.errors import HarnessError
-from harness.variants import installed_release, supported_releases
-from harness.variants.series import load_series
-from harness.variants.sources import check_pristine, release_source
+from harness.variants import installed_release, release_ranges
+from harness.variants.sources import resolve
 
 PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "wandb")
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -67,13 +66,11 @@ def machine() -> Machine:
 
 def deepspeed_support() -> str:
     """Whether overlays can be built from the installed DeepSpeed, in words."""
-    release, supported = installed_release(), ", ".join(supported_releases())
+    release = installed_release()
     if release is None:
-        return f"not installed; supported: {supported}"
-    if release not in supported_releases():
-        return f"{release} is installed and not supported; supported: {supported}"
+        return f"not installed; supported: {release_ranges()}"
     try:
-        check_pristine(load_series(release), release_source(release))
+        resolve(release)
     except HarnessError as error:
         return str(error)
     return f"{release} is installed, as released, and supported"

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from harness.variants.describe import Description, describe
 from harness.variants.overlay import check_overlay, overlay_path
-from harness.variants.series import Series, installed_release, load_series, patch_hashes, supported_releases
-from harness.variants.sources import cache_folder, release_source
+from harness.variants.series import (
+    Series,
+    installed_release,
+    load_series,
+    precondition_note,
+    release_ranges,
+    supported_releases,
+)
+from harness.variants.sources import cache_folder, patch_hashes, release_source
 from harness.variants.variant import NAMED, Variant, all_variants
 from harness.variants.verify import Verification, verify, verify_overlay
 
@@ -23,6 +30,8 @@ __all__ = [
     "load_series",
     "overlay_path",
     "patch_hashes",
+    "precondition_note",
+    "release_ranges",
     "release_source",
     "supported_releases",
     "verify",

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 from harness.system.errors import HarnessError
-from harness.variants.series import Series, load_series, sha256
-from harness.variants.sources import PACKAGE, release_source
-from harness.variants.variant import Variant, all_variants
-
-_MARK = "# Below: "
-_TOUCHED = re.compile(rf"^\+\+\+ b/{PACKAGE}/(\S+)$", re.MULTILINE)
-
-
-def touched_files(patches: Iterable[Path]) -> list[str]:
-    """The files that these patches change, relative to the package folder, sorted."""
-    return sorted({name for patch in patches for name in _TOUCHED.findall(patch.read_text())})
+from harness.variants.families import PACKAGE, touched_files
+from harness.variants.series import TABLE, Series
+from harness.variants.variant import Variant
 
 
 def patched_files(series: Series, variant: Variant, source: Path) -> dict[str, bytes]:
@@ -37,6 +27,8 @@ def apply_patches(patches: list[Path], source: Path) -> dict[str, bytes]:
         for name in names:
             target = Path(folder) / PACKAGE / name
             target.parent.mkdir(parents=True, exist_ok=True)
+            if not (source / name).is_file():
+                raise HarnessError(f"{source} has no {name}, which the patches of hpZ touch")
             shutil.copyfile(source / name, target)
         for patch in patches:
             _git_apply(patch, Path(folder))
@@ -61,34 +53,19 @@ def _git_apply(patch: Path, folder: Path) -> None:
         raise HarnessError(f"{patch.parent.name}/{patch.name} does not apply: {reason}")
 
 
+def hashes(files: dict[str, bytes]) -> dict[str, str]:
+    """File → sha256 of its content."""
+    return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+
+
 def check_hashes(series: Series, variant: Variant, files: dict[str, bytes]) -> None:
-    """Raises HarnessError unless each patched file is what `series.toml` pins for the variant."""
-    pinned = series.after.get(variant.name, {})
-    found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    """Raises HarnessError unless each patched file is what the table of releases pins for the variant."""
+    if not series.pinned:
+        return
+    pinned, found = series.after(variant), hashes(files)
     for name in sorted(pinned.keys() | found.keys()):
         if pinned.get(name) != found.get(name):
             raise HarnessError(
-                f"{series.folder.name}/series.toml: after.{variant.name}: {name} comes out otherwise than pinned; "
-                f"if its patch was changed on purpose, run `hpz patch rehash {series.release}`"
+                f"patches/{TABLE}: {series.release}, {variant.name}: {name} comes out otherwise than pinned; "
+                f"if its patch was changed on purpose, run `hpz patch adopt {series.release}`"
             )
-
-
-def rehash(release: str, source: Path | None = None) -> str:
-    """The text of `series.toml` with the hashes of every composition computed anew; writes nothing."""
-    series = load_series(release)
-    folder = source or release_source(release)
-    every = [series.folder / name for name in (*series.base, *series.patches.values())]
-    before = {name: sha256(folder / name) for name in touched_files(every)}
-    text = (series.folder / "series.toml").read_text()
-    head, mark, tail = text.partition(_MARK)
-    comment = [line for line in tail.splitlines() if line.startswith("# ")]
-    lines = [head + mark + tail.splitlines()[0], *comment, "", "[before]", *_table(before)]
-    for variant in all_variants():
-        files = patched_files(series, variant, folder)
-        after = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        lines += ["", f'[after."{variant.name}"]', *_table(after)]
-    return "\n".join(lines) + "\n"
-
-
-def _table(hashes: dict[str, str]) -> list[str]:
-    return [f'"{name}" = "{digest}"' for name, digest in sorted(hashes.items())]

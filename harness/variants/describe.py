@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.variants.apply import apply_patches, patched_files
-from harness.variants.series import patch_hashes
-from harness.variants.sources import resolve
-from harness.variants.variant import Variant
+from harness.variants.series import precondition_note
+from harness.variants.sources import hashes_of, resolve
+from harness.variants.variant import AXES, EVENT_AXES, Variant
 
 WHAT = {
     "zero3": "ZeRO-3 without hpZ: no secondary partition, so nothing of hpZ can go wrong. The baseline.",
@@ -20,6 +20,7 @@ WHAT = {
     "device-sync": "The right copy, and the host waits for the whole device: the fix as its text describes it.",
     "event": "The right copy, ordered on the device by an event: no host wait. What this project proposes.",
     "event+step": "As event; besides, the all-gather stream waits for the optimizer's write of the partitions.",
+    "event+step+load": "As event+step; besides, the all-gather stream waits for what was written between passes, as by a checkpoint.",
     "zero3+step": "ZeRO-3 without hpZ, its all-gather stream ordered after the optimizer's write.",
 }
 _AXES = {
@@ -30,6 +31,7 @@ _AXES = {
     ("order", "device-sync"): "the host waits for the whole device",
     ("order", "event"): "the all-gather stream waits for an event recorded after the copy",
     ("step", "event"): "the all-gather stream waits for the optimizer's write",
+    ("load", "event"): "at the start of a forward pass the all-gather stream waits for what was written to the weights before",
 }
 
 
@@ -41,6 +43,8 @@ class Description:
     release: str
     what: str
     """One or two sentences for a reader."""
+    note: str
+    """What this release lacks that hpZ rests on; mostly empty."""
     patches: dict[str, str]
     """Patch file name → sha256."""
     diff: str
@@ -54,12 +58,9 @@ def describe(variant: Variant, release: str | None = None, source: Path | None =
         variant=variant.name,
         release=series.release,
         what=what(variant),
-        patches=patch_hashes(variant, series.release),
-        diff=_diff(
-            apply_patches([series.folder / name for name in series.base], folder),
-            patched_files(series, variant, folder),
-            folder,
-        ),
+        note=precondition_note(series.release) if variant.hpz else "",
+        patches=hashes_of(series, variant),
+        diff=_diff(apply_patches(series.base, folder), patched_files(series, variant, folder), folder),
     )
 
 
@@ -67,7 +68,13 @@ def what(variant: Variant) -> str:
     """A sentence or two on the variant; composed of its axes where it has no name of its own."""
     if variant.name in WHAT:
         return WHAT[variant.name]
-    points = [(axis, getattr(variant, axis)) for axis in ("copy", "order", "step")]
+    if not variant.hpz:
+        return f"{WHAT['zero3'].partition(':')[0]}: {_said(variant)}"
+    return _said(variant)
+
+
+def _said(variant: Variant) -> str:
+    points = [(axis, getattr(variant, axis)) for axis in (AXES if variant.hpz else EVENT_AXES)]
     sentence = "; ".join(_AXES[point] for point in points if point in _AXES) + "."
     return sentence[0].upper() + sentence[1:]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from harness.system.errors import HarnessError
 from harness.variants.apply import check_hashes, patched_files
+from harness.variants.families import PACKAGE, touched_files
 from harness.variants.series import Series, sha256
-from harness.variants.sources import PACKAGE, cache_folder, resolve
+from harness.variants.sources import cache_folder, resolve
 from harness.variants.variant import Variant
 
 MANIFEST = "overlay.json"
@@ -26,7 +27,12 @@ def overlay_path(variant: Variant, release: str | None = None, source: Path | No
     installed or fetched. Safe to call from several processes at once. Raises HarnessError.
     """
     series, folder = resolve(release, source)
-    path = cache_folder() / "overlays" / f"{PACKAGE}-{series.release}-{_address(series, variant, folder)}"
+    return build_overlay(variant, series, folder)
+
+
+def build_overlay(variant: Variant, series: Series, folder: Path) -> Path:
+    """As `overlay_path`, for a series and its unpatched package folder."""
+    path = cache_folder() / "overlays" / f"{PACKAGE}-{series.release.replace(' ', '-')}-{_address(series, variant, folder)}"
     try:
         if not path.is_dir():
             _build(series, variant, folder, path)
@@ -59,12 +65,11 @@ def check_overlay(path: Path) -> None:
 def _address(series: Series, variant: Variant, source: Path) -> str:
     """What the overlay's content follows from: the release, the patched files, and the package they go into."""
     files = [(name, (source / name).stat().st_size) for name in _files(source)]
-    build = (
-        source / "git_version_info_installed.py"
-    )  # says for which torch and device DeepSpeed was installed
+    build = source / "git_version_info_installed.py"  # for which torch and device DeepSpeed was installed
     content = [
         series.release,
-        series.after.get(variant.name),
+        series.after(variant) if series.pinned else [sha256(path) for path in series.patches_of(variant)],
+        [] if series.pinned else [sha256(source / name) for name in touched_files(series.patches_of(variant))],
         files,
         build.read_text() if build.exists() else "",
     ]
@@ -89,10 +94,8 @@ def _build(series: Series, variant: Variant, source: Path, path: Path) -> None:
     try:
         work.chmod(0o755)
         _fill(work, source, patched)
-        if series.stubs:
-            shutil.copytree(series.folder / series.stubs, work, dirs_exist_ok=True)
-        hashes = {name: sha256(work / name) for name in _files(work)}
-        manifest = {"schema": 1, "release": series.release, "files": hashes}
+        digests = {name: sha256(work / name) for name in _files(work)}
+        manifest = {"schema": 1, "release": series.release, "files": digests}
         (work / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         _publish(work, path)
     finally:

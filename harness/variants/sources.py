@@ -1,26 +1,29 @@
-"""Where an unpatched DeepSpeed package comes from: this environment, or the release's archive, fetched once."""
+"""Where an unpatched DeepSpeed package comes from, and whether it is what was released."""
 
 from __future__ import annotations
 
+import json
 import os
-import subprocess
-import sys
-import tarfile
-import tempfile
 from importlib.metadata import distribution
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 from harness.system.errors import HarnessError
+from harness.variants.archive import check_complete, fetch
+from harness.variants.families import PACKAGE
+from harness.variants.fit import differences, fit
 from harness.variants.series import (
+    UNPINNED,
     Series,
+    axis_value,
     installed_release,
     load_series,
+    not_pinned,
     sha256,
+    split_release,
     supported_releases,
-    version_key,
 )
-
-PACKAGE = "deepspeed"
+from harness.variants.variant import Variant
 
 
 def cache_folder() -> Path:
@@ -33,105 +36,109 @@ def cache_folder() -> Path:
 def resolve(release: str | None, source: Path | None = None) -> tuple[Series, Path]:
     """The series and the unpatched package folder for `release` (default: the installed one).
 
-    Raises HarnessError where the release is unsupported, cannot be had, or is not what was released.
+    A release marked `unpinned` takes the family of patches that fits it. Raises HarnessError where the release is not
+    pinned and not so marked, cannot be had, or is not what was released.
     """
     wanted = release or installed_release()
     if wanted is None:
         raise HarnessError(
             f"DeepSpeed is not installed here; install deepspeed=={supported_releases()[-1]} or name a release"
         )
-    if wanted not in supported_releases():
-        raise HarnessError(_unsupported(wanted, source))
-    series = load_series(wanted)
-    folder = source or release_source(wanted)
+    name, unpinned = split_release(wanted)
+    if source is not None:
+        check_package(source)
+    if unpinned:
+        folder = source or release_source(name)
+        return fit(name, folder), folder
+    if public(name) not in supported_releases():
+        raise HarnessError(not_pinned(name))
+    folder = source or release_source(name)
+    series = load_series(public(name))
     check_pristine(series, folder)
     return series, folder
+
+
+def patch_hashes(variant: Variant, release: str) -> dict[str, str]:
+    """Patch → sha256 of its file; empty where the release itself is the variant. Raises HarnessError.
+
+    Of a pinned release without its sources; one marked as unpinned is fetched where it is not installed.
+    """
+    name, unpinned = split_release(release)
+    return hashes_of(resolve(release)[0] if unpinned else load_series(public(name)), variant)
+
+
+def hashes_of(series: Series, variant: Variant) -> dict[str, str]:
+    """As `patch_hashes`, of a series: `order-event.patch` → sha256."""
+    return {f"{axis_value(path, '-')}.patch": sha256(path) for path in series.patches_of(variant)}
+
+
+def public(release: str) -> str:
+    """A vendor's or a checkout's build by the release that it claims to be: `0.16.4+cu128` → `0.16.4`."""
+    return release.partition("+")[0]
 
 
 def release_source(release: str) -> Path:
     """The unpatched `deepspeed` package folder of `release`: as installed, as cached, or fetched now."""
     if release == installed_release():
-        return Path(str(distribution(PACKAGE).locate_file(PACKAGE)))
+        return installed_package()
     cached = cache_folder() / "releases" / release / PACKAGE
     if not cached.is_dir():
-        _fetch(release, cached)
+        fetch(release, cached)
+    check_complete(release, cached)
     return cached
+
+
+def installed_package() -> Path:
+    """Where Python finds the installed DeepSpeed; looked up without importing it. Raises HarnessError."""
+    beside = Path(str(distribution(PACKAGE).locate_file(PACKAGE)))
+    if (beside / "runtime").is_dir():
+        return beside
+    told = json.loads(distribution(PACKAGE).read_text("direct_url.json") or "{}")
+    root = Path(unquote(urlparse(told.get("url", "")).path))  # installed in place: the sources are there
+    if (root / PACKAGE / "runtime").is_dir():
+        return root / PACKAGE
+    raise HarnessError(
+        f"{beside}: DeepSpeed {installed_release()} is registered as installed, but its package is not there; reinstall it"
+    )
+
+
+def checkout_of(package: Path) -> Path | None:
+    """The git work tree that a package folder lies in, where it is DeepSpeed's own; None for a release."""
+    root = package.resolve().parent
+    return root if (root / ".git").exists() and (root / "version.txt").is_file() else None
+
+
+def check_package(folder: Path) -> None:
+    """Raises HarnessError unless `folder` looks like the package of a DeepSpeed."""
+    if (folder / "runtime" / "zero").is_dir():
+        return
+    inside = folder / PACKAGE
+    if (inside / "runtime" / "zero").is_dir():
+        raise HarnessError(f"{folder} holds a DeepSpeed, but is not its package folder; give {inside}")
+    raise HarnessError(f"{folder} is not a DeepSpeed package folder (no runtime/zero in it)")
 
 
 def check_pristine(series: Series, folder: Path) -> None:
     """Raises HarnessError unless every file that a patch touches is as released."""
-    for name in _differences(series, folder):
-        raise HarnessError(
-            f"{folder / name} is not the file of DeepSpeed {series.release}; "
-            f"reinstall it (pip install --force-reinstall --no-deps deepspeed=={series.release}) and run again"
-        )
+    changed = differences(series, folder)
+    if not changed:
+        return
+    also = f" (nor {_count(len(changed) - 1)} more)" if len(changed) > 1 else ""
+    mend = f"reinstall it (pip install --force-reinstall --no-deps {PACKAGE}=={series.release}) and run again"
+    if root := checkout_of(folder):
+        sentence = f"{root} is a git checkout, not release {series.release}: {changed[0]}{also} differs; install the release"
+    elif other := releases_like(folder):
+        sentence = f"{folder / changed[0]} is not the file of DeepSpeed {series.release} but of {other}; name that release"
+    else:
+        sentence = f"{folder / changed[0]} is not the file of DeepSpeed {series.release}{also}; {mend}"
+    raise HarnessError(f"{sentence}, or take the patches that apply with --{UNPINNED}")
 
 
-def _differences(series: Series, folder: Path) -> list[str]:
-    return [
-        name
-        for name, digest in sorted(series.before.items())
-        if not (folder / name).is_file() or sha256(folder / name) != digest
-    ]
+def releases_like(folder: Path) -> str:
+    """The pinned releases whose patched files are exactly those of `folder`; empty where there is none."""
+    found = [release for release in supported_releases() if not differences(load_series(release), folder)]
+    return " or ".join(found[:1] + found[1:][-1:])
 
 
-def _unsupported(release: str, source: Path | None) -> str:
-    """What to say about a release without a series: which are supported, and how it differs from the nearest."""
-    supported = supported_releases()
-    sentence = f"DeepSpeed {release} is not supported (supported: {', '.join(supported)})"
-    if source is None and release == installed_release():
-        source = release_source(release)
-    if source is None:
-        return f"{sentence}; install one of them"
-    nearest = min(supported, key=lambda other: _distance(release, other))
-    changed = _differences(load_series(nearest), source)
-    return f"{sentence}; from the nearest, {nearest}, it differs in {', '.join(changed) or 'none of the patched files'}"
-
-
-def _distance(one: str, other: str) -> tuple[int, ...]:
-    pairs = zip(version_key(one), version_key(other), strict=False)
-    return tuple(abs(a - b) for a, b in pairs)
-
-
-def _fetch(release: str, cached: Path) -> None:
-    """Downloads the release's source archive with pip and unpacks the package into the cache, atomically."""
-    cached.parent.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cached.parent.parent, prefix=".fetching-") as folder:
-        _unpack(_download(release, Path(folder), cached), Path(folder) / "release")
-        try:
-            (Path(folder) / "release").rename(cached.parent)
-        except OSError:
-            if not cached.is_dir():  # else another process was quicker, with the same content
-                raise
-
-
-def _download(release: str, folder: Path, cached: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    done = subprocess.run(
-        [*command, "--dest", str(folder), f"{PACKAGE}=={release}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    archives = list(folder.glob("*.tar.gz"))
-    if done.returncode or not archives:
-        reason = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), "pip failed")
-        raise HarnessError(
-            f"DeepSpeed {release} cannot be fetched ({reason}); "
-            f"connect to a package index, or put the release's package folder at {cached}"
-        )
-    return archives[0]
-
-
-def _unpack(archive: Path, target: Path) -> None:
-    """Unpacks only the regular files of the `deepspeed` package from a source archive."""
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            parts = PurePosixPath(member.name).parts
-            if not member.isfile() or len(parts) < 3 or parts[1] != PACKAGE or ".." in parts:
-                continue
-            content = tar.extractfile(member)
-            assert content is not None
-            path = target.joinpath(*parts[1:])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content.read())
+def _count(files: int) -> str:
+    return f"{files} file" + ("s" if files > 1 else "")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
+from harness.variants.families import Family
 from harness.variants.variant import Variant
 
 PARTITION = "runtime/zero/partition_parameters.py"
@@ -16,10 +17,11 @@ FILES = (PARTITION, OFFLOAD, STAGE3)
 COPY_FUNCTION = "_partition_param_sec"
 GATHER_FUNCTION = "all_gather_coalesced"
 STEP_FUNCTION = "_post_step"
+LOAD_FUNCTION = "setup_zero_stage3_hooks"
+LOAD_HOOK = "_start_of_forward_hook"
 EVENT = "param.ds_secondary_ready_event"
 STEP_METHOD = "order_all_gathers_after_current_stream"
 
-_GUARD = "not get_accelerator().resolves_data_dependency()"
 _RECORD = [f"{EVENT} = get_accelerator().Event()", f"{EVENT}.record()"]
 _WAIT = [f"for param in params:\n    get_accelerator().current_stream().wait_event({EVENT})"]
 # What stands under the guard, after the copy, for each value of the order axis.
@@ -31,7 +33,11 @@ ORDER_AFTER_COPY: dict[str, list[str]] = {
 }
 ORDER_BEFORE_GATHER: dict[str, list[str]] = {"none": [], "stream-sync": [], "device-sync": [], "event": _WAIT}
 STEP_CALL: dict[str, list[str]] = {"none": [], "event": [f"self.parameter_offload.{STEP_METHOD}()"]}
-STEP_BODY = ["self.__allgather_stream.wait_stream(get_accelerator().current_stream())"]
+_STREAM_WAIT = ["self.__allgather_stream.wait_stream(get_accelerator().current_stream())"]
+# When a gather may turn to the secondary tensors; before 0.13.2 in the backward pass.
+_SECONDARY = tuple(
+    f"self.zero_param_process_group and {condition}" for condition in ("use_secondary_tensor", "(not forward)")
+)
 # The statements that copy; the new copy was rewritten in 0.19.5 (#8210), so its stages are told by what they write.
 COPY_MARKS: dict[str, set[str]] = {
     "old": {"start", "end", "elements_to_copy", "elements_to_copy_sec", "sec_src_tensor"},
@@ -41,66 +47,108 @@ _COPY_CALLS = {"narrow", "copy_", "zero_", "max", "min", "no_grad"}
 
 
 def syntax_findings(
-    variant: Variant, patched: Path, pristine: dict[str, str], own: dict[str, str]
+    variant: Variant, patched: Mapping[str, str], pristine: Mapping[str, str], family: Family
 ) -> list[str]:
-    """What in the package folder `patched` is not as `variant` says; empty where all is as it must be.
+    """What in the texts `patched` is not as `variant` says; empty where all is as it must be.
 
-    `pristine` maps each of FILES to its text in the release, `own` is the release's value of each axis.
+    Both map each of FILES to its text, in the variant and in the release.
     """
+    own = family.own
     copy, order = (variant.copy, variant.order) if variant.hpz else (own["copy"], own["order"])
-    trees = {name: ast.parse((patched / name).read_text()) for name in FILES}
-    return [
-        *_copy_findings(_function(trees[PARTITION], COPY_FUNCTION), copy, order),
-        *_gather_findings(_function(trees[PARTITION], GATHER_FUNCTION), order),
-        *_step_findings(trees, variant.step),
-        *_other_findings(trees, pristine),
-    ]
+    try:
+        trees = {name: _tree(patched[name]) for name in FILES}
+        return [
+            *_copy_findings(trees[PARTITION], copy, order, family),
+            *_gather_findings(trees[PARTITION], order, family),
+            *_step_findings(trees, variant.step, family),
+            *_load_findings(trees[OFFLOAD], variant.load, family),
+            *_other_findings(patched, pristine, family.guard),
+        ]
+    except SyntaxError as error:
+        return [f"a file is not Python ({error.msg}, line {error.lineno})"]
+    except StopIteration:
+        return ["a function that should be ordered is not there, or is not built as in the known releases"]
 
 
-def _copy_findings(function: ast.FunctionDef, copy: str, order: str) -> list[str]:
+def _copy_findings(tree: ast.Module, copy: str, order: str, family: Family) -> list[str]:
     """The copy is the wanted one, and what follows it orders it as wanted."""
-    copying, ordering = _copy_block(function)
+    copying, ordering = _copy_block(_function(tree, COPY_FUNCTION))
     where = f"{PARTITION}: {COPY_FUNCTION}"
     written = {name.id for node in _walk(copying) if isinstance(name := node, ast.Name) and _stored(name)}
     calls = {_called(node) for node in _walk(copying) if isinstance(node, ast.Call)}
     findings = []
     if written != COPY_MARKS[copy] or calls - _COPY_CALLS:
         findings.append(f"{where}: the copy is not the {copy} one")
-    if [ast.unparse(node) for node in ordering] != _guarded(ORDER_AFTER_COPY[order]):
+    wanted = ORDER_AFTER_COPY[order]
+    allowed = [_guarded(wanted, family.guard)]
+    if order == family.own["order"]:
+        allowed.append(wanted)  # from 0.13.5 to 0.14.2 the release's own wait has no guard
+    if [ast.unparse(node) for node in ordering] not in allowed:
         findings.append(f"{where}: what follows the copy is not order={order}")
     return findings
 
 
-def _gather_findings(function: ast.FunctionDef, order: str) -> list[str]:
+def _gather_findings(tree: ast.Module, order: str, family: Family) -> list[str]:
     """The gather waits for the event where it turns to the secondary tensors, or has no wait at all."""
-    branch = _secondary_branch(function)
+    branch = _secondary_branch(_function(tree, GATHER_FUNCTION))
     waits = [ast.unparse(node) for node in branch.body if not isinstance(node, ast.Assign)]
-    if waits == _guarded(ORDER_BEFORE_GATHER[order]):
+    wanted = _guarded(ORDER_BEFORE_GATHER[order], family.guard)
+    if waits == wanted and _occurrences(tree, _guarded(_WAIT, family.guard)) == len(wanted):
         return []
     return [f"{PARTITION}: {GATHER_FUNCTION}: what precedes the gather is not order={order}"]
 
 
-def _step_findings(trees: dict[str, ast.Module], step: str) -> list[str]:
+def _step_findings(trees: dict[str, ast.Module], step: str, family: Family) -> list[str]:
     """The optimizer step orders the all-gather stream after itself exactly when the step axis says so."""
     methods = [_unparse_body(node) for node in _functions(trees[OFFLOAD], STEP_METHOD)]
     calls = [text for text in _statements(_function(trees[STAGE3], STEP_FUNCTION)) if STEP_METHOD in text]
-    wanted = [_guarded(STEP_BODY)] if step == "event" else []
+    wanted = [_guarded(_STREAM_WAIT, family.guard)] if step == "event" else []
     if methods == wanted and calls == STEP_CALL[step]:
         return []
     return [f"{STAGE3}: {STEP_FUNCTION}: the all-gather stream is not ordered as step={step} says"]
 
 
-def _other_findings(trees: dict[str, ast.Module], pristine: dict[str, str]) -> list[str]:
+def _load_findings(tree: ast.Module, load: str, family: Family) -> list[str]:
+    """The start of a forward pass orders the all-gather stream exactly when the load axis says so."""
+    wait = _guarded(_STREAM_WAIT, family.guard)
+    setup = _function(tree, LOAD_FUNCTION)
+    hooks = [_statements(node) for node in _functions(setup, LOAD_HOOK)]
+    registered = any(f"register_forward_pre_hook({LOAD_HOOK})" in text for text in _statements(setup))
+    last = [statements[-1:] for statements in hooks]
+    if load == "event" and registered and last == [wait]:
+        return []
+    if load == "none" and not any(set(wait) & set(statements) for statements in hooks):
+        return []
+    return [f"{OFFLOAD}: {LOAD_FUNCTION}: the start of a forward pass is not ordered as load={load} says"]
+
+
+def _other_findings(patched: Mapping[str, str], pristine: Mapping[str, str], guard: str) -> list[str]:
     """Outside the lines under test the tree is the release's own."""
     return [
         f"{name}: differs from the release outside the lines under test"
         for name in FILES
-        if ast.dump(_Neutral().visit(trees[name])) != ast.dump(_Neutral().visit(ast.parse(pristine[name])))
+        if _neutral(patched[name], guard) != _neutral(pristine[name], guard)
     ]
+
+
+# The variants of one release share most of their files, and parsing one takes a tenth of a second.
+@lru_cache(maxsize=64)
+def _tree(text: str) -> ast.Module:
+    """Not to be changed by who gets it."""
+    return ast.parse(text)
+
+
+@lru_cache(maxsize=64)
+def _neutral(text: str, guard: str) -> str:
+    """A file's tree without the lines under test, as text."""
+    return ast.dump(_Neutral(guard).visit(ast.parse(text)))
 
 
 class _Neutral(ast.NodeTransformer):
     """Takes the lines under test out of a tree, so that what remains must be equal in every variant."""
+
+    def __init__(self, guard: str) -> None:
+        self.waits = {*_guarded(_WAIT, guard), *_guarded(_STREAM_WAIT, guard)}
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef | None:
         if node.name == STEP_METHOD:
@@ -108,6 +156,8 @@ class _Neutral(ast.NodeTransformer):
         if node.name == COPY_FUNCTION:
             copying, ordering = _copy_block(node)
             _drop(node, [*copying, *ordering])
+        if node.name == LOAD_FUNCTION:
+            node.body = [statement for statement in node.body if not self._added_hook(statement)]
         self.generic_visit(node)
         return node
 
@@ -118,9 +168,15 @@ class _Neutral(ast.NodeTransformer):
         return None if ast.unparse(node) == STEP_CALL["event"][0] else node
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
-        if ast.unparse(node) in _guarded(_WAIT):
+        if ast.unparse(node) in self.waits:
             return None
         return self.generic_visit(node)
+
+    def _added_hook(self, statement: ast.stmt) -> bool:
+        """Before 0.15.4 the hook itself is added; since then the release has one, whose lines stay."""
+        if isinstance(statement, ast.FunctionDef) and statement.name == LOAD_HOOK:
+            return all(text in self.waits for text in _statements(statement))
+        return ast.unparse(statement) == f"self.module.register_forward_pre_hook({LOAD_HOOK})"
 
 
 def _copy_block(function: ast.FunctionDef) -> tuple[list[ast.stmt], list[ast.stmt]]:
@@ -147,8 +203,7 @@ def _secondary_branch(function: ast.FunctionDef) -> ast.If:
     return next(
         node
         for node in ast.walk(function)
-        if isinstance(node, ast.If)
-        and ast.unparse(node.test) == "self.zero_param_process_group and use_secondary_tensor"
+        if isinstance(node, ast.If) and ast.unparse(node.test) in _SECONDARY
     )
 
 
@@ -157,11 +212,18 @@ def _drop(function: ast.FunctionDef, statements: list[ast.stmt]) -> None:
     body[:] = [node for node in body if node not in statements]
 
 
-def _guarded(body: list[str]) -> list[str]:
+def _guarded(body: list[str], guard: str) -> list[str]:
     """The text of `body` under the guard for accelerators that order by themselves; nothing for an empty body."""
     if not body:
         return []
-    return [ast.unparse(ast.parse("\n".join([f"if {_GUARD}:", *_indented(body)])))]
+    condition = f"if not get_accelerator().{guard}():"
+    return [ast.unparse(ast.parse("\n".join([condition, *_indented(body)])))]
+
+
+def _occurrences(tree: ast.AST, texts: list[str]) -> int:
+    tests = {text.splitlines()[0] for text in texts}
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.If) and f"if {ast.unparse(node.test)}:" in tests)
+    return sum(ast.unparse(node) in texts for node in found)
 
 
 def _indented(lines: list[str]) -> list[str]:

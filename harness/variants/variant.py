@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, get_args
 
@@ -11,15 +11,20 @@ from harness.system.errors import HarnessError, nearest
 Copy = Literal["old", "new"]
 Order = Literal["none", "stream-sync", "device-sync", "event"]
 Step = Literal["none", "event"]
+Load = Literal["none", "event"]
 
 COPIES: tuple[Copy, ...] = get_args(Copy)
 ORDERS: tuple[Order, ...] = get_args(Order)
 STEPS: tuple[Step, ...] = get_args(Step)
+LOADS: tuple[Load, ...] = get_args(Load)
+AXES: dict[str, tuple[str, ...]] = {"copy": COPIES, "order": ORDERS, "step": STEPS, "load": LOADS}
+EVENT_AXES = ("step", "load")
+"""The axes that concern ZeRO-3 without hpZ as well; each is an event or nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One point of copy × order × step, or ZeRO-3 without hpZ (whose copy and order are never executed)."""
+    """One point of copy × order × step × load, or ZeRO-3 without hpZ (whose copy and order are never executed)."""
 
     hpz: bool = True
     """Whether hpZ's secondary partition is used at all."""
@@ -29,9 +34,12 @@ class Variant:
     """What makes the all-gather see the finished copy: nothing, a host wait (stream or device), an event."""
     step: Step = "none"
     """Whether the all-gather stream waits for the optimizer step's write to the 16-bit partitions."""
+    load: Load = "none"
+    """Whether it waits, where a forward pass starts, for what was written to them since the last one: a checkpoint that
+    was loaded, GatheredParameters, a user's own average."""
 
     def __post_init__(self) -> None:
-        for axis, valid in (("copy", COPIES), ("order", ORDERS), ("step", STEPS)):
+        for axis, valid in AXES.items():
             if getattr(self, axis) not in valid:
                 raise HarnessError(
                     f"variant: {axis}={getattr(self, axis)!r} is not one of {', '.join(valid)}"
@@ -43,8 +51,10 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The canonical name: a word of its own where it has one, else `COPY+ORDER` or `COPY+ORDER+step`."""
-        return _NAMES.get(self) or f"{self.copy}+{self.order}" + ("+step" if self.step == "event" else "")
+        """The canonical name: a word for its copy and order, or `COPY+ORDER`; then `+step` and `+load` where set."""
+        plain = replace(self, step="none", load="none")
+        word = next((name for name, variant in _WORDS.items() if variant == plain), f"{self.copy}+{self.order}")
+        return word + "".join(f"+{axis}" for axis in EVENT_AXES if getattr(self, axis) == "event")
 
     @classmethod
     def parse(cls, text: str) -> Variant:
@@ -58,7 +68,7 @@ class Variant:
         return self.name
 
 
-NAMED: dict[str, Variant] = {
+_WORDS: dict[str, Variant] = {
     "zero3": Variant(hpz=False),
     "stock": Variant(copy="old", order="none"),
     "unordered": Variant(copy="new", order="none"),
@@ -66,27 +76,32 @@ NAMED: dict[str, Variant] = {
     "fixed": Variant(),
     "device-sync": Variant(order="device-sync"),
     "event": Variant(order="event"),
+}
+NAMED: dict[str, Variant] = {
+    **_WORDS,
     "zero3+step": Variant(hpz=False, step="event"),
     "event+step": Variant(order="event", step="event"),
+    "event+step+load": Variant(order="event", step="event", load="event"),
 }
-_NAMES = {variant: name for name, variant in NAMED.items()}
 
 
 def all_variants() -> list[Variant]:
-    """All 18 variants: ZeRO-3 with and without the step event, then copy × order × step."""
-    points = [Variant(copy=c, order=o, step=s) for c, o, s in product(COPIES, ORDERS, STEPS)]
-    return [NAMED["zero3"], NAMED["zero3+step"], *points]
+    """All 36 variants: ZeRO-3 without hpZ, then copy × order; each with every choice of step × load."""
+    orders = list(product(STEPS, LOADS))
+    plain = [Variant(hpz=False, step=s, load=l) for s, l in orders]
+    return plain + [
+        Variant(copy=c, order=o, step=s, load=l) for c, o, (s, l) in product(COPIES, ORDERS, orders)
+    ]
 
 
 def _spellings() -> dict[str, Variant]:
-    """Every accepted name: canonical ones, `COPY+ORDER[+step]`, and a named variant followed by `+step`."""
-    plain = [v for v in all_variants() if v.step == "none"]
-    spellings = {f"{v.copy}+{v.order}": v for v in plain if v.hpz} | {v.name: v for v in plain}
-    ends = {
-        f"{name}+step": Variant(hpz=v.hpz, copy=v.copy, order=v.order, step="event")
-        for name, v in spellings.items()
-    }
-    return spellings | ends
+    """Every accepted name: canonical ones, and `COPY+ORDER` with the same ends."""
+    spellings = {variant.name: variant for variant in all_variants()}
+    for variant in all_variants():
+        if variant.hpz:
+            ends = "".join(f"+{axis}" for axis in EVENT_AXES if getattr(variant, axis) == "event")
+            spellings[f"{variant.copy}+{variant.order}{ends}"] = variant
+    return spellings
 
 
 _SPELLINGS = _spellings()

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.system.errors import HarnessError
-from harness.variants.apply import apply_patches
-from harness.variants.overlay import check_overlay, overlay_path
-from harness.variants.series import Series, load_series, sha256
-from harness.variants.sources import PACKAGE, resolve
+from harness.variants.apply import apply_patches, hashes
+from harness.variants.families import PACKAGE
+from harness.variants.fit import texts
+from harness.variants.overlay import MANIFEST, build_overlay, check_overlay
+from harness.variants.series import TABLE, Series, sha256
+from harness.variants.sources import resolve
 from harness.variants.syntax import FILES, syntax_findings
 from harness.variants.variant import Variant
 
@@ -36,7 +38,7 @@ class Verification:
     path: Path
     """The overlay folder."""
     hashes: dict[str, str]
-    """Touched file → sha256, as pinned and as found."""
+    """Touched file → sha256, as found and, of a pinned release, as pinned."""
     loaded: dict[str, str] | None
     """File under test → the path that Python loaded it from; None where the import was not asked for."""
 
@@ -49,20 +51,18 @@ def verify(
     `imports=False` leaves out the import, which takes seconds and needs torch.
     """
     series, folder = resolve(release, source)
-    path = overlay_path(variant, series.release, folder)
-    return verify_overlay(path, variant, series.release, folder, imports=imports)
+    return verify_overlay(build_overlay(variant, series, folder), variant, series, folder, imports=imports)
 
 
 def verify_overlay(
-    path: Path, variant: Variant, release: str, source: Path, *, imports: bool = True
+    path: Path, variant: Variant, series: Series, source: Path, *, imports: bool = True
 ) -> Verification:
     """As `verify`, for an overlay folder that is there. Raises HarnessError."""
-    series = load_series(release)
     check_overlay(path)
     check_syntax(path / PACKAGE, variant, series, source)
     return Verification(
         variant=variant.name,
-        release=release,
+        release=series.release,
         path=path,
         hashes=_pinned_hashes(path, variant, series, source),
         loaded=loaded_files(path) if imports else None,
@@ -71,11 +71,8 @@ def verify_overlay(
 
 def check_syntax(package: Path, variant: Variant, series: Series, source: Path) -> None:
     """Raises HarnessError unless the ordering is where the variant wants it, and nothing else was changed."""
-    base = apply_patches([series.folder / name for name in series.base], source)
-    pristine = {
-        name: (base[name].decode() if name in base else (source / name).read_text()) for name in FILES
-    }
-    for finding in syntax_findings(variant, package, pristine, series.own):
+    pristine = texts(apply_patches(series.base, source), source)
+    for finding in syntax_findings(variant, texts({}, package), pristine, series.family):
         raise HarnessError(f"overlay {package.parent} is not {variant.name}: {finding}")
 
 
@@ -101,14 +98,15 @@ def loaded_files(path: Path) -> dict[str, str]:
 
 
 def _pinned_hashes(path: Path, variant: Variant, series: Series, source: Path) -> dict[str, str]:
-    """Touched files against series.toml, all others against the release's own."""
-    pinned = {**series.before, **series.after.get(variant.name, {})}
+    """Touched files against the table of releases, all others against the release's own."""
+    pinned = {**series.before, **series.after(variant)} if series.pinned else {}
     for name, digest in sorted(pinned.items()):
         if sha256(path / PACKAGE / name) != digest:
-            raise HarnessError(f"overlay {path}: {name} is not what series.toml pins for {variant.name}")
-    manifest: dict[str, str] = json.loads((path / "overlay.json").read_text())["files"]
+            raise HarnessError(f"overlay {path}: {name} is not what patches/{TABLE} pins for {variant.name}")
+    touched = pinned or hashes(apply_patches(series.patches_of(variant), source))
+    manifest: dict[str, str] = json.loads((path / MANIFEST).read_text())["files"]
     for name in manifest:
         inside = name.removeprefix(f"{PACKAGE}/")
-        if inside != name and inside not in pinned and sha256(source / inside) != manifest[name]:
+        if inside != name and inside not in touched and sha256(source / inside) != manifest[name]:
             raise HarnessError(f"overlay {path}: {inside} is not the file of {source}")
-    return dict(sorted(pinned.items()))
+    return dict(sorted(touched.items()))
