@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+_FRAME = re.compile(r'\s+File "([^"]+)", line (\d+), in (\S+)')
 
 
 def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:
@@ -12,10 +15,9 @@ def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:
     mismatch = mismatch_in(folder, ranks, ended=ended["how"] in ("failed", "stalled"))
     if ended["how"] == "failed":
         rank = ended["rank"]
-        last = next(
-            (line for line in reversed(lines_of(folder / f"log-{rank}.txt")) if line.strip()), "no output"
-        )
-        return f"rank {rank} failed: {last.strip()}" + (f"; {mismatch}" if mismatch else "")
+        lines = lines_of(folder / f"log-{rank}.txt")
+        last = next((line for line in reversed(lines) if line.strip()), "no output")
+        return f"rank {rank} failed: {last.strip()}{raised_at(lines)}" + (f"; {mismatch}" if mismatch else "")
     if mismatch:
         return f"the ranks wait for each other: {mismatch}"
     where = [
@@ -25,6 +27,15 @@ def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:
     if ended["how"] == "stalled":
         why = f"no rank has used the processor for {ended['patience']:.0f} s"
     return f"{why}: {'; '.join(where) or 'no rank says where'}"
+
+
+def raised_at(lines: Sequence[str]) -> str:
+    """Where the last traceback of a log ends: ` (in FILE:LINE, FUNCTION)`; empty where there is none."""
+    frames = [found for line in lines if (found := _FRAME.match(line))]
+    if not frames:
+        return ""
+    file, line, function = frames[-1].groups()
+    return f" (in {'/'.join(Path(file).parts[-3:])}:{line}, {function})"
 
 
 def mismatch_in(folder: Path, ranks: int, ended: bool = True) -> str | None:

@@ -69,8 +69,14 @@ class Series:
         return {name: " ".join(labels) for name, labels in states.items()}
 
     def after(self, variant: Variant) -> dict[str, str]:
-        """Touched file → sha256 once `variant` is made; only of a pinned series."""
-        return {name: self.files[name][state] for name, state in self.states_of(variant).items()}
+        """Touched file → sha256 once `variant` is made; only of a pinned series. Raises HarnessError for a gap."""
+        try:
+            return {name: self.files[name][state] for name, state in self.states_of(variant).items()}
+        except KeyError as error:
+            raise HarnessError(
+                f"patches/{TABLE}: {self.release}, {variant.name}: {error} is not pinned; if a patch was added on purpose, "
+                f"run `hpz patch adopt {self.release}`"
+            ) from error
 
 
 def axis_value(patch: Path, sign: str = "=") -> str:
