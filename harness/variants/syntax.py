@@ -79,11 +79,7 @@ def _copy_findings(tree: ast.Module, copy: str, order: str, family: Family) -> l
     findings = []
     if written != COPY_MARKS[copy] or calls - _COPY_CALLS:
         findings.append(f"{where}: the copy is not the {copy} one")
-    wanted = ORDER_AFTER_COPY[order]
-    allowed = [_guarded(wanted, family.guard)]
-    if order == family.own["order"]:
-        allowed.append(wanted)  # from 0.13.5 to 0.14.2 the release's own wait has no guard
-    if [ast.unparse(node) for node in ordering] not in allowed:
+    if [ast.unparse(node) for node in ordering] != _guarded(ORDER_AFTER_COPY[order], family.guard):
         findings.append(f"{where}: what follows the copy is not order={order}")
     return findings
 
