@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STUDY ?= experiments/laptop.yaml
 ROUNDS ?= 20
+RELEASE ?= 0.13.4
 # Of the tests: one more than cores, as ranks wait for each other and those on SLURM for the scheduler.
 WORKERS ?= $(shell expr $$(nproc) + 1)
 
@@ -51,9 +52,9 @@ test: lint types packages
 soak: setup packages
 	$(BIN)/python -m tests.soak --rounds $(ROUNDS) $(RINGS)
 
-# The paper's own window: DeepSpeed 0.13.4, stock and fixed, on today's torch.
+# The paper's own window, or any other release, on today's torch: make historical RELEASE=0.14.2
 historical: setup
-	$(BIN)/python -m harness.launch.historical
+	$(BIN)/hpz run experiments/historical.yaml --release $(RELEASE)
 
 # From the committed reference results; the same input gives the same svg, byte for byte.
 figures: setup

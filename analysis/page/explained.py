@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.variants import Variant, describe, installed_release, precondition_note
+from harness.variants import Variant, describe, installed_release, release_notes
 from harness.variants.describe import what
 
 
@@ -35,9 +35,8 @@ def patches_of(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def _explained(name: str, release: str) -> Explained:
     variant = Variant.parse(name)
     if installed_release() != release:
-        stale = precondition_note(release) if variant.hpz else ""
         where = f"The lines are shown where DeepSpeed {release} is installed: hpz patch show {name}"
-        note = " ".join(filter(None, (stale, where)))
+        note = " ".join([*release_notes([(release, name)]), where])
         return Explained(name, what(variant), [], note)
     found = describe(variant, release)
     note = "" if found.diff else f"DeepSpeed {release} as released; no line is changed."

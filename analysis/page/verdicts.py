@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from analysis.draw.settings import shape_text
+from harness.variants import release_notes
 
 VARYING = {"release": "release", "device": "device", "link": "link", "gradient_accumulation": "accum."}
 
@@ -39,10 +40,12 @@ def verdict_table(summary: Mapping[str, Any]) -> Table:
             _styled(pair["verdict"]),
             *(_text(pair[key]) for key in NUMBERS),
         )
+    notes = list(release_notes((pair["release"], pair["variant"]) for pair in pairs))
     if summary["not_run"]:
-        table.caption = (
+        notes.append(
             f"{len(summary['not_run'])} runs not run or unfinished; the report lists them with the reason"
         )
+    table.caption = "\n".join(notes) or None
     return table
 
 

@@ -8,16 +8,39 @@ from typing import Annotated
 import typer
 
 from harness.study import Study
+from harness.variants import UNPINNED, installed_release, split_release
 
 StudyArgument = Annotated[
     Path, typer.Argument(metavar="STUDY", help="A study file, or the results folder of one.")
 ]
 ResultsOption = Annotated[Path | None, typer.Option(help="Results folder; default results/<study name>.")]
+ReleaseOption = Annotated[
+    str | None, typer.Option(help="Use this DeepSpeed release in place of those that the study names.")
+]
+UnpinnedOption = Annotated[
+    bool,
+    typer.Option(
+        "--unpinned", help="Take the patches that apply to a release, or a build, that is not known."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
 
 
-def results_folder(study_path: Path, study: Study, results: Path | None) -> Path:
-    """Where a study's results lie: as given, the folder itself when one was named, else results/<name>."""
+def results_folder(study_path: Path, study: Study, results: Path | None, release: str | None = None) -> Path:
+    """Where a study's results lie: as given, the folder itself when one was named, else results/<name>.
+
+    A `release` that was put in place of the study's own keeps them apart, in results/<name>-<release>.
+    """
     if results is not None:
         return results
-    return study_path if study_path.is_dir() else Path("results") / study.name
+    if study_path.is_dir() and release is None:
+        return study_path
+    return Path("results") / "-".join([study.name, *(release or "").split()])
+
+
+def wanted_release(release: str | None, unpinned: bool) -> str | None:
+    """The release as asked for, the installed one by default, marked where `--unpinned` is given."""
+    if not unpinned:
+        return release
+    name = release or installed_release()
+    return f"{split_release(name)[0]} {UNPINNED}" if name else None

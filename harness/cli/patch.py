@@ -16,7 +16,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from harness.cli.console import wide_console
-from harness.cli.options import JsonOption
+from harness.cli.options import JsonOption, UnpinnedOption, wanted_release
 from harness.system.errors import HarnessError
 from harness.variants import (
     Variant,
@@ -35,8 +35,7 @@ from harness.variants.adopt import Adoption, adopt
 from harness.variants.describe import what
 from harness.variants.families import families
 from harness.variants.fit import differs_from_nearest
-from harness.variants.series import UNPINNED, split_release
-from harness.variants.sources import check_package, hashes_of, resolve
+from harness.variants.sources import check_package, hashes_of, resolve, series_of
 from harness.variants.verify import Verification
 
 app = typer.Typer(
@@ -52,16 +51,13 @@ VariantName = Annotated[
 ]
 Release = Annotated[str | None, typer.Option(help="A DeepSpeed release; default: the installed one.")]
 Source = Annotated[Path | None, typer.Option(help="A `deepspeed` package folder to patch instead.")]
-Unpinned = Annotated[
-    bool, typer.Option("--unpinned", help="Take the patches that apply to a release, or a build, that is not known.")
-]
 
 
 @app.command("list")
 def list_variants(
     release: Release = None,
     source: Source = None,
-    unpinned: Unpinned = False,
+    unpinned: UnpinnedOption = False,
     releases: Annotated[
         bool, typer.Option("--releases", help="List the releases and the patches of each instead.")
     ] = False,
@@ -74,7 +70,8 @@ def list_variants(
     if releases:
         _list_releases(as_json)
         return
-    series, _ = resolve(_wanted(release or installed_release() or supported_releases()[-1], unpinned), source)
+    wanted = wanted_release(release or installed_release() or supported_releases()[-1], unpinned)
+    series = resolve(wanted, source)[0] if unpinned or source else series_of(str(wanted))
     patches = {variant: hashes_of(series, variant) for variant in all_variants() if series.makes(variant)}
     note = precondition_note(series.release)
     if as_json:
@@ -98,14 +95,14 @@ def show(
     variant: VariantName,
     release: Release = None,
     source: Source = None,
-    unpinned: Unpinned = False,
+    unpinned: UnpinnedOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Explain a variant and show its lines as a diff.
 
     Example: hpz patch show event
     """
-    description = describe(Variant.parse(variant), _wanted(release, unpinned), source)
+    description = describe(Variant.parse(variant), wanted_release(release, unpinned), source)
     if as_json:
         _print_json(asdict(description))
         return
@@ -128,7 +125,7 @@ def path(
     variant: VariantName,
     release: Release = None,
     source: Source = None,
-    unpinned: Unpinned = False,
+    unpinned: UnpinnedOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build the overlay if need be and print its folder, for PYTHONPATH.
@@ -136,10 +133,12 @@ def path(
     Example: PYTHONPATH=$(hpz patch path event) deepspeed train.py --deepspeed_config ds_config.json
     """
     wanted = Variant.parse(variant)
-    series, package = resolve(_wanted(release, unpinned), source)
+    series, package = resolve(wanted_release(release, unpinned), source)
     folder = overlay_path(wanted, series.release, package)
     if not series.pinned:
-        _warn(f"DeepSpeed {series.release}: family {series.family.name}; {differs_from_nearest(series.release, package)}")
+        _warn(
+            f"DeepSpeed {series.release}: family {series.family.name}; {differs_from_nearest(series.release, package)}"
+        )
     if wanted.hpz and (note := precondition_note(series.release)):
         _warn(note)
     if as_json:
@@ -155,7 +154,7 @@ def verify_variants(
     ] = None,
     release: Release = None,
     source: Source = None,
-    unpinned: Unpinned = False,
+    unpinned: UnpinnedOption = False,
     all_releases: Annotated[
         bool, typer.Option("--all-releases", help="Every pinned release; by default its event and stock.")
     ] = False,
@@ -176,7 +175,7 @@ def verify_variants(
         return
     found = []
     for variant in [Variant.parse(name) for name in variants] if variants else all_variants():
-        found.append(verify(variant, _wanted(release, unpinned), source, imports=imports))
+        found.append(verify(variant, wanted_release(release, unpinned), source, imports=imports))
         if not as_json:
             print(_sentence(found[-1]), flush=True)
     if as_json:
@@ -201,12 +200,6 @@ def adopt_releases(
         print(_adopted(adopt(release, source or release_source(release), check=check)), flush=True)
 
 
-def _wanted(release: str | None, unpinned: bool) -> str | None:
-    """The release as asked for, marked where `--unpinned` is given."""
-    name = release or installed_release()
-    return f"{split_release(name)[0]} {UNPINNED}" if name and unpinned else name
-
-
 def _verify_releases(releases: list[str], variants: list[Variant], imports: bool, as_json: bool) -> None:
     """Releases side by side, as an import mostly computes and a build mostly waits. Raises HarnessError at the end."""
     started = time.monotonic()
@@ -222,12 +215,12 @@ def _verify_releases(releases: list[str], variants: list[Variant], imports: bool
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         results = {}
-        for release, (found, wrong) in zip(releases, pool.map(one, releases), strict=True):
-            results[release] = wrong
+        for release, (found, reason) in zip(releases, pool.map(one, releases), strict=True):
+            results[release] = reason
             if not as_json:
                 proved = ", ".join(verification.variant for verification in found) or "nothing"
                 note = f"; {precondition_note(release)}" if precondition_note(release) else ""
-                print(f"{release}: {proved} proved{note}" + (f"; {wrong}" if wrong else ""), flush=True)
+                print(f"{release}: {proved} proved{note}" + (f"; {reason}" if reason else ""), flush=True)
     wrong = [release for release, sentence in results.items() if sentence]
     if as_json:
         _print_json([{"release": release, "wrong": sentence} for release, sentence in results.items()])
@@ -240,7 +233,9 @@ def _verify_releases(releases: list[str], variants: list[Variant], imports: bool
 
 def _list_releases(as_json: bool) -> None:
     known = {release: load_series(release).family.name for release in supported_releases()}
-    rows = [(family, [name for name, other in known.items() if other == family.name]) for family in families()]
+    rows = [
+        (family, [name for name, other in known.items() if other == family.name]) for family in families()
+    ]
     if as_json:
         _print_json(
             [{"family": f.name, "releases": names, "own": f.own, "patches": f.patches} for f, names in rows]

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from harness.cli.console import wide_console
-from harness.cli.options import JsonOption
+from harness.cli.options import JsonOption, UnpinnedOption, results_folder, wanted_release
 from harness.race.explore import Budget
 from harness.race.investigate import Settings, investigate
 from harness.race.job import Job, Program
@@ -23,7 +23,7 @@ from harness.race.text import text
 from harness.record import RunDirectory
 from harness.study import load_study
 from harness.system.errors import HarnessError
-from harness.variants import Variant
+from harness.variants import Variant, released_variant
 
 STEPS = 4  # optimizer steps of a run that are analysed
 
@@ -45,7 +45,11 @@ def race(
     variant: Annotated[
         str | None, typer.Option(help="Run the script on this variant of DeepSpeed; default: as installed.")
     ] = None,
-    release: Annotated[str | None, typer.Option(help="DeepSpeed release of the variant.")] = None,
+    release: Annotated[
+        str | None,
+        typer.Option(help="DeepSpeed release of the script's variant, or in place of the study's."),
+    ] = None,
+    unpinned: UnpinnedOption = False,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each run that are analysed.")] = STEPS,
     seeds: Annotated[
         int, typer.Option(min=0, help="Random schedules to try, besides the systematic ones.")
@@ -62,6 +66,7 @@ def race(
     Runs real DeepSpeed on the virtual device, needs no GPU. Also: hpz race experiments/races.yaml, hpz race
     results/laptop/runs/RUN, hpz race --replay FILE.
     """
+    release = wanted_release(release, unpinned)
     settings = Settings(Budget(seeds=seeds) if explore else None, timeout)
     if replay is not None:
         _replay(replay, settings, as_json)
@@ -75,15 +80,20 @@ def race(
         program = Program.of_run(RunDirectory(target).run(), steps)
         _one(program, results or target, settings, verbose, as_json)
     else:
-        study = load_study(target)
-        folder = results or (target if target.is_dir() else Path("results") / study.name)
-        matrix = race_study(study, folder, settings, steps, quiet=as_json)
-        if as_json:
-            print(matrix.model_dump_json(indent=1))
-        else:
-            print_matrix(matrix, wide_console())
-        if any(row.problem for row in matrix.rows):
-            raise typer.Exit(1)
+        _study(target, release, results, settings, steps, as_json)
+
+
+def _study(
+    file: Path, release: str | None, results: Path | None, settings: Settings, steps: int, as_json: bool
+) -> None:
+    study = load_study(file, release)
+    matrix = race_study(study, results_folder(file, study, results, release), settings, steps, quiet=as_json)
+    if as_json:
+        print(matrix.model_dump_json(indent=1))
+    else:
+        print_matrix(matrix, wide_console())
+    if any(row.problem for row in matrix.rows):
+        raise typer.Exit(1)
 
 
 def script_program(
@@ -99,7 +109,7 @@ def script_program(
         if file is not None and not file.is_file():
             raise HarnessError(f"{option} {file}: no such file; give the path of one")
     if release is not None and variant is None:
-        variant = "fixed"
+        variant = released_variant(release).name
     return Program(
         ranks=ranks,
         script=str(script.resolve()),

@@ -11,14 +11,27 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.cli.console import wide_console
-from harness.cli.options import JsonOption, ResultsOption, StudyArgument, results_folder
+from harness.cli.options import (
+    JsonOption,
+    ReleaseOption,
+    ResultsOption,
+    StudyArgument,
+    UnpinnedOption,
+    results_folder,
+    wanted_release,
+)
 from harness.study import Run, load_study, save_study
 from harness.system.errors import RunFailed
 
 
-def plan(study_file: StudyArgument, as_json: JsonOption = False) -> None:
+def plan(
+    study_file: StudyArgument,
+    release: ReleaseOption = None,
+    unpinned: UnpinnedOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """Show the runs of a study and what each would use; touches nothing. Example: hpz plan experiments/laptop.yaml"""
-    study = load_study(study_file)
+    study = load_study(study_file, wanted_release(release, unpinned))
     baselines = {baseline.run_id for _, baseline in study.pairs}
     if as_json:
         print(json.dumps([_plan_row(run, baselines) for run in study.runs], indent=1))
@@ -58,6 +71,8 @@ def _tokens_per_step(run: Run) -> int:
 def run(
     study_file: StudyArgument,
     results: ResultsOption = None,
+    release: ReleaseOption = None,
+    unpinned: UnpinnedOption = False,
     witness: Annotated[
         str | None,
         typer.Option(help="Watch each run: sanitizer (torch's, on CUDA streams) or profile (of one step)."),
@@ -68,9 +83,10 @@ def run(
     from harness.launch.local import check_machine, run_study, sole_launcher, terminate_on_sigterm
     from harness.launch.progress import watch_runs
 
-    study = load_study(study_file)
+    release = wanted_release(release, unpinned)
+    study = load_study(study_file, release)
     check_machine(study, witness)
-    folder = results_folder(study_file, study, results)
+    folder = results_folder(study_file, study, results, release)
     if witness and results is None and not study_file.is_dir():
         folder = folder.with_name(f"{folder.name}-{witness}")  # watched runs are slower: kept apart
     terminate_on_sigterm()

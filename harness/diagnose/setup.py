@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.system.errors import HarnessError
-from harness.variants.series import version_key
+from harness.variants.families import version_key
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.race.matrix import Matrix, Row, grouped
+from harness.variants import release_notes
 
 
 def print_matrix(matrix: Matrix, console: Console) -> None:
@@ -30,6 +31,8 @@ def print_matrix(matrix: Matrix, console: Console) -> None:
     for cells in table_rows(matrix.rows):
         table.add_row(*cells)
     console.print(table)
+    for note in release_notes((row.release, row.variant) for row in matrix.rows):
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     for fault in matrix.faults:
         effect = fault.effect
         what = effect.changed if effect.found else f"no effect found in {effect.schedules} schedules"

@@ -22,11 +22,16 @@ from harness.system.whole_file import write_text_whole
 from harness.system.yaml_file import read_keys
 
 
-def load_study(path: str | Path) -> Study:
-    """Read a study file, or the study.yaml of a results folder. Raises HarnessError naming file and key."""
+def load_study(path: str | Path, release: str | None = None) -> Study:
+    """Read a study file, or the study.yaml of a results folder. Raises HarnessError naming file and key.
+
+    `release` puts one DeepSpeed release in the place of those that the file names.
+    """
     file = Path(path)
     file = file / "study.yaml" if file.is_dir() else file
     content = read_keys(file, "give a study file, as experiments/laptop.yaml, or a results folder")
+    if release is not None:
+        content = _on_release(content, release)
     given = content.get("models") or {}
     if isinstance(given, dict):
         content = {
@@ -44,6 +49,21 @@ def load_study(path: str | Path) -> Study:
     except HarnessError as error:
         raise HarnessError(f"{file}: {error}") from error
     return study
+
+
+def _on_release(content: dict[str, Any], release: str) -> dict[str, Any]:
+    """The keys of a study with one release for all its runs; what is no block is left for validation to name."""
+    blocks = content.get("matrix")
+    if isinstance(blocks, dict):
+        blocks = [blocks]
+    if isinstance(blocks, list):
+        blocks = [
+            {key: value for key, value in block.items() if key != "release"}
+            if isinstance(block, dict)
+            else block
+            for block in blocks
+        ]
+    return {**content, "release": release, "matrix": blocks}
 
 
 def save_study(study: Study, folder: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.study.text import stdlib_sha256
+from harness.variants import UNPINNED, split_release
 
 DeviceKind = Literal["cpu", "virtual", "cuda"]
 EVIDENCE: dict[str, str] = {"cpu": "cpu", "virtual": "virtual-device", "cuda": "one-gpu"}
@@ -179,6 +180,7 @@ class Run(Frozen):
     def _name_parts(self) -> list[str]:
         training = self.training
         parts = [self.model, self.variant, str(self.shape)]
+        parts += [UNPINNED] if split_release(self.release)[1] else []
         parts += (
             [self.policy.replace("(", "").replace(")", "")] if self.device == "virtual" else [self.device]
         )

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from harness.variants.describe import Description, describe
+from harness.variants.describe import Description, describe, release_notes
 from harness.variants.overlay import check_overlay, overlay_path
 from harness.variants.series import (
+    UNPINNED,
     Series,
     installed_release,
     load_series,
     precondition_note,
     release_ranges,
+    split_release,
     supported_releases,
 )
-from harness.variants.sources import cache_folder, patch_hashes, release_source
+from harness.variants.sources import cache_folder, patch_hashes, release_source, released_variant
 from harness.variants.variant import NAMED, Variant, all_variants
 from harness.variants.verify import Verification, verify, verify_overlay
 
 __all__ = [
     "NAMED",
+    "UNPINNED",
     "Description",
     "Series",
     "Variant",
@@ -31,8 +34,11 @@ __all__ = [
     "overlay_path",
     "patch_hashes",
     "precondition_note",
+    "release_notes",
     "release_ranges",
     "release_source",
+    "released_variant",
+    "split_release",
     "supported_releases",
     "verify",
     "verify_overlay",

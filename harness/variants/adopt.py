@@ -19,9 +19,9 @@ from harness.variants.syntax import syntax_findings
 from harness.variants.variant import all_variants
 
 HEADER = (
-    "# Every DeepSpeed release that is pinned: the family of its patches, and the sha256 of each file that they touch,\n"
-    "# as released and after each composition of patches that touch it. Written by `hpz patch adopt RELEASE`; a test\n"
-    "# computes it again and compares.\n"
+    "# Every DeepSpeed release that is pinned: the family of its patches, and the sha256 of each file that they\n"
+    "# touch, as released and after each composition of patches that touch it. Written by `hpz patch adopt RELEASE`;\n"
+    "# a test computes it again and compares.\n"
 )
 
 
@@ -77,8 +77,8 @@ def pinned_series(release: str, source: Path) -> Series:
     family, wrong = min(tried, key=lambda pair: len(pair[1]))
     raise HarnessError(
         f"DeepSpeed {release}: no family of patches fits it; nearest is {family.name}, where "
-        f"{'; '.join(f'{key}: {reason}' for key, reason in wrong.items())}; write the patches that differ, and a family "
-        f"for them in patches/families.toml"
+        f"{'; '.join(f'{key}: {reason}' for key, reason in wrong.items())}; write the patches that differ, "
+        "and a family for them in patches/families.toml"
     )
 
 
@@ -105,7 +105,10 @@ def render(table: dict[str, Any]) -> str:
     for release in sorted(table, key=version_key):
         lines += [f'["{release}"]', f'family = "{table[release]["family"]}"']
         for name, states in sorted(table[release]["files"].items()):
-            lines += [f'["{release}".files."{name}"]', *(f'"{state}" = "{sha}"' for state, sha in states.items())]
+            lines += [
+                f'["{release}".files."{name}"]',
+                *(f'"{state}" = "{sha}"' for state, sha in states.items()),
+            ]
         lines.append("")
     return "\n".join(lines)
 

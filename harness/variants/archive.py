@@ -18,7 +18,7 @@ MANIFEST = "files.json"
 
 # pip asks a source archive for its metadata before it keeps it, and DeepSpeed's set-up script needs torch, a compiler's
 # version, older packages. This stands in for the build backend: pip learns what it asked for, and nothing is run.
-_BACKEND = '''
+_BACKEND = """
 import os, pathlib
 
 class Backend:
@@ -33,7 +33,7 @@ class Backend:
         return info.name
 
 __legacy__ = Backend()
-'''
+"""
 
 
 def fetch(release: str, target: Path) -> None:
@@ -66,8 +66,8 @@ def check_complete(release: str, package: Path) -> None:
     wrong = sorted(name for name, size in expected.items() if found.get(name) != size)
     if wrong:
         raise HarnessError(
-            f"{package}: DeepSpeed {release} is only partly there ({len(wrong)} of {len(expected)} files are missing or "
-            f"cut off, {wrong[0]} the first); delete {package.parent} and run again, it is then fetched anew"
+            f"{package}: DeepSpeed {release} is only partly there ({len(wrong)} of {len(expected)} files are "
+            f"missing or cut off, {wrong[0]} the first); delete {package.parent} and run again, it is then fetched anew"
         )
 
 
@@ -88,7 +88,9 @@ def _download(release: str, folder: Path, target: Path) -> Path:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     archives = list(folder.glob("*.tar.gz"))
     if done.returncode or not archives:
-        reason = next((line for line in done.stderr.splitlines()[::-1] if line.startswith("ERROR")), "pip failed")
+        reason = next(
+            (line for line in done.stderr.splitlines()[::-1] if line.startswith("ERROR")), "pip failed"
+        )
         raise HarnessError(
             f"DeepSpeed {release} cannot be fetched ({reason.removeprefix('ERROR: ')}); "
             f"connect to a package index, or put the release's package folder at {target}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.variants.apply import apply_patches, patched_files
-from harness.variants.series import precondition_note
+from harness.variants.series import precondition_note, split_release
 from harness.variants.sources import hashes_of, resolve
 from harness.variants.variant import AXES, EVENT_AXES, Variant
 
@@ -20,7 +21,7 @@ WHAT = {
     "device-sync": "The right copy, and the host waits for the whole device: the fix as its text describes it.",
     "event": "The right copy, ordered on the device by an event: no host wait. What this project proposes.",
     "event+step": "As event; besides, the all-gather stream waits for the optimizer's write of the partitions.",
-    "event+step+load": "As event+step; besides, the all-gather stream waits for what was written between passes, as by a checkpoint.",
+    "event+step+load": "As event+step; besides, the all-gather stream waits for what was written between passes.",
     "zero3+step": "ZeRO-3 without hpZ, its all-gather stream ordered after the optimizer's write.",
 }
 _AXES = {
@@ -31,7 +32,10 @@ _AXES = {
     ("order", "device-sync"): "the host waits for the whole device",
     ("order", "event"): "the all-gather stream waits for an event recorded after the copy",
     ("step", "event"): "the all-gather stream waits for the optimizer's write",
-    ("load", "event"): "at the start of a forward pass the all-gather stream waits for what was written to the weights before",
+    (
+        "load",
+        "event",
+    ): "at the start of a forward pass the all-gather stream waits for what was written to the weights before",
 }
 
 
@@ -44,7 +48,7 @@ class Description:
     what: str
     """One or two sentences for a reader."""
     note: str
-    """What this release lacks that hpZ rests on; mostly empty."""
+    """What a reader must know of this release; mostly empty."""
     patches: dict[str, str]
     """Patch file name → sha256."""
     diff: str
@@ -58,10 +62,22 @@ def describe(variant: Variant, release: str | None = None, source: Path | None =
         variant=variant.name,
         release=series.release,
         what=what(variant),
-        note=precondition_note(series.release) if variant.hpz else "",
+        note=" ".join(release_notes([(series.release, variant.name)])),
         patches=hashes_of(series, variant),
         diff=_diff(apply_patches(series.base, folder), patched_files(series, variant, folder), folder),
     )
+
+
+def release_notes(made: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """What a reader of numbers must know of their (release, variant)s: what is unpinned or lacks a precondition."""
+    with_hpz: dict[str, bool] = {}
+    for release, variant in made:
+        with_hpz[release] = with_hpz.get(release, False) or Variant.parse(variant).hpz
+    for release, hpz in with_hpz.items():
+        if split_release(release)[1]:
+            yield f"DeepSpeed {release}: its patches apply and the syntax tree holds, but no hash was pinned."
+        if hpz and (note := precondition_note(release)):
+            yield note
 
 
 def what(variant: Variant) -> str:

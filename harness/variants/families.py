@@ -32,6 +32,11 @@ class Family:
     patches: dict[str, str]
     """`axis=value` → patch file, relative to `patches/`."""
 
+    @property
+    def released(self) -> Variant:
+        """The variant that the releases are by themselves, as `stock` or `fixed`."""
+        return Variant(**self.own)  # type: ignore[arg-type]
+
     def patches_of(self, variant: Variant) -> list[Path]:
         """The patch files that make `variant`, in the order of application."""
         wanted = [(axis, getattr(variant, axis)) for axis in (AXES if variant.hpz else EVENT_AXES)]
@@ -82,7 +87,9 @@ def read_table(name: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except FileNotFoundError as error:
-        raise HarnessError(f"{path} is missing; install hpZ Lab from its clone, with pip install -e") from error
+        raise HarnessError(
+            f"{path} is missing; install hpZ Lab from its clone, with pip install -e"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise HarnessError(f"{path} is not TOML ({error}); take it anew from the clone") from error
 

@@ -11,7 +11,6 @@ from harness.variants.apply import apply_patches
 from harness.variants.families import Family, base_patches, families, version_key
 from harness.variants.series import UNPINNED, Series, load_series, sha256, supported_releases
 from harness.variants.syntax import FILES, syntax_findings
-from harness.variants.variant import Variant
 
 
 def fit(release: str, source: Path) -> Series:
@@ -24,8 +23,8 @@ def fit(release: str, source: Path) -> Series:
     family, wrong = min(found, key=lambda pair: len(pair[1]))  # the first of several is the nearest
     if "own" in wrong:
         raise HarnessError(
-            f"DeepSpeed {release}: no family of patches fits it ({wrong['own']}); its hpZ is built otherwise than in any "
-            "known release, so a person must look"
+            f"DeepSpeed {release}: no family of patches fits it ({wrong['own']}); its hpZ is built otherwise than in "
+            "any known release, so a person must look"
         )
     patches = {key: patch for key, patch in family.patches.items() if key not in wrong}
     return Series(release=f"{release} {UNPINNED}", family=replace(family, patches=patches))
@@ -41,18 +40,19 @@ def by_nearness(release: str) -> list[Family]:
 def misfits(family: Family, source: Path, base: list[Path]) -> dict[str, str]:
     """Axis value → why its patch does not make it of this package; under `own`, what the package does itself."""
     pristine = texts(apply_patches(base, source), source)
-    own = Variant(**family.own)  # type: ignore[arg-type]
+    own = family.released
     wrong: dict[str, str] = {}
     if findings := syntax_findings(own, pristine, pristine, family):
         wrong["own"] = findings[0]
     for key, patch in family.patches.items():
         axis, value = key.split("=")
+        wanted = own.at(axis, value)
         try:
-            patched = texts(apply_patches([*base, Path(family.patches_of(replace(own, **{axis: value}))[0])], source), source)
+            patched = texts(apply_patches([*base, *family.patches_of(wanted)], source), source)
         except HarnessError as error:
             wrong[key] = str(error)
             continue
-        if findings := syntax_findings(replace(own, **{axis: value}), patched, pristine, family):
+        if findings := syntax_findings(wanted, patched, pristine, family):
             wrong[key] = f"{patch}: {findings[0]}"
     return wrong
 

@@ -32,7 +32,8 @@ def overlay_path(variant: Variant, release: str | None = None, source: Path | No
 
 def build_overlay(variant: Variant, series: Series, folder: Path) -> Path:
     """As `overlay_path`, for a series and its unpatched package folder."""
-    path = cache_folder() / "overlays" / f"{PACKAGE}-{series.release.replace(' ', '-')}-{_address(series, variant, folder)}"
+    name = f"{PACKAGE}-{series.release.replace(' ', '-')}-{_address(series, variant, folder)}"
+    path = cache_folder() / "overlays" / name
     try:
         if not path.is_dir():
             _build(series, variant, folder, path)
@@ -69,7 +70,9 @@ def _address(series: Series, variant: Variant, source: Path) -> str:
     content = [
         series.release,
         series.after(variant) if series.pinned else [sha256(path) for path in series.patches_of(variant)],
-        [] if series.pinned else [sha256(source / name) for name in touched_files(series.patches_of(variant))],
+        []
+        if series.pinned
+        else [sha256(source / name) for name in touched_files(series.patches_of(variant))],
         files,
         build.read_text() if build.exists() else "",
     ]

@@ -74,8 +74,8 @@ class Series:
             return {name: self.files[name][state] for name, state in self.states_of(variant).items()}
         except KeyError as error:
             raise HarnessError(
-                f"patches/{TABLE}: {self.release}, {variant.name}: {error} is not pinned; if a patch was added on purpose, "
-                f"run `hpz patch adopt {self.release}`"
+                f"patches/{TABLE}: {self.release}, {variant.name}: {error} is not pinned; if a patch was added on "
+                f"purpose, run `hpz patch adopt {self.release}`"
             ) from error
 
 
@@ -104,9 +104,7 @@ def release_ranges(releases: Iterable[str] | None = None) -> str:
     minors: dict[tuple[int, ...], list[str]] = {}
     for release in supported_releases() if releases is None else releases:
         minors.setdefault(version_key(release)[:2], []).append(release)
-    return ", ".join(
-        group[0] if len(group) == 1 else f"{group[0]}–{group[-1]}" for group in minors.values()
-    )
+    return ", ".join(group[0] if len(group) == 1 else f"{group[0]}–{group[-1]}" for group in minors.values())
 
 
 def split_release(release: str) -> tuple[str, bool]:
@@ -138,7 +136,9 @@ def not_pinned(release: str) -> str:
     known = supported_releases()
     if version_key(release) < version_key(known[0]):
         return f"DeepSpeed {release} has no hpZ, which came with {known[0]}; pinned are {release_ranges()}"
-    where = "newer than all that are pinned" if version_key(release) > version_key(known[-1]) else "not pinned"
+    where = (
+        "newer than all that are pinned" if version_key(release) > version_key(known[-1]) else "not pinned"
+    )
     return (
         f"DeepSpeed {release} is {where} ({known[0]} to {known[-1]}); with --{UNPINNED}, or as release "
         f"'{release} {UNPINNED}' in a study, it takes the patches that apply to it and says so wherever a number of it "

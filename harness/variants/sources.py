@@ -63,8 +63,18 @@ def patch_hashes(variant: Variant, release: str) -> dict[str, str]:
 
     Of a pinned release without its sources; one marked as unpinned is fetched where it is not installed.
     """
+    return hashes_of(series_of(release), variant)
+
+
+def series_of(release: str) -> Series:
+    """As `patch_hashes`: the table's where the release is pinned, else as found by fitting. Raises HarnessError."""
     name, unpinned = split_release(release)
-    return hashes_of(resolve(release)[0] if unpinned else load_series(public(name)), variant)
+    return resolve(release)[0] if unpinned else load_series(public(name))
+
+
+def released_variant(release: str) -> Variant:
+    """The variant that a pinned release is by itself, as `stock` or `fixed`. Raises HarnessError."""
+    return load_series(public(split_release(release)[0])).family.released
 
 
 def hashes_of(series: Series, variant: Variant) -> dict[str, str]:
@@ -98,7 +108,8 @@ def installed_package() -> Path:
     if (root / PACKAGE / "runtime").is_dir():
         return root / PACKAGE
     raise HarnessError(
-        f"{beside}: DeepSpeed {installed_release()} is registered as installed, but its package is not there; reinstall it"
+        f"{beside}: DeepSpeed {installed_release()} is registered as installed, but its package is not there; "
+        "reinstall it"
     )
 
 
@@ -124,14 +135,16 @@ def check_pristine(series: Series, folder: Path) -> None:
     if not changed:
         return
     also = f" (nor {_count(len(changed) - 1)} more)" if len(changed) > 1 else ""
-    mend = f"reinstall it (pip install --force-reinstall --no-deps {PACKAGE}=={series.release}) and run again"
+    of = f"{folder / changed[0]} is not the file of DeepSpeed {series.release}"
     if root := checkout_of(folder):
-        sentence = f"{root} is a git checkout, not release {series.release}: {changed[0]}{also} differs; install the release"
+        sentence = f"{root} is a git checkout, not release {series.release}: {changed[0]}{also} differs"
+        way_out = f"install {PACKAGE}=={series.release}"
     elif other := releases_like(folder):
-        sentence = f"{folder / changed[0]} is not the file of DeepSpeed {series.release} but of {other}; name that release"
+        sentence, way_out = f"{of} but of {other}", "name that release"
     else:
-        sentence = f"{folder / changed[0]} is not the file of DeepSpeed {series.release}{also}; {mend}"
-    raise HarnessError(f"{sentence}, or take the patches that apply with --{UNPINNED}")
+        sentence = f"{of}{also}"
+        way_out = f"reinstall it (pip install --force-reinstall --no-deps {PACKAGE}=={series.release}) and run again"
+    raise HarnessError(f"{sentence}; {way_out}, or take the patches that apply with --{UNPINNED}")
 
 
 def releases_like(folder: Path) -> str:

@@ -36,7 +36,8 @@ STEP_CALL: dict[str, list[str]] = {"none": [], "event": [f"self.parameter_offloa
 _STREAM_WAIT = ["self.__allgather_stream.wait_stream(get_accelerator().current_stream())"]
 # When a gather may turn to the secondary tensors; before 0.13.2 in the backward pass.
 _SECONDARY = tuple(
-    f"self.zero_param_process_group and {condition}" for condition in ("use_secondary_tensor", "(not forward)")
+    f"self.zero_param_process_group and {condition}"
+    for condition in ("use_secondary_tensor", "(not forward)")
 )
 # The statements that copy; the new copy was rewritten in 0.19.5 (#8210), so its stages are told by what they write.
 COPY_MARKS: dict[str, set[str]] = {
@@ -218,7 +219,11 @@ def _guarded(body: list[str], guard: str) -> list[str]:
 
 def _occurrences(tree: ast.AST, texts: list[str]) -> int:
     tests = {text.splitlines()[0] for text in texts}
-    found = (node for node in ast.walk(tree) if isinstance(node, ast.If) and f"if {ast.unparse(node.test)}:" in tests)
+    found = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and f"if {ast.unparse(node.test)}:" in tests
+    )
     return sum(ast.unparse(node) in texts for node in found)
 
 

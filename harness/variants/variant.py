@@ -53,8 +53,14 @@ class Variant:
     def name(self) -> str:
         """The canonical name: a word for its copy and order, or `COPY+ORDER`; then `+step` and `+load` where set."""
         plain = replace(self, step="none", load="none")
-        word = next((name for name, variant in _WORDS.items() if variant == plain), f"{self.copy}+{self.order}")
+        word = next(
+            (name for name, variant in _WORDS.items() if variant == plain), f"{self.copy}+{self.order}"
+        )
         return word + "".join(f"+{axis}" for axis in EVENT_AXES if getattr(self, axis) == "event")
+
+    def at(self, axis: str, value: str) -> Variant:
+        """This variant with another value on one axis."""
+        return replace(self, **{axis: value})  # type: ignore[arg-type]
 
     @classmethod
     def parse(cls, text: str) -> Variant:
@@ -88,9 +94,9 @@ NAMED: dict[str, Variant] = {
 def all_variants() -> list[Variant]:
     """All 36 variants: ZeRO-3 without hpZ, then copy × order; each with every choice of step × load."""
     orders = list(product(STEPS, LOADS))
-    plain = [Variant(hpz=False, step=s, load=l) for s, l in orders]
+    plain = [Variant(hpz=False, step=s, load=w) for s, w in orders]
     return plain + [
-        Variant(copy=c, order=o, step=s, load=l) for c, o, (s, l) in product(COPIES, ORDERS, orders)
+        Variant(copy=c, order=o, step=s, load=w) for c, o, (s, w) in product(COPIES, ORDERS, orders)
     ]
 
 

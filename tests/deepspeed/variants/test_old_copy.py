@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
 from analysis.draw.missing import missing_map
 from harness.diagnose import new_copy_raises, old_copy
-from harness.launch import historical
-from harness.launch.historical import HIDDEN, RELEASE, findings, train
 from harness.study import load_model_file
-from harness.system.errors import HarnessError, RunFailed
+from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from harness.variants import NAMED, Variant, overlay_path, supported_releases
 
@@ -109,35 +105,3 @@ def test_the_map_of_a_model_is_what_each_release_itself_writes(release: str) -> 
         pairs = zip(old_copy(*case).valid, written, strict=True)
         # What newer releases write beyond the valid elements is padding.
         assert row.raises or row.unwritten == sum(max(0, valid - (got or 0)) for valid, got in pairs), row
-
-
-@pytest.mark.slow
-def test_release_0_13_4_itself_is_not_a_number_from_step_0_on_unaligned_sizes() -> None:
-    try:
-        overlay_path(NAMED["stock"], RELEASE)
-    except HarnessError as error:
-        pytest.skip(str(error))
-    assert math.isnan(train("unaligned", "stock")[0])
-    assert all(math.isfinite(loss) for loss in train("unaligned", "fixed"))
-
-
-def test_historical_ranks_without_losses_are_named_with_their_last_lines() -> None:
-    sentence = "stock: ended without losses; last words by rank: rank 0: Killed; rank 1: no output"
-    with pytest.raises(RunFailed, match=sentence):
-        historical._losses(["Loading\nKilled\n", ""], "stock")
-
-
-def test_historical_ranks_that_do_not_end_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(historical, "TIMEOUT_S", 0.1)
-    monkeypatch.setattr(historical, "overlay_path", lambda *_: tmp_path)
-    with pytest.raises(RunFailed, match=r"DeepSpeed 0.13.4, stock, aligned: no end after 0.1 s"):
-        train("aligned", "stock")
-
-
-def test_historical_findings_name_what_is_not_as_known() -> None:
-    good = {(shape, name): [1.0] for shape in HIDDEN for name in ("zero3", "stock", "fixed")}
-    assert findings({**good, ("unaligned", "stock"): [float("nan")]}) == []
-    assert findings(good) == ["stock is finite at step 0 on unaligned sizes"]
-    assert findings({**good, ("unaligned", "stock"): [float("nan")], ("aligned", "fixed"): [2.0]}) == [
-        "fixed differs from zero3 on aligned sizes"
-    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from harness.cli.patch import app as patch_app
 from harness.diagnose import doctor
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
-from harness.variants import installed_release, supported_releases
+from harness.variants import installed_release, release_source, supported_releases
 
 RUN = CliRunner()
 CONFIG = {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 8}}
@@ -124,14 +125,14 @@ def test_bad_sizes_are_one_sentence() -> None:
 
 def test_no_release_at_hand_is_one_sentence(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "installed_release", lambda: None)
-    assert doctor.deepspeed_support().startswith("not installed; supported: 0.13.4")
+    assert doctor.deepspeed_support().startswith("not installed; supported: 0.10.0–0.10.3, ")
     with pytest.raises(HarnessError, match=r"name a release, for example --release 0.13.4"):
         doctor.examine(config, None, None, None)
 
 
 def test_unsupported_installation_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "installed_release", lambda: "0.16.0")
-    assert doctor.deepspeed_support().startswith("0.16.0 is installed and not supported; supported: 0.13.4")
+    monkeypatch.setattr(doctor, "installed_release", lambda: "0.20.1")
+    assert "0.20.1 is newer than all that are pinned" in doctor.deepspeed_support()
 
 
 # --- hpz patch -----------------------------------------------------------------------------------------------------
@@ -165,10 +166,10 @@ def test_show_prints_the_lines(cache: Path) -> None:
 
 def test_list_names_every_variant() -> None:
     found = json.loads(RUN.invoke(patch_app, ["list", "--release", "0.13.4", "--json"]).stdout)
-    assert len(found["variants"]) == 18
-    assert "base-gloo.patch" in found["variants"][0]["patches"]
+    assert len(found["variants"]) == 36
+    assert "base-cpu-without-intel.patch" in found["variants"][0]["patches"]
     text = RUN.invoke(patch_app, ["list", "--release", "0.19.8"], env={"COLUMNS": "200"}).stdout
-    assert "Supported releases: 0.13.4, 0.18.0, 0.19.5, 0.19.8" in text
+    assert "Pinned releases: 0.10.0–0.10.3" in text
 
 
 @needs_deepspeed
@@ -180,11 +181,30 @@ def test_verify_says_what_it_proved(cache: Path) -> None:
     assert found[0]["loaded"] is None
 
 
+def test_releases_are_listed_with_their_families() -> None:
+    rows = json.loads(RUN.invoke(patch_app, ["list", "--releases", "--json"]).stdout)
+    assert sum(len(row["releases"]) for row in rows) == len(supported_releases())
+    assert rows[0]["own"] == {"copy": "old", "order": "none", "step": "none", "load": "none"}
+
+
+@pytest.mark.slow
 @needs_deepspeed
-def test_rehash_check_passes_and_fails(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adopt_says_that_a_release_is_as_pinned() -> None:
     release = str(installed_release())
-    assert RUN.invoke(patch_app, ["rehash", release, "--check"]).stdout == f"{release}: as pinned\n"
-    monkeypatch.setattr("harness.cli.patch.rehash", lambda *_: "other")
-    failed = RUN.invoke(patch_app, ["rehash", release, "--check"])
-    assert isinstance(failed.exception, HarnessError)
-    assert "hashes are not those of the patches" in str(failed.exception)
+    found = RUN.invoke(patch_app, ["adopt", release, "--check"]).stdout
+    assert found.startswith(f"{release}: family 0.19.5, every variant proved, as pinned; ")
+
+
+@pytest.mark.slow
+@needs_deepspeed
+def test_a_build_that_is_not_known_is_said_to_be_unpinned(cache: Path) -> None:
+    """As a vendor's: a file that patches touch is not the one of the release."""
+    source = cache / "vendor" / "deepspeed"
+    shutil.copytree(release_source(str(installed_release())), source)
+    stage3 = source / "runtime" / "zero" / "stage3.py"
+    stage3.write_text(stage3.read_text() + "\nVENDOR = True\n")
+    refused = RUN.invoke(patch_app, ["path", "event", "--source", str(source)])
+    assert "--unpinned" in str(refused.exception)
+    done = RUN.invoke(patch_app, ["path", "event", "--source", str(source), "--unpinned"])
+    assert "unpinned: family 0.19.5; from 0.19.8 it differs in runtime/zero/stage3.py" in done.stderr
+    assert len(done.stdout.splitlines()) == 1

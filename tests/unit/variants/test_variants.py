@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import py_compile
-import subprocess
 from importlib.util import cache_from_source
 from pathlib import Path
 
@@ -22,13 +21,12 @@ from harness.variants import (
     describe,
     installed_release,
     overlay_path,
-    patch_hashes,
     supported_releases,
     verify,
     verify_overlay,
 )
-from harness.variants.series import sha256, version_key
-from harness.variants.sources import cache_folder, release_source
+from harness.variants.series import sha256
+from harness.variants.sources import cache_folder, release_source, resolve
 from harness.variants.syntax import FILES, OFFLOAD, PARTITION, STAGE3
 from harness.variants.verify import loaded_files
 
@@ -54,7 +52,7 @@ def test_every_name_parses_back(variant: Variant) -> None:
 
 
 def test_names_are_distinct() -> None:
-    assert len({variant.name for variant in all_variants()}) == len(all_variants()) == 18
+    assert len({variant.name for variant in all_variants()}) == len(all_variants()) == 36
 
 
 @pytest.mark.parametrize(
@@ -62,11 +60,13 @@ def test_names_are_distinct() -> None:
     [
         ("old+none", "stock"),
         ("new+event", "event"),
-        ("fixed+step", "new+stream-sync+step"),
+        ("new+stream-sync+step", "fixed+step"),
         (" Event ", "event"),
+        ("new+event+step+load", "event+step+load"),
+        ("zero3+load", "zero3+load"),
     ],
 )
-def test_axis_values_and_step_suffix_are_accepted(text: str, name: str) -> None:
+def test_axis_values_and_their_ends_are_accepted(text: str, name: str) -> None:
     assert Variant.parse(text).name == name
 
 
@@ -85,71 +85,7 @@ def test_without_hpz_there_is_no_copy_to_choose() -> None:
         Variant(hpz=False, copy="old")
 
 
-# --- releases ------------------------------------------------------------------------------------------------------
-
-
-def test_releases_are_listed_oldest_first() -> None:
-    assert supported_releases() == ["0.13.4", "0.18.0", "0.19.5", "0.19.8"]
-
-
-def test_an_installation_without_patches_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("harness.variants.series.PATCHES", tmp_path)
-    with pytest.raises(
-        HarnessError, match="no patches there; install hpZ Lab from its clone, with pip install"
-    ):
-        supported_releases()
-
-
-@pytest.mark.parametrize(("text", "key"), [("0.13.4", (0, 13, 4)), ("0.19.8+cu128", (0, 19, 8)), ("new", ())])
-def test_version_key(text: str, key: tuple[int, ...]) -> None:
-    assert version_key(text) == key
-
-
-def test_patch_hashes_name_the_patches_of_a_variant() -> None:
-    assert list(patch_hashes(NAMED["stock"], "0.19.8")) == ["copy-old.patch", "order-none.patch"]
-    assert patch_hashes(NAMED["fixed"], "0.19.8") == {}
-
-
-def test_unsupported_release_is_refused_with_the_list() -> None:
-    with pytest.raises(HarnessError, match=r"DeepSpeed 0.17.0 is not supported; supported: 0.13.4, 0.18.0"):
-        patch_hashes(NAMED["stock"], "0.17.0")
-
-
-@needs_deepspeed
-def test_unsupported_package_says_what_differs_from_the_nearest(cache: Path) -> None:
-    source = release_source(str(installed_release()))
-    with pytest.raises(
-        HarnessError, match=r"0.19.6 is not supported .*; from the nearest, 0.19.5, it differs in .*stage3"
-    ):
-        overlay_path(NAMED["event"], "0.19.6", source)
-
-
-def test_release_that_nobody_has_is_refused(cache: Path) -> None:
-    with pytest.raises(
-        HarnessError, match=r"DeepSpeed 0.12.6 is not supported \(supported: .*\); install one of them"
-    ):
-        overlay_path(NAMED["event"], "0.12.6")
-
-
-def test_absent_deepspeed_is_one_sentence(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.variants.sources.installed_release", lambda: None)
-    with pytest.raises(HarnessError, match=r"DeepSpeed is not installed here; install deepspeed==0.19.8"):
-        overlay_path(NAMED["event"])
-
-
-def test_release_that_cannot_be_fetched_is_one_sentence(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 1, "", "noise\nERROR: no route to host\n")
-
-    monkeypatch.setattr("harness.variants.sources.subprocess.run", refuse)
-    monkeypatch.setattr("harness.variants.sources.installed_release", lambda: None)
-    with pytest.raises(
-        HarnessError, match=r"0.18.0 cannot be fetched \(ERROR: no route to host\); connect to"
-    ):
-        overlay_path(NAMED["event"], "0.18.0")
-    assert [path.name for path in (cache / "releases").iterdir()] == []
+# --- overlays ------------------------------------------------------------------------------------------------------
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -158,9 +94,6 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, t
     assert cache_folder() == tmp_path / "hpz-lab"
     monkeypatch.setenv("HPZ_CACHE", str(tmp_path / "own"))
     assert cache_folder() == tmp_path / "own"
-
-
-# --- overlays ------------------------------------------------------------------------------------------------------
 
 
 @needs_deepspeed
@@ -272,7 +205,7 @@ def test_every_variant_verifies(variant: Variant, cache: Path) -> None:
 @needs_deepspeed
 @pytest.mark.slow
 def test_python_really_loads_the_overlay(cache: Path) -> None:
-    found = verify(NAMED["event+step"])
+    found = verify(NAMED["event+step+load"])
     assert found.loaded is not None
     assert set(found.loaded) == {PARTITION, OFFLOAD, STAGE3}
     assert all(file.startswith(str(found.path)) for file in found.loaded.values())
@@ -280,12 +213,12 @@ def test_python_really_loads_the_overlay(cache: Path) -> None:
 
 @needs_deepspeed
 def test_an_overlay_of_another_variant_is_told(cache: Path) -> None:
-    release = str(installed_release())
+    series, source = resolve(None)
     overlay = overlay_path(NAMED["unordered"])
     with pytest.raises(
         HarnessError, match=r"is not event: .*_partition_param_sec: what follows the copy is not order=event"
     ):
-        verify_overlay(overlay, NAMED["event"], release, release_source(release), imports=False)
+        verify_overlay(overlay, NAMED["event"], series, source, imports=False)
 
 
 SYNC = "                get_accelerator().current_stream().synchronize()\n"
@@ -318,6 +251,14 @@ PLANTED = {
         "        self.parameter_offload.order_all_gathers_after_current_stream()\n\n        self.timers",
         "the all-gather stream is not ordered as step=none says",
     ),
+    "an order before the pass": (
+        OFFLOAD,
+        "            self.get_param_coordinator().reset_step()\n",
+        "            self.get_param_coordinator().reset_step()\n"
+        "            if not get_accelerator().resolves_data_dependency():\n"
+        "                self.__allgather_stream.wait_stream(get_accelerator().current_stream())\n",
+        "the start of a forward pass is not ordered as load=none says",
+    ),
 }
 
 
@@ -325,7 +266,7 @@ PLANTED = {
 @pytest.mark.parametrize("what", PLANTED)
 def test_syntax_check_catches_a_planted_deviation(what: str, cache: Path) -> None:
     file, old, new, sentence = PLANTED[what]
-    release = str(installed_release())
+    series, source = resolve(None)
     overlay = overlay_path(NAMED["fixed"])
     path = overlay / "deepspeed" / file
     text = path.read_text()
@@ -334,19 +275,19 @@ def test_syntax_check_catches_a_planted_deviation(what: str, cache: Path) -> Non
     path.write_text(text.replace(old, new, 1))
     _pass_hash_check(overlay, file)
     with pytest.raises(HarnessError, match=sentence):
-        verify_overlay(overlay, NAMED["fixed"], release, release_source(release), imports=False)
+        verify_overlay(overlay, NAMED["fixed"], series, source, imports=False)
 
 
 @needs_deepspeed
 @pytest.mark.parametrize(
     ("file", "sentence"),
     [
-        (PARTITION, rf"{PARTITION} is not what series.toml pins for fixed"),
+        (PARTITION, rf"{PARTITION} is not what patches/releases.toml pins for fixed"),
         ("constants.py", r"constants.py is not the file of .*deepspeed"),
     ],
 )
 def test_a_comment_is_enough_to_fail_the_pinned_hashes(file: str, sentence: str, cache: Path) -> None:
-    release = str(installed_release())
+    series, source = resolve(None)
     overlay = overlay_path(NAMED["fixed"])
     path = overlay / "deepspeed" / file
     text = path.read_text()
@@ -354,7 +295,7 @@ def test_a_comment_is_enough_to_fail_the_pinned_hashes(file: str, sentence: str,
     path.write_text(text + "# looks innocent\n")
     _pass_hash_check(overlay, file)
     with pytest.raises(HarnessError, match=sentence):
-        verify_overlay(overlay, NAMED["fixed"], release, release_source(release), imports=False)
+        verify_overlay(overlay, NAMED["fixed"], series, source, imports=False)
 
 
 def test_an_overlay_that_cannot_be_imported_is_one_sentence(tmp_path: Path) -> None:
