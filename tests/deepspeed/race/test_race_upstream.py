@@ -48,8 +48,8 @@ def test_a_patch_applies_and_its_tests_pass_with_it_and_fail_without(patch: Path
     assert without.returncode == 1, without.stdout
 
 
-def test_both_patches_are_there_and_say_where_they_come_from() -> None:
-    assert [patch.name[:4] for patch in PATCHES] == ["0001", "0002"]
+def test_the_patches_are_there_and_say_where_they_come_from() -> None:
+    assert [patch.name[:4] for patch in PATCHES] == ["0001", "0002", "0003"]
     for patch in PATCHES:
         text = patch.read_text()
         for line in ("Subject: [PATCH] zero3:", "Origin: vendor", "Forwarded: no", "Applied-Upstream: no"):
