@@ -53,7 +53,10 @@ VariantName = Annotated[
 Release = Annotated[str | None, typer.Option(help="A DeepSpeed release; default: the installed one.")]
 Source = Annotated[Path | None, typer.Option(help="A `deepspeed` package folder to patch instead.")]
 Unpinned = Annotated[
-    bool, typer.Option("--unpinned", help="Take the patches that apply to a release, or a build, that is not known.")
+    bool,
+    typer.Option(
+        "--unpinned", help="Take the patches that apply to a release, or a build, that is not known."
+    ),
 ]
 
 
@@ -139,7 +142,9 @@ def path(
     series, package = resolve(_wanted(release, unpinned), source)
     folder = overlay_path(wanted, series.release, package)
     if not series.pinned:
-        _warn(f"DeepSpeed {series.release}: family {series.family.name}; {differs_from_nearest(series.release, package)}")
+        _warn(
+            f"DeepSpeed {series.release}: family {series.family.name}; {differs_from_nearest(series.release, package)}"
+        )
     if wanted.hpz and (note := precondition_note(series.release)):
         _warn(note)
     if as_json:
@@ -240,7 +245,9 @@ def _verify_releases(releases: list[str], variants: list[Variant], imports: bool
 
 def _list_releases(as_json: bool) -> None:
     known = {release: load_series(release).family.name for release in supported_releases()}
-    rows = [(family, [name for name, other in known.items() if other == family.name]) for family in families()]
+    rows = [
+        (family, [name for name, other in known.items() if other == family.name]) for family in families()
+    ]
     if as_json:
         _print_json(
             [{"family": f.name, "releases": names, "own": f.own, "patches": f.patches} for f, names in rows]
