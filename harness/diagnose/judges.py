@@ -31,12 +31,23 @@ def off(setup: Setup) -> Finding:
 def race(setup: Setup) -> Finding:
     if not setup.overlap:
         return "no", "overlap_comm is false: copy and all-gather share one stream, which orders them", ""
-    return (
-        "yes",
+    what = (
         "the all-gather of the secondary partition is on another stream than the copy into it, "
-        "and nothing orders the two: NaN, zero or silently wrong loss",
+        "and nothing orders the two: NaN, zero or silently wrong loss"
+    )
+    way_out = (
         "upgrade to 0.13.5 or later, where the host waits after each copy (`hpz patch path event` gives the same "
-        "order without the wait), or set overlap_comm to false",
+        "order without the wait), or set overlap_comm to false"
+    )
+    # In 0.10.0 the host reads the loss after each micro-batch but the last, and only the first one makes the copies.
+    if setup.accumulation == 1 or not setup.within(FIRST, "0.10.0"):
+        return "yes", what, way_out
+    if setup.accumulation is None:
+        return "unknown", f"{what}, where gradient_accumulation_steps is 1", way_out
+    return (
+        "no",
+        "where micro-batches accumulate, the host's read of the loss after the first one happens to order its copies",
+        "",
     )
 
 

@@ -70,6 +70,13 @@ def test_the_race_was_open_twice_and_what_lies_between_says_why_not() -> None:
     assert "written once and kept" in ask("race", "0.12.6").reason
 
 
+@pytest.mark.parametrize(("micro_batches", "answer"), [(1, "yes"), (4, "no"), ("auto", "unknown")])
+def test_accumulation_covers_the_race_of_0_10_0_alone(micro_batches: Any, answer: Answer) -> None:
+    settings = config() | {"gradient_accumulation_steps": micro_batches}
+    assert ask("race", "0.10.0", settings).exposed == answer
+    assert ask("race", "0.13.4", settings).exposed == "yes"
+
+
 def test_no_release_before_hpz_has_its_faults() -> None:
     assert ask("race", "0.9.5").reason == "0.9.5 does not have it; 0.10.0 and 0.13.2 to 0.13.4 do"
     assert ask("optimizer step", "0.9.5").reason == "releases before 0.10.0 were not looked at"
