@@ -17,6 +17,7 @@ from harness.cli.console import wide_console
 from harness.cli.options import JsonOption
 from harness.diagnose import Exposure, Setup
 from harness.diagnose.doctor import Machine, examine, load_config, machine, model_sizes
+from harness.diagnose.setup import judged_as
 from harness.study import load_model_file
 from harness.system.errors import HarnessError
 
@@ -47,12 +48,19 @@ def doctor(
     if as_json:
         found = [asdict(one) for one in examined[1]] if examined else []
         of_release = examined[0].release if examined else None
-        print(json.dumps({"machine": asdict(here), "release": of_release, "exposures": found}, indent=2))
+        note = judged_as(of_release) if of_release else ""
+        print(
+            json.dumps(
+                {"machine": asdict(here), "release": of_release, "note": note, "exposures": found}, indent=2
+            )
+        )
         return
     console = wide_console()
     console.print(_machine_table(here))
     if examined:
         console.print(_exposure_table(*examined))
+        if note := judged_as(examined[0].release):
+            console.print(note, highlight=False)
     else:
         console.print(
             "To examine a training: hpz doctor --config ds_config.json --world-size N --ranks-per-node M"

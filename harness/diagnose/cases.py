@@ -14,7 +14,7 @@ import numpy as np
 from harness.diagnose.curve import Curve, read_curve
 from harness.diagnose.faults import FAULTS as KNOWN_FAULTS
 from harness.diagnose.faults import Exposure, Fault, exposures
-from harness.diagnose.setup import Setup
+from harness.diagnose.setup import FIRST, Setup
 from harness.record import RunDirectory
 from harness.study import ModelFile, Run, parameter_shapes
 from harness.system.errors import HarnessError
@@ -94,14 +94,20 @@ class Known:
         return {fault.name: self._exposure(fault) for fault in KNOWN_FAULTS}
 
     def _exposure(self, fault: Fault) -> Exposure:
-        # A fault's first release has it, so that the configuration alone answers there.
-        asked = {one.fault: one for one in exposures(self.setup(self.release or fault.first))}[fault.name]
+        # The first releases of a fault's windows have it, so that the configuration alone answers there.
+        releases = [self.release] if self.release else [first for first, _ in fault.windows]
+        answers = [_ask(fault.name, self.setup(release)) for release in releases]
+        asked = next((one for one in answers if one.exposed != "no"), answers[0])
         if self.config is not None and (self.release is not None or asked.exposed == "no"):
             return asked
-        if self.config is None and not self.setup(self.release or "").within(fault.first, fault.end):
+        if self.config is None and not fault.within(self.setup(self.release or "")):
             return _no(asked, f"{self.release} does not have it")
         lacking = "--config" if self.config is None else "--release"
         return replace(asked, exposed="unknown", reason=f"give {lacking}: it decides")
+
+
+def _ask(fault: str, setup: Setup) -> Exposure:
+    return next(one for one in exposures(setup) if one.fault == fault)
 
 
 def _own_case(directory: RunDirectory, now: float) -> Case:
@@ -134,7 +140,9 @@ def exposures_of_run(run: Run) -> dict[str, Exposure]:
         numels=tuple(math.prod(shape) for _, shape in parameter_shapes(model)),
     )
     found = {one.fault: one for one in exposures(setup)}
-    old = {one.fault: one for one in exposures(replace(setup, release=OLD_COPY))}
+    # Up to then each release has the old copy and no order itself, and its own answer.
+    old_setup = setup if setup.within(FIRST, OLD_COPY) else replace(setup, release=OLD_COPY)
+    old = {one.fault: one for one in exposures(old_setup)}
     variant = Variant.parse(run.variant)
     if variant.hpz:
         why = f"variant {variant.name}: "

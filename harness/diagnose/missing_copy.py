@@ -64,11 +64,16 @@ def old_copy(numel: int, world: int, hpz: int) -> Slices:
     return Slices(start=start, valid=valid, written=np.minimum(written, valid), raises=raises & (cut > 0))
 
 
+def old_copy_raises(numel: int, world: int, hpz: int) -> bool:
+    """Whether the copy of up to 0.13.4 stops with an error: what it reads ends beyond the parameter's end."""
+    return bool(old_copy(numel, world, hpz).raises.any())
+
+
 def new_copy_raises(numel: int, world: int, hpz: int) -> bool:
     """Whether the copy of 0.13.5 to 0.19.4 stops with an error: a rank's slice begins beyond the parameter's end.
 
-    Source: #5652 (0.14.4) made the length zero but kept the start, which is still out of range (#6659); #8210
-    (0.19.5) leaves the copy out. Raises HarnessError where `hpz` does not divide `world`.
+    Source: up to 0.14.3 its length is then negative; #5652 (0.14.4) made that zero but kept the start, which is still
+    out of range (#6659); #8210 (0.19.5) leaves the copy out. Raises HarnessError where `hpz` does not divide `world`.
     """
     return bool((old_copy(numel, world, hpz).start > numel).any())
 

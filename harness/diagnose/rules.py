@@ -85,7 +85,7 @@ NEXT: dict[str, tuple[str, ...]] = {
     ),
     "stale secondary": (
         "call optimizer.invalidate_secondary_tensor() after loading weights: the first loss must be right",
-        "upgrade to 0.18.3 or later; before 0.13.2 nothing else helps",
+        "upgrade to 0.18.3 or later; from 0.10.3 to 0.13.1 nothing else helps",
     ),
     "offload": (
         "leave out offload_param and offload_optimizer for a few steps, then hpZ: which one ends it?",

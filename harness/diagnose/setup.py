@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.system.errors import HarnessError
+from harness.variants import supported_releases
 from harness.variants.families import version_key
+
+FIRST = "0.10.0"
+"""The first release with hpZ."""
+NUMBERS = 3
+"""How many numbers make a release; one such as 0.13.4.post1 is judged as 0.13.4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +58,26 @@ class Setup:
             return 1
         return given if isinstance(given, int) else None
 
-    def within(self, first: str, end: str | None) -> bool:
-        """Whether the release is at least `first` and, where there is an end, before `end`."""
-        key = version_key(self.release)
-        return version_key(first) <= key and (end is None or key < version_key(end))
+    def within(self, first: str, last: str | None) -> bool:
+        """Whether the release is `first`, `last` or one between; without a `last`, any from `first` on."""
+        key = version_key(self.release)[:NUMBERS]
+        return version_key(first) <= key and (last is None or key <= version_key(last))
+
+
+def judged_as(release: str) -> str:
+    """A sentence on what is assumed of a release that is not a known one; empty for those."""
+    known = supported_releases()
+    key = version_key(release)[:NUMBERS]
+    before = [one for one in known if version_key(one) <= key]
+    if not before:
+        return (
+            f"{release} is older than the first release with hpZ, {known[0]}; no fault of hpZ is in it, "
+            "and ZeRO-3's own were not looked for there"
+        )
+    if version_key(before[-1]) == key:
+        return ""
+    what = f"newer than the newest known release, {known[-1]}" if before == known else "not a known release"
+    return f"{release} is {what}; judged as " + ("that" if before == known else before[-1])
 
 
 OBJECTS = (  # outer ones first
@@ -69,7 +91,7 @@ OBJECTS = (  # outer ones first
 
 def _check(setup: Setup) -> None:
     """Refuses what no answer can be given for, with the key."""
-    if not version_key(setup.release):
+    if len(version_key(setup.release)) < NUMBERS:
         raise HarnessError(f"release: {setup.release!r} is not a version such as 0.13.4")
     for path in OBJECTS:
         _check_object(setup.config, path)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness.diagnose.cases import ENTRIES, Case
-from harness.diagnose.faults import Answer
+from harness.diagnose.judges import Answer
 from harness.diagnose.rules import FAULTS, NEVER_EXCLUDED, NEXT, RULES
 from harness.diagnose.signs import curve_signs
 

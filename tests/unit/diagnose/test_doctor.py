@@ -69,6 +69,13 @@ def test_table_gives_reason_and_way_out(app: typer.Typer, config: Path) -> None:
     assert "upgrade to 0.13.5 or later" in text
 
 
+def test_what_is_assumed_of_an_unknown_release_is_said(app: typer.Typer, config: Path) -> None:
+    arguments = ["--config", str(config), "--release", "0.20.1"]
+    sentence = "0.20.1 is newer than the newest known release, 0.19.8; judged as that"
+    assert sentence in RUN.invoke(app, arguments, env={"COLUMNS": "250"}).stdout
+    assert json.loads(RUN.invoke(app, [*arguments, "--json"]).stdout)["note"] == sentence
+
+
 def test_without_a_configuration_only_the_machine(app: typer.Typer) -> None:
     text = RUN.invoke(app, [], env={"COLUMNS": "120"}).stdout
     assert "This machine" in text

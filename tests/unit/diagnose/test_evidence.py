@@ -1,0 +1,79 @@
+"""The fault table against the sources of DeepSpeed: each answer of the doctor is what the release's lines show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.diagnose import Setup, evidence, exposures
+from harness.diagnose.evidence import EVIDENCE
+from harness.diagnose.faults import FAULTS
+from harness.diagnose.judges import TIMER_SWITCHES, TRACE_CHECK_FIRST
+from harness.system.errors import HarnessError
+from harness.variants import precondition_note, release_source, supported_releases
+from harness.variants.families import version_key
+
+BOUNDARIES = (
+    *("0.10.0", "0.10.1", "0.10.2", "0.10.3", "0.13.1", "0.13.2", "0.13.4", "0.13.5"),
+    *("0.14.2", "0.14.3", "0.15.3", "0.15.4", "0.18.2", "0.18.3", "0.19.4", "0.19.5", "0.19.8"),
+)
+"""Both sides of every boundary in the table; what lies between them is read in the slow test."""
+
+REPORTED = {"offload", "hang"}  # with no published cause, and so no line to look for
+
+# A training that every fault meets, in the releases that have it: small sizes, and groups that span nodes.
+WORST = {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}}
+
+
+def package(release: str) -> Path:
+    try:
+        return release_source(release)
+    except HarnessError as error:
+        pytest.skip(str(error))
+
+
+def answers(release: str) -> dict[str, bool]:
+    """Fault → whether the doctor calls `WORST` exposed, or cannot tell."""
+    setup = Setup(release=release, config=WORST, world_size=6, ranks_per_node=3, numels=(1, 7, 1001))
+    return {one.fault: one.exposed != "no" for one in exposures(setup)}
+
+
+def check(release: str) -> None:
+    """What the doctor says of the release, and what its source shows."""
+    source, said = package(release), answers(release)
+    shown = {fault: shows(source) for fault, shows in EVIDENCE.items()}
+    shown["optimizer step"] = evidence.step(source)  # with the throughput timer on, and no accumulation
+    assert {fault: said[fault] for fault in shown} == shown
+
+    newer = version_key(release) >= version_key(TRACE_CHECK_FIRST)
+    assert evidence.unordered_gathers(source) and evidence.step(source) is not newer
+    assert evidence.timer_has_switches(source) == (version_key(release) >= version_key(TIMER_SWITCHES))
+    assert bool(precondition_note(release)) == shown["stale secondary"]
+    dirty = next(
+        one for one in exposures(Setup(release=release, config=WORST)) if one.fault == "dirty after load"
+    )
+    assert ("GatheredParameters" in dirty.reason) == evidence.dirty_after_gathered(source)
+
+
+@pytest.mark.parametrize("release", BOUNDARIES)
+def test_the_table_says_what_the_source_shows(release: str) -> None:
+    check(release)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("release", [one for one in supported_releases() if one not in BOUNDARIES])
+def test_the_table_says_what_every_other_source_shows(release: str) -> None:
+    check(release)
+
+
+def test_every_fault_is_looked_for_or_known_by_reports_alone() -> None:
+    assert {fault.name for fault in FAULTS} == EVIDENCE.keys() | REPORTED
+
+
+def test_both_sides_of_every_window_are_sampled() -> None:
+    known = supported_releases()
+    edges = [edge for fault in FAULTS if fault.name not in REPORTED for edge in fault.windows]
+    firsts = {first for first, _ in edges} | {TIMER_SWITCHES, TRACE_CHECK_FIRST}
+    lasts = {last for _, last in edges if last} | {known[known.index(one) - 1] for one in firsts - {known[0]}}
+    assert firsts | lasts | {known[known.index(one) + 1] for one in lasts} <= set(BOUNDARIES)
