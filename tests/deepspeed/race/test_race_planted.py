@@ -175,26 +175,3 @@ def test_without_a_bug_nothing_is_found(tmp_path: Path, config: dict[str, Any]) 
     report = report_of(overlay_path(Variant.parse("event+step")), written(config, tmp_path))
     assert report.races == ()
     assert report.problems == ()
-
-
-LOADED = "                                        load_optimizer_states=load_optimizer_states)\n"
-LOAD = Bug(
-    STAGE3,
-    f"{LOADED}\n",
-    f"{LOADED}            self.parameter_offload.order_all_gathers_after_current_stream()\n\n",
-    "fp16_param.data.copy_(fp32_param.data)",
-    GATHER,
-)
-
-
-@pytest.mark.slow
-def test_nothing_orders_the_next_gather_after_a_loaded_checkpoint(tmp_path: Path) -> None:
-    (race,) = report_of(overlay_path(Variant.parse(LOAD.variant)), None, "--checkpoint").races
-    assert points_at(race, LOAD)
-
-
-@pytest.mark.slow
-def test_the_gathers_wait_that_orders_the_step_orders_a_loaded_checkpoint_too(tmp_path: Path) -> None:
-    report = report_of(planted(LOAD, tmp_path / "overlay", "load"), None, "--checkpoint")
-    assert report.races == ()
-    assert report.problems == ()
