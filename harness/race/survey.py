@@ -118,7 +118,8 @@ class Analyses:
 
 
 def by_overlay(runs: Sequence[Run]) -> Iterator[list[Run]]:
-    for _, group in grouped(runs, lambda run: (run.release, run.variant)):
+    """Runs that share a warm process: of one release with the same patches, as ZeRO-3 and what was released."""
+    for _, group in grouped(runs, lambda run: (run.release, *sorted(run.patches.items()))):
         yield group
 
 
