@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.study import Study
-from harness.variants import UNPINNED, installed_release, split_release
+from harness.variants import UNPINNED, installed_release, source_release, split_release
 
 StudyArgument = Annotated[
     Path, typer.Argument(metavar="STUDY", help="A study file, or the results folder of one.")
@@ -38,9 +38,10 @@ def results_folder(study_path: Path, study: Study, results: Path | None, release
     return Path("results") / "-".join([study.name, *(release or "").split()])
 
 
-def wanted_release(release: str | None, unpinned: bool) -> str | None:
-    """The release as asked for, the installed one by default, marked where `--unpinned` is given."""
+def wanted_release(release: str | None, unpinned: bool, source: Path | None = None) -> str | None:
+    """The release as asked for, by default that of `source` or the installed one, marked with `--unpinned`."""
+    name = release or (source_release(source) if source else None)
     if not unpinned:
-        return release
-    name = release or installed_release()
+        return name
+    name = name or installed_release()
     return f"{split_release(name)[0]} {UNPINNED}" if name else None

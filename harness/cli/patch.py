@@ -28,6 +28,7 @@ from harness.variants import (
     precondition_note,
     release_ranges,
     release_source,
+    split_release,
     supported_releases,
     verify,
 )
@@ -70,7 +71,7 @@ def list_variants(
     if releases:
         _list_releases(as_json)
         return
-    wanted = wanted_release(release or installed_release() or supported_releases()[-1], unpinned)
+    wanted = wanted_release(release, unpinned, source) or installed_release() or supported_releases()[-1]
     series = resolve(wanted, source)[0] if unpinned or source else series_of(str(wanted))
     patches = {variant: hashes_of(series, variant) for variant in all_variants() if series.makes(variant)}
     note = precondition_note(series.release)
@@ -102,7 +103,7 @@ def show(
 
     Example: hpz patch show event
     """
-    description = describe(Variant.parse(variant), wanted_release(release, unpinned), source)
+    description = describe(Variant.parse(variant), wanted_release(release, unpinned, source), source)
     if as_json:
         _print_json(asdict(description))
         return
@@ -133,7 +134,7 @@ def path(
     Example: PYTHONPATH=$(hpz patch path event) deepspeed train.py --deepspeed_config ds_config.json
     """
     wanted = Variant.parse(variant)
-    series, package = resolve(wanted_release(release, unpinned), source)
+    series, package = resolve(wanted_release(release, unpinned, source), source)
     folder = overlay_path(wanted, series.release, package)
     if not series.pinned:
         _warn(
@@ -175,7 +176,7 @@ def verify_variants(
         return
     found = []
     for variant in [Variant.parse(name) for name in variants] if variants else all_variants():
-        found.append(verify(variant, wanted_release(release, unpinned), source, imports=imports))
+        found.append(verify(variant, wanted_release(release, unpinned, source), source, imports=imports))
         if not as_json:
             print(_sentence(found[-1]), flush=True)
     if as_json:
@@ -267,7 +268,12 @@ def _warn(sentence: str) -> None:
 
 def _sentence(found: Verification) -> str:
     loaded = ", imported from it" if found.loaded else ""
-    return f"{found.variant} of {found.release}: hashes and syntax tree as they must be{loaded}; {found.path}"
+    proof = (
+        "syntax tree as it must be"
+        if split_release(found.release)[1]
+        else "hashes and syntax tree as they must be"
+    )
+    return f"{found.variant} of {found.release}: {proof}{loaded}; {found.path}"
 
 
 def _print_json(content: Any) -> None:

@@ -14,7 +14,13 @@ from harness.variants.series import (
     split_release,
     supported_releases,
 )
-from harness.variants.sources import cache_folder, patch_hashes, release_source, released_variant
+from harness.variants.sources import (
+    cache_folder,
+    patch_hashes,
+    release_source,
+    released_variant,
+    source_release,
+)
 from harness.variants.variant import NAMED, Variant, all_variants
 from harness.variants.verify import Verification, verify, verify_overlay
 
@@ -38,6 +44,7 @@ __all__ = [
     "release_ranges",
     "release_source",
     "released_variant",
+    "source_release",
     "split_release",
     "supported_releases",
     "verify",

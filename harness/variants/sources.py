@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from importlib.metadata import distribution
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -82,6 +83,14 @@ def hashes_of(series: Series, variant: Variant) -> dict[str, str]:
     return {f"{axis_value(path, '-')}.patch": sha256(path) for path in series.patches_of(variant)}
 
 
+def source_release(package: Path) -> str | None:
+    """The release that a package folder says it is, as it was built or as a checkout; None where it does not say."""
+    for file in (package / "git_version_info_installed.py", package.parent / "version.txt"):
+        if file.is_file() and (found := re.search(r"\d+\.\d+\.\d+", file.read_text(errors="replace"))):
+            return found.group()
+    return None
+
+
 def public(release: str) -> str:
     """A vendor's or a checkout's build by the release that it claims to be: `0.16.4+cu128` → `0.16.4`."""
     return release.partition("+")[0]
@@ -134,10 +143,12 @@ def check_pristine(series: Series, folder: Path) -> None:
     changed = differences(series, folder)
     if not changed:
         return
-    also = f" (nor {_count(len(changed) - 1)} more)" if len(changed) > 1 else ""
+    also = f"; {len(changed)} of its {len(series.before)} patched files differ" if len(changed) > 1 else ""
     of = f"{folder / changed[0]} is not the file of DeepSpeed {series.release}"
     if root := checkout_of(folder):
-        sentence = f"{root} is a git checkout, not release {series.release}: {changed[0]}{also} differs"
+        sentence = (
+            f"{root} is a git checkout, and its {changed[0]} is not that of release {series.release}{also}"
+        )
         way_out = f"install {PACKAGE}=={series.release}"
     elif other := releases_like(folder):
         sentence, way_out = f"{of} but of {other}", "name that release"
@@ -151,7 +162,3 @@ def releases_like(folder: Path) -> str:
     """The pinned releases whose patched files are exactly those of `folder`; empty where there is none."""
     found = [release for release in supported_releases() if not differences(load_series(release), folder)]
     return " or ".join(found[:1] + found[1:][-1:])
-
-
-def _count(files: int) -> str:
-    return f"{files} file" + ("s" if files > 1 else "")

@@ -22,6 +22,7 @@ from harness.variants import (
     release_ranges,
     release_source,
     released_variant,
+    source_release,
     supported_releases,
     verify,
 )
@@ -203,10 +204,21 @@ def test_a_checkout_is_told_from_a_release(tmp_path: Path) -> None:
     source = package(tmp_path, "0.18.3", stage3="")
     (tmp_path / ".git").mkdir()
     (tmp_path / "version.txt").write_text("0.18.3\n")
-    with pytest.raises(HarnessError, match=rf"{tmp_path} is a git checkout, not release 0.18.3: .*stage3.py"):
+    with pytest.raises(
+        HarnessError, match=rf"{tmp_path} is a git checkout, and its .*stage3.py is not that of"
+    ):
         resolve("0.18.3", source)
     with pytest.raises(HarnessError, match=rf"is not its package folder; give {tmp_path}/deepspeed"):
         resolve("0.18.3", tmp_path)
+
+
+def test_a_package_says_which_release_it_is(tmp_path: Path) -> None:
+    source = package(tmp_path, "0.18.3")
+    assert source_release(source) is None
+    (tmp_path / "version.txt").write_text("0.18.4\n")
+    assert source_release(source) == "0.18.4"
+    (source / "git_version_info_installed.py").write_text("version='0.18.3+cu128'\n")
+    assert source_release(source) == "0.18.3"
 
 
 def test_absent_deepspeed_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
