@@ -15,7 +15,7 @@ MAY_INSTALL := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] ||
 # Ranks are processes by the hundred; each would compile what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: reproduce test soak lint types packages figures historical clean setup
+.PHONY: reproduce test soak lint types packages figures historical releases clean setup
 setup: .venv/.ready
 
 # torch comes first, so that nothing that depends on it brings another build.
@@ -51,6 +51,11 @@ test: lint types packages
 # Which tests do not pass every time? RINGS=tests/slurm or any other tests; by default all but the unit ring.
 soak: setup packages
 	$(BIN)/python -m tests.soak --rounds $(ROUNDS) $(RINGS)
+
+# Every release that is pinned, not only the sample of `make test`: hashes, overlays, faults, copies.
+releases: setup
+	$(BIN)/hpz patch verify --all-releases
+	$(BIN)/pytest -q -n $(WORKERS) -m every_release tests/unit
 
 # The paper's own window, or any other release, on today's torch: make historical RELEASE=0.14.2
 historical: setup

@@ -48,6 +48,13 @@ def test_a_patch_applies_and_its_tests_pass_with_it_and_fail_without(patch: Path
     assert without.returncode == 1, without.stdout
 
 
+def test_the_patches_apply_together(tmp_path: Path) -> None:
+    folder = patched(PATCHES[0], tmp_path / "patched")
+    for patch in PATCHES[1:]:
+        subprocess.run(["git", "apply", "--whitespace=nowarn", str(patch)], cwd=folder, check=True)
+    assert len(list((folder / "tests").rglob("test_*.py"))) == len(PATCHES)
+
+
 def test_the_patches_are_there_and_say_where_they_come_from() -> None:
     assert [patch.name[:4] for patch in PATCHES] == ["0001", "0002", "0003"]
     for patch in PATCHES:

@@ -104,7 +104,7 @@ def test_the_copy_does_what_the_doctor_says(release: str) -> None:
     check(release)
 
 
-@pytest.mark.slow
+@pytest.mark.every_release
 @pytest.mark.parametrize("release", [one for one in supported_releases() if one not in COPIES])
 def test_the_copy_of_every_other_release_does_what_the_doctor_says(release: str) -> None:
     check(release)

@@ -18,7 +18,7 @@ BOUNDARIES = (
     *("0.10.0", "0.10.1", "0.10.2", "0.10.3", "0.13.1", "0.13.2", "0.13.4", "0.13.5"),
     *("0.14.2", "0.14.3", "0.15.3", "0.15.4", "0.18.2", "0.18.3", "0.19.4", "0.19.5", "0.19.8"),
 )
-"""Both sides of every boundary in the table; what lies between them is read in the slow test."""
+"""Both sides of every boundary in the table; what lies between is read by `make releases`."""
 
 REPORTED = {"offload", "hang"}  # with no published cause, and so no line to look for
 
@@ -61,7 +61,7 @@ def test_the_table_says_what_the_source_shows(release: str) -> None:
     check(release)
 
 
-@pytest.mark.slow
+@pytest.mark.every_release
 @pytest.mark.parametrize("release", [one for one in supported_releases() if one not in BOUNDARIES])
 def test_the_table_says_what_every_other_source_shows(release: str) -> None:
     check(release)
