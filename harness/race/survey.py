@@ -1,13 +1,14 @@
 """Analyses every run of a study and puts the answers side by side, as a `Matrix`.
 
 Each run's report stays in its run directory (races.json), so that a study that was stopped goes on. Schedules are
-searched once for each kind of fault and release, in the first run that shows it.
+searched for each kind of fault in the oldest and in the newest release that has it, in the first run that shows it.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from harness.race.report import Effect, Race, Report
 from harness.record import RunDirectory
 from harness.study import Run, Study, save_study
 from harness.system.whole_file import write_json
+from harness.variants import version_key
 
 Say = Callable[[str], None]
 
@@ -126,15 +128,13 @@ def by_overlay(runs: Sequence[Run]) -> Iterator[list[Run]]:
 def search_faults(
     study: Study, folder: Path, reports: dict[str, Report], settings: Settings, steps: int, say: Say
 ) -> Iterator[Fault]:
-    """Search schedules for each fault of each release in the first run that shows it."""
+    """Search schedules for each fault in the first run that shows it, of the oldest and of the newest release."""
+    ends = ends_of(study, reports)
     seen: dict[tuple[str, str], tuple[str, str]] = {}
     for run in study.runs:
         report = reports[run.run_id]
-        fresh = {
-            race.label or race.id
-            for race in report.races
-            if race.kind == "race" and (run.release, race.label or race.id) not in seen
-        }
+        shown = faults_in(report)
+        fresh = {name for name in shown if run.release in ends[name] and (run.release, name) not in seen}
         if not fresh or settings.budget is None:
             continue
         say(f"searching schedules for {', '.join(sorted(fresh))} of DeepSpeed {run.release}")
@@ -143,6 +143,20 @@ def search_faults(
         for name in sorted(fresh):
             seen[run.release, name] = run.run_id, name
             yield fault_of(name, run, report, report_file(folder, run))
+
+
+def ends_of(study: Study, reports: dict[str, Report]) -> dict[str, set[str]]:
+    """Fault → the oldest and the newest release that show it."""
+    releases: defaultdict[str, set[str]] = defaultdict(set)
+    for run in study.runs:
+        for name in faults_in(reports[run.run_id]):
+            releases[name].add(run.release)
+    return {name: {min(of, key=version_key), max(of, key=version_key)} for name, of in releases.items()}
+
+
+def faults_in(report: Report) -> set[str]:
+    """The races of a report by label, or by id where they have none."""
+    return {race.label or race.id for race in report.races if race.kind == "race"}
 
 
 def one_of(name: str, report: Report) -> Race:

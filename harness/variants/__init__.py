@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.variants.describe import Description, describe, release_notes
+from harness.variants.families import version_key
 from harness.variants.overlay import check_overlay, overlay_path
 from harness.variants.series import (
     UNPINNED,
@@ -49,4 +50,5 @@ __all__ = [
     "supported_releases",
     "verify",
     "verify_overlay",
+    "version_key",
 ]
