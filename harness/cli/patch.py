@@ -26,6 +26,7 @@ from harness.variants import (
     load_series,
     overlay_path,
     precondition_note,
+    release_notes,
     release_ranges,
     release_source,
     split_release,
@@ -273,7 +274,8 @@ def _sentence(found: Verification) -> str:
         if split_release(found.release)[1]
         else "hashes and syntax tree as they must be"
     )
-    return f"{found.variant} of {found.release}: {proof}{loaded}; {found.path}"
+    notes = "".join(f"; {note}" for note in release_notes([(found.release, found.variant)]))
+    return f"{found.variant} of {found.release}: {proof}{loaded}; {found.path}{notes}"
 
 
 def _print_json(content: Any) -> None:

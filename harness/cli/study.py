@@ -22,6 +22,7 @@ from harness.cli.options import (
 )
 from harness.study import Run, load_study, save_study
 from harness.system.errors import RunFailed
+from harness.variants import release_notes
 
 
 def plan(
@@ -44,7 +45,10 @@ def plan(
         table.add_row(
             f"{row['run_id']}{mark}", *(str(row[key]) for key in ("ranks", "steps", "tokens", "evidence"))
         )
-    wide_console().print(table)
+    console = wide_console()
+    console.print(table)
+    for note in release_notes((run.release, run.variant) for run in study.runs):
+        console.print(note)
 
 
 def _plan_row(run: Run, baselines: set[str]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from harness.variants import NAMED, overlay_path
 from tests.conftest import TINY, write_study
 from tests.deepspeed.launch.test_local_launch import ranks_of, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TRAINING_OF_ALL = {"steps": 14, "micro_batch": 1, "sequence_length": 32, "learning_rate": 8e-3}
 SENTENCE = "All parts of the text are alike, so that a few steps teach much of it. "
