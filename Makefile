@@ -14,7 +14,7 @@ MAY_INSTALL := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] ||
 # Ranks are processes by the hundred; each would compile what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: reproduce test soak lint types packages figures historical clean setup
+.PHONY: reproduce test soak matrix lint types packages figures historical clean setup
 setup: .venv/.ready
 
 # torch comes first, so that nothing that depends on it brings another build.
@@ -50,6 +50,12 @@ test: lint types packages
 # Which tests do not pass every time? RINGS=tests/slurm or any other tests; by default all but the unit ring.
 soak: setup packages
 	$(BIN)/python -m tests.soak --rounds $(ROUNDS) $(RINGS)
+
+# The invariants on each supported torch, and each installed DeepSpeed of its time: hours on a slow network, as every torch
+# is fetched with its CUDA libraries. Rewrites tests/matrix.md.
+matrix: setup
+	$(BIN)/pip install -q -c constraints.txt -e '.[matrix]'
+	$(BIN)/nox $(if $(TORCH),--session "matrix(torch='$(TORCH)')")
 
 # The paper's own window: DeepSpeed 0.13.4, stock and fixed, on today's torch.
 historical: setup

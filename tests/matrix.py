@@ -17,7 +17,7 @@ TABLE = Path(__file__).with_suffix(".md")
 HEAD = """# Releases of torch and DeepSpeed, as last tried
 
 Written by `make matrix` (noxfile.py says what runs in which environment); not by hand. Each line is replaced when its
-environment is tried again. Where DeepSpeed is not that of constraints.txt, the tests of the installed DeepSpeed run alone.
+environment is tried again. Where DeepSpeed is not that of constraints.txt, the tests of the installed one run alone.
 
 """
 COLUMNS = ("torch", "DeepSpeed", "transformers", "python", "date", "passed", "skipped", "failed")
