@@ -30,10 +30,10 @@ __all__ = [
 ]
 
 functions_off = torch._C.DisableTorchFunction
-"""A context in which no torch-function mode and no subclass is asked. All; before 2.0 it left modes on."""
+"""A context in which no torch-function mode and no subclass is asked. All."""
 
 plain_device = torch._C.TensorBase.device
-"""`Tensor.device` as C++ has it. All; before 2.1 the class was `_TensorBase`."""
+"""`Tensor.device` as C++ has it. All."""
 
 
 class PlainDispatchMode(TorchDispatchMode):
@@ -89,7 +89,7 @@ def rendezvous_store() -> Any:
 
 
 def limit_waits(timeout: timedelta) -> None:
-    """How long collectives of the default group wait for other ranks. All; before 2.2 it could not be changed."""
+    """How long collectives of the default group wait for other ranks. All."""
     dist.distributed_c10d._set_pg_timeout(timeout)
 
 
