@@ -15,7 +15,7 @@ MAY_INSTALL := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] ||
 # Ranks are processes by the hundred; each would compile what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: reproduce test soak lint types packages figures historical releases clean setup
+.PHONY: reproduce test soak matrix releases lint types packages figures historical clean setup
 setup: .venv/.ready
 
 # torch comes first, so that nothing that depends on it brings another build.
@@ -56,6 +56,12 @@ soak: setup packages
 releases: setup
 	$(BIN)/hpz patch verify --all-releases
 	$(BIN)/pytest -q -n $(WORKERS) -m every_release tests/unit
+
+# The invariants on each supported torch, and each installed DeepSpeed of its time: hours on a slow network, as every torch
+# is fetched with its CUDA libraries. Rewrites tests/matrix.md.
+matrix: setup
+	$(BIN)/pip install -q -c constraints.txt -e '.[matrix]'
+	$(BIN)/nox $(if $(TORCH),--session "matrix(torch='$(TORCH)')")
 
 # The paper's own window, or any other release, on today's torch: make historical RELEASE=0.14.2
 historical: setup

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from harness.device.observe import Collective
+from harness.device.torch_private import functions_off
 
 Tensor = torch.Tensor
 Call = Callable[[list[Tensor], list[Tensor], bool], Any]
@@ -216,5 +217,5 @@ class Backend:
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:
-    with torch._C.DisableTorchFunction():
+    with functions_off():
         return sum(t.numel() * t.element_size() for t in tensors)

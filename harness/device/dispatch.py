@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.device.arguments import map_tensors, tensors_of, written
 from harness.device.deferred import Deferred, alias, generator_state
@@ -21,12 +20,13 @@ from harness.device.observe import HOST, OpKind, OpRecord
 from harness.device.operators import Kind, Operator, describe
 from harness.device.results import Results
 from harness.device.streams import Machine
+from harness.device.torch_private import PlainDispatchMode, functions_off
 
 Tensor = torch.Tensor
 COPY = torch.ops.aten.copy_.default
 
 
-class Dispatcher(TorchDispatchMode):
+class Dispatcher(PlainDispatchMode):
     """See the module. `placement` answers whether the Python call in progress asked for the host by name."""
 
     def __init__(self, machine: Machine, memory: Memory, placement: Callable[[], bool | None]) -> None:
@@ -46,15 +46,11 @@ class Dispatcher(TorchDispatchMode):
             Kind.UNKNOWN: self._unknown,
         }
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and the wrapper that skips would cost more than most kernels
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operator = describe(func)
         if operator.kind is Kind.METADATA:
             return func(*args, **kwargs) if kwargs else func(*args)
-        with torch._C.DisableTorchFunction():
+        with functions_off():
             return self.treat[operator.kind](operator, func, args, kwargs or {})
 
     # ---- making memory

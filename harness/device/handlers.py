@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -15,8 +14,8 @@ import torch
 from harness.device.errors import DeviceError
 from harness.device.functions import Functions, Handler
 from harness.device.memory import DEVICE, allocation_of, is_pinned, names_device, on_device
-from harness.device.schedule import below_dispatch
 from harness.device.streams import Stream
+from harness.device.torch_private import below_dispatch, functions_off, plain_device, without_first_look
 
 Tensor = torch.Tensor
 HANDLERS: dict[Any, Handler] = {}
@@ -41,11 +40,10 @@ def placed_tensors() -> Iterator[None]:
     A property of the class, since torch calls some Python code (saved-tensor hooks, its own functional layer) with
     function modes off, and that must see the same.
     """
-    plain = torch._C.TensorBase.device
 
     def device(tensor: Tensor) -> torch.device:
-        with torch._C.DisableTorchFunction():
-            return DEVICE if on_device(tensor) else plain.__get__(tensor)
+        with functions_off():
+            return DEVICE if on_device(tensor) else plain_device.__get__(tensor)
 
     Tensor.device = property(device)  # type: ignore[assignment]
     try:
@@ -248,15 +246,7 @@ def _deepcopy(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
 # ---- Python code inside a torch function: the mode must see it, for hooks are the program's own
 
 
-def _unchecked(func: Any) -> Any:
-    """A Python function of torch without its first look for function modes, so that a mode can stay on inside."""
-    blind = {name: lambda *_: False for name in ("has_torch_function", "has_torch_function_unary")}
-    copied = FunctionType(func.__code__, {**func.__globals__, **blind}, func.__name__, func.__defaults__)
-    copied.__kwdefaults__ = func.__kwdefaults__
-    return copied
-
-
-BACKWARD = {f: _unchecked(f) for f in (Tensor.backward, torch.autograd.backward, torch.autograd.grad)}
+BACKWARD = {f: without_first_look(f) for f in (Tensor.backward, torch.autograd.backward, torch.autograd.grad)}
 
 
 @handles(*BACKWARD)

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-import torch
-
 from harness.device.errors import DeviceError
 from harness.device.observe import Collective, Observer
+from harness.device.torch_private import below_dispatch
 
 Flight = Callable[[], object]  # ends an op that has started: waits for it and writes its results
 Run = Callable[[], Flight | None]
@@ -177,22 +176,3 @@ class Schedule:
         while stream.in_flight and stream.in_flight[0][0] <= position:
             with below_dispatch():
                 stream.in_flight.popleft()[1]()
-
-
-class below_dispatch:
-    """Kernels inside run plainly: no mode sees them and autograd does not record them."""
-
-    __slots__ = ("guards",)
-
-    def __enter__(self) -> None:
-        self.guards: tuple[Any, ...] = (
-            torch._C.DisableTorchFunction(),
-            torch._C._DisableTorchDispatch(),
-            torch._C._AutoDispatchBelowAutograd(),
-        )
-        for guard in self.guards:
-            guard.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        for guard in reversed(self.guards):
-            guard.__exit__(*error)

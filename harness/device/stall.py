@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.device.torch_private import TorchDispatchMode, hold_gpu
 
 aten = torch.ops.aten
 COPIES = (aten.copy_.default, aten._foreach_copy_.default)
@@ -27,7 +28,7 @@ def cycles_per_microsecond() -> float:
 
     The shortest of some delays counts: another process on the same GPU can only make one longer.
     """
-    torch.cuda._sleep(1000)  # loads the kernel
+    hold_gpu(1000)  # loads the kernel
     shortest = min(_sleep_milliseconds() for _ in range(CALIBRATIONS))
     return CALIBRATION_CYCLES / (shortest * 1e3)
 
@@ -35,7 +36,7 @@ def cycles_per_microsecond() -> float:
 def _sleep_milliseconds() -> float:
     before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     before.record()
-    torch.cuda._sleep(CALIBRATION_CYCLES)
+    hold_gpu(CALIBRATION_CYCLES)
     after.record()
     after.synchronize()
     return float(before.elapsed_time(after))
@@ -60,7 +61,7 @@ class StallCopies(TorchDispatchMode):
         self,
         cycles: float,
         *,
-        hold: Callable[[int], None] = torch.cuda._sleep,
+        hold: Callable[[int], None] = hold_gpu,
         on_compute: Callable[[], bool] = on_compute_stream,
         on_device: Callable[[Any], bool] = on_gpu,
     ) -> None:

@@ -16,7 +16,8 @@ import torch
 
 from harness.device.errors import DeviceError
 from harness.device.observe import Collective, WaitTarget, call_site
-from harness.device.schedule import Eager, Op, Policy, Queue, Run, Schedule, below_dispatch
+from harness.device.schedule import Eager, Op, Policy, Queue, Run, Schedule
+from harness.device.torch_private import below_dispatch
 
 PATIENCE = 64  # times that a program may ask in a row whether an event is done before the device obliges
 

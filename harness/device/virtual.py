@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
-
 from harness.device.collectives import TIMEOUT, Backend
 from harness.device.counters import Counters
 from harness.device.device import Device, DeviceKind
@@ -19,6 +17,7 @@ from harness.device.observe import Observer
 from harness.device.poison import parse_poison
 from harness.device.schedule import Eager, Policy
 from harness.device.streams import Machine, set_machine
+from harness.device.torch_private import limit_waits
 from harness.device.virtual_collectives import VirtualBackend
 
 
@@ -38,7 +37,7 @@ class VirtualDevice(Device):
         self.dispatcher = Dispatcher(self.machine, self.memory, self.functions.placement)
 
     def _wrap(self, inner: Any) -> Backend:
-        torch.distributed.distributed_c10d._set_pg_timeout(TIMEOUT)
+        limit_waits(TIMEOUT)
         return VirtualBackend(inner, self.machine)
 
     @contextmanager

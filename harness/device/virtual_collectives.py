@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from harness.device.collectives import Backend, Call, Tensor
 from harness.device.errors import DeviceError
 from harness.device.memory import accesses, on_device
 from harness.device.observe import Collective, OpRecord
-from harness.device.schedule import Flight, below_dispatch
+from harness.device.schedule import Flight
 from harness.device.streams import Event, Machine, Stream
+from harness.device.torch_private import below_dispatch, functions_off
 
 
 class VirtualBackend(Backend):
@@ -48,7 +47,7 @@ class VirtualBackend(Backend):
     def _perform(
         self, collective: Collective, reads: list[Tensor], writes: list[Tensor], call: Call, async_op: bool
     ) -> Any:
-        with torch._C.DisableTorchFunction():
+        with functions_off():
             places = {on_device(t) for t in (*reads, *writes)}
             if places == {True, False}:
                 raise DeviceError(

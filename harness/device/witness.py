@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import torch
 
+from harness.device.torch_private import sanitizer
 from harness.system.errors import HarnessError
 
 VARIABLE = "HPZ_WITNESS"
@@ -76,11 +77,9 @@ class Sanitizer(Witness):
     """torch's stream sanitizer; what it would raise at the first finding is noted, and the run goes on."""
 
     def __init__(self, folder: Path, rank: int) -> None:
-        from torch.cuda._sanitizer import CUDASanitizerDispatchMode
-
         self.folder, self.rank = folder, rank
         self.findings = Findings()
-        self._mode = CUDASanitizerDispatchMode()
+        self._mode = sanitizer()
         handler = self._mode.event_handler
         judge = handler._handle_kernel_launch
 
@@ -88,7 +87,7 @@ class Sanitizer(Witness):
             self.findings.add(judge(*args, **kwargs))
             return []
 
-        handler._handle_kernel_launch = note  # type: ignore[method-assign]
+        handler._handle_kernel_launch = note
 
     def __enter__(self) -> Self:
         self._mode.__enter__()

@@ -15,6 +15,7 @@ import torch
 from harness.device import Device
 from harness.device.collectives import Backend
 from harness.device.memory import DEVICE, on_device
+from harness.device.torch_private import dispatch_is_off, functions_off
 from harness.race.job import Program
 from harness.system.errors import HarnessError
 
@@ -100,8 +101,11 @@ def _routed(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
 
     def collective(*args: Any, **kwargs: Any) -> Any:
         # The device itself ends up here when a deferred collective runs, below its own dispatcher.
-        below = torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.Python)
-        if below or not isinstance(comm.cdb, Backend) or not _any_on_device((*args, *kwargs.values())):
+        if (
+            dispatch_is_off()
+            or not isinstance(comm.cdb, Backend)
+            or not _any_on_device((*args, *kwargs.values()))
+        ):
             return original(*args, **kwargs)
         return getattr(comm.cdb, name)(*args, **kwargs)
 
@@ -110,7 +114,7 @@ def _routed(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _any_on_device(values: tuple[Any, ...]) -> bool:
     flat = (item for value in values for item in (value if isinstance(value, list | tuple) else (value,)))
-    with torch._C.DisableTorchFunction():
+    with functions_off():
         return any(isinstance(item, torch.Tensor) and on_device(item) for item in flat)
 
 

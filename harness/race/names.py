@@ -12,6 +12,7 @@ import torch
 
 from harness.device.memory import allocation_of
 from harness.device.stream_names import plain_name
+from harness.device.torch_private import functions_off
 from harness.race.memory import Footprint, footprint, overlap
 from harness.race.sites import is_hidden
 
@@ -31,7 +32,7 @@ class Namer:
 
     def __call__(self, storage: int, view: Footprint) -> str | None:
         self.lookups += 1
-        with torch._C.DisableTorchFunction():
+        with functions_off():
             name = self._of_parameter(storage, view)
             if name is None and self.lookups < GIVE_UP:
                 name = self._of_variable(storage)

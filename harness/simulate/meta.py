@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from harness.device.accelerator import VirtualAccelerator
@@ -24,6 +23,7 @@ from harness.device.operators import Kind, Operator, describe
 from harness.device.poison import parse_poison
 from harness.device.schedule import Eager
 from harness.device.streams import Machine, Stream
+from harness.device.torch_private import PlainDispatchMode
 from harness.device.virtual_collectives import VirtualBackend, Work
 
 Tensor = torch.Tensor
@@ -145,7 +145,7 @@ def tell(
         observer.on_op(record)
 
 
-class MetaDispatcher(TorchDispatchMode):
+class MetaDispatcher(PlainDispatchMode):
     """Tells the observers of each operator on meta tensors. `views` and `flops` are for the recorder to read."""
 
     def __init__(self, machine: Machine) -> None:
@@ -154,10 +154,6 @@ class MetaDispatcher(TorchDispatchMode):
         self.views = 0  # operators without device work since the recorder last looked
         self.flops = 0.0  # of the operator that is being told
         self.known_views: set[Any] = set()
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self.known_views:  # most calls at large world sizes: one slice a rank and parameter

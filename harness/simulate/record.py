@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from deepspeed.accelerator import set_accelerator
 
 from harness.device.stream_names import stream_names
 from harness.device.streams import Machine, set_machine
+from harness.device.torch_private import open_fake_world
 from harness.simulate.meta import (
     BusyDevice,
     MetaAccelerator,
@@ -109,11 +109,10 @@ def _about(run: Run, recorder: Recorder, seconds: dict[str, float]) -> dict[str,
 
 def connect_to_nobody(world_size: int) -> None:
     import deepspeed
-    from torch.testing._internal.distributed.fake_pg import FakeStore
 
     # DeepSpeed would compile it on the first init_distributed.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    dist.init_process_group("fake", rank=0, world_size=world_size, store=FakeStore())
+    open_fake_world(0, world_size)
     deepspeed.init_distributed(dist_backend="fake", verbose=False)
 
 

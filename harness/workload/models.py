@@ -42,7 +42,8 @@ def build_model(
     built.config.use_cache = False
     built.train()
     if activation_checkpointing:
-        built.activation_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(built, "activation_checkpointing_enable", None)  # so named by transformers 5
+        (enable or built.gradient_checkpointing_enable)({"use_reentrant": False})
     return built
 
 
@@ -64,25 +65,41 @@ def _partitioned(deepspeed: Mapping[str, Any] | None) -> Iterator[None]:
 
 
 def _from_dimensions(model: ModelFile, weights: Any) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM, FalconConfig, LlamaConfig
+    from transformers import AutoModelForCausalLM, FalconConfig, LlamaConfig, __version__
 
     dimensions = model.config.model_dump(exclude={"model_type", "rope_theta"}, exclude_none=True)
-    rope = {"rope_type": "default", "rope_theta": model.config.rope_theta}
+    theta = model.config.rope_theta
+    # transformers 5 keeps what it knows of rotary positions in one place.
+    new = {"rope_parameters": {"rope_type": "default", "rope_theta": theta}}
+    rope: dict[str, Any] = {"rope_theta": theta} if _release(__version__) < (5, 0) else new
     family = LlamaConfig if model.config.model_type == "llama" else FalconConfig
-    config = family(**dimensions, rope_parameters=rope, bos_token_id=None, eos_token_id=None, use_cache=False)
-    return AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=weights)
+    config = family(**dimensions, **rope, bos_token_id=None, eos_token_id=None, use_cache=False)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager", **_typed(weights))
 
 
 def _pretrained(checkpoint: str, weights: Any) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(checkpoint, attn_implementation="eager", dtype=weights)
+        return AutoModelForCausalLM.from_pretrained(
+            checkpoint, attn_implementation="eager", **_typed(weights)
+        )
     except (OSError, ValueError) as error:
         raise HarnessError(
             f"training.checkpoint: {checkpoint!r} is no folder with a checkpoint and could not be had "
             f"from the Hub ({_first_line(error)}); download it where there is a network and give its folder"
         ) from error
+
+
+def _typed(weights: Any) -> dict[str, Any]:
+    """The keyword for the type of the weights; transformers renamed it in 4.56."""
+    from transformers import __version__
+
+    return {"dtype" if _release(__version__) >= (4, 56) else "torch_dtype": weights}
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def _check_same(built: PreTrainedModel, model: ModelFile, checkpoint: str) -> None:

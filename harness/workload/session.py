@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from harness.device import Device, step_traffic
+from harness.device.torch_private import rendezvous_store
 from harness.device.witness import Witness
 from harness.record import Final, RunDirectory, StepRecord, StepWriter
 from harness.study import Run
@@ -57,7 +58,7 @@ class StopRequest:
 
         finishing step s + 1 needs rank 0's collectives, and rank 0 issues them after it has set the key.
         """
-        store = torch.distributed.distributed_c10d._get_default_store()
+        store = rendezvous_store()
         if rank == 0 and self.asked and not store.check(["hpz_stop_after"]):
             store.set("hpz_stop_after", str(step + 1))
         return bool(store.check(["hpz_stop_after"])) and int(store.get("hpz_stop_after")) <= step

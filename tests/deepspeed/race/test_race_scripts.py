@@ -74,7 +74,9 @@ def test_a_script_that_fails_before_it_trains_says_that_first(tmp_path: Path) ->
     assert done.exit_code == 1
     headline, *rest = done.stdout.splitlines()
     assert re.fullmatch(
-        r"stuck.py FAILED before its first training step: rank \d failed: KeyError: 'no such layer'", headline
+        r"stuck.py FAILED before its first training step: rank \d failed: KeyError: 'no such layer' "
+        r"\(in race/scripts/stuck.py:41, broken\)",
+        headline,
     )
     assert rest[0].startswith("until then, stuck.py, 2 ranks, 0 steps, ")
     report = json.loads((tmp_path / "races.json").read_text())
@@ -92,7 +94,7 @@ def test_a_script_that_asks_for_cuda_by_name_is_refused_with_the_line(tmp_path: 
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        ("event", r"without_cuda.py:11 \(torch.cuda.Event\(\)\) asks for CUDA by name"),
+        ("event", r"without_cuda.py:11 \(torch.cuda.Event\(\).record\(\)\) asks for CUDA by name"),
         ("on_the_host", "without_cuda.py ran no op on the virtual device, so nothing was analysed"),
         ("mixed", r"without_cuda.py:22 \(.*\) computes with host and device tensors together"),
     ],

@@ -17,6 +17,7 @@ from harness.device.gloo import GlooBackend
 from harness.device.opening import cuda_was_started, open_process_device
 from harness.device.stall import StallCopies, cycles_per_microsecond
 from harness.system.errors import HarnessError
+from tests.gloo_world import world_of_one
 
 
 def test_ranks_that_share_a_gpu_use_gloo_and_a_fraction_of_its_memory() -> None:
@@ -64,9 +65,8 @@ def test_without_a_driver_nothing_was_started() -> None:
 
 @pytest.fixture
 def gloo() -> Iterator[GlooBackend]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield GlooBackend(dist)
-    dist.destroy_process_group()
+    with world_of_one():
+        yield GlooBackend(dist)
 
 
 def test_what_gloo_cannot_do_on_a_gpu_is_refused_by_name(gloo: GlooBackend) -> None:

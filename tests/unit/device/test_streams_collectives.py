@@ -18,15 +18,15 @@ from harness.device.streams import Stream
 from harness.device.virtual import VirtualDevice
 from harness.device.virtual_collectives import VirtualBackend
 from harness.study import Shape
+from tests.gloo_world import world_of_one
 
 DEVICE = "cpu:0"
 
 
 @pytest.fixture
 def world() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+    with world_of_one():
+        yield
 
 
 @pytest.fixture

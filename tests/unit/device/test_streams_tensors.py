@@ -367,7 +367,8 @@ def test_an_unknown_poison_is_refused() -> None:
 
 
 def test_an_operator_that_nobody_described_is_refused() -> None:
-    @torch.library.custom_op("hpz_test::peek", mutates_args=())
+    # The schema in words, as torch 2.4 cannot read annotations that are strings.
+    @torch.library.custom_op("hpz_test::peek", mutates_args=(), schema="(Tensor x) -> float")
     def peek(x: torch.Tensor) -> float:
         return float(x.sum())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ ROOMS = sorted(
     if folder.parent.name not in ("harness", "analysis")
 )
 MODULES = sorted(file for package in ("harness", "analysis") for file in (REPOSITORY / package).rglob("*.py"))
+PRIVATE = re.compile(r"torch\._C\b|torch\.utils\._|torch\.cuda\._|torch\.testing\._|distributed_c10d")
 LINES = 320  # of a file; around 300, where a natural seam exists
 STATEMENT_LINES = 60  # of a function
 
@@ -33,6 +35,22 @@ def test_a_rooms_door_says_what_it_is_for(room: Path) -> None:
 def test_a_room_has_its_place_in_the_plan(room: Path) -> None:
     plan = (REPOSITORY / "CONTRIBUTING.md").read_text().split("## Checks")[0]
     assert relative(room).replace("/", ".") in plan or f"{room.name}/" in plan
+
+
+def test_private_names_of_torch_are_met_in_one_module() -> None:
+    found = {relative(module) for module in MODULES if PRIVATE.search(_code(module))}
+    assert found == {"harness/device/torch_private.py"}
+
+
+def _code(module: Path) -> str:
+    """The module without comments and docstrings."""
+    tree = ast.parse(module.read_text())
+    texts = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]
+    for node in texts:
+        node.value = ast.Constant(0)
+    return ast.unparse(tree)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=relative)

@@ -8,7 +8,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def event() -> None:
-    torch.cuda.Event()
+    torch.cuda.Event().record()
 
 
 def on_the_host() -> None:

@@ -1,0 +1,112 @@
+"""The private names of torch that this project stands on, each with the releases that have it in this form.
+
+Nothing else in `harness` reaches below torch's public names (`tests/unit/system/test_house.py`), so that a new release
+of torch is met here. Which releases were tried stands in `tests/matrix.md`; "all" below means all of those.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from types import FunctionType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = [
+    "PlainDispatchMode",
+    "TorchDispatchMode",
+    "below_dispatch",
+    "dispatch_is_off",
+    "functions_off",
+    "hold_gpu",
+    "limit_waits",
+    "open_fake_world",
+    "plain_device",
+    "rendezvous_store",
+    "sanitizer",
+    "without_first_look",
+]
+
+functions_off = torch._C.DisableTorchFunction
+"""A context in which no torch-function mode and no subclass is asked. All."""
+
+plain_device = torch._C.TensorBase.device
+"""`Tensor.device` as C++ has it. All."""
+
+
+class PlainDispatchMode(TorchDispatchMode):
+    """A dispatch mode under which nothing is compiled.
+
+    From 2.6 on torch wraps a mode's `__torch_dispatch__` for the compiler unless it says so, and the wrapper would cost
+    more than most kernels; before, nobody asks.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class below_dispatch:
+    """Kernels inside run plainly: no mode sees them and autograd does not record them. All."""
+
+    __slots__ = ("guards",)
+
+    def __enter__(self) -> None:
+        self.guards: tuple[Any, ...] = (
+            functions_off(),
+            torch._C._DisableTorchDispatch(),
+            torch._C._AutoDispatchBelowAutograd(),
+        )
+        for guard in self.guards:
+            guard.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        for guard in reversed(self.guards):
+            guard.__exit__(*error)
+
+
+def dispatch_is_off() -> bool:
+    """Whether the call in progress comes from `below_dispatch`. All."""
+    return bool(torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.Python))
+
+
+def without_first_look(func: Any) -> Any:
+    """A Python function of torch without its first look for function modes, so that a mode can stay on inside.
+
+    All look by one of these two names, which they find among the globals of their module.
+    """
+    blind = {name: lambda *_: False for name in ("has_torch_function", "has_torch_function_unary")}
+    copied = FunctionType(func.__code__, {**func.__globals__, **blind}, func.__name__, func.__defaults__)
+    copied.__kwdefaults__ = func.__kwdefaults__
+    return copied
+
+
+def rendezvous_store() -> Any:
+    """The store through which the ranks of the default group met. All."""
+    return dist.distributed_c10d._get_default_store()
+
+
+def limit_waits(timeout: timedelta) -> None:
+    """How long collectives of the default group wait for other ranks. All."""
+    dist.distributed_c10d._set_pg_timeout(timeout)
+
+
+def open_fake_world(rank: int, world_size: int) -> None:
+    """A default group of many ranks of which only this one exists, and whose collectives do nothing. All."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", rank=rank, world_size=world_size, store=FakeStore())
+
+
+def hold_gpu(cycles: int) -> None:
+    """Put a delay kernel on the current stream. All."""
+    torch.cuda._sleep(cycles)
+
+
+def sanitizer() -> Any:
+    """A new mode of torch's stream sanitizer. All; its event handler judges in `_handle_kernel_launch`."""
+    from torch.cuda._sanitizer import CUDASanitizerDispatchMode
+
+    return CUDASanitizerDispatchMode()
