@@ -7,18 +7,15 @@ import pytest
 from harness.race.investigate import analysed
 from harness.race.launch import Ranks
 from harness.race.report import Report
-from harness.system.errors import HarnessError
-from harness.variants import Variant, overlay_path
+from harness.variants import Variant
 from tests.deepspeed.race.race_help import job_of
+from tests.releases import overlay_of
 
 GATHER = "(dist.allgather_fn)(output_tensor"
 
 
 def report_of(variant: str, release: str, how: str, hpz: int, warm_up: int = 2) -> Report:
-    try:
-        overlay = overlay_path(Variant.parse(variant), release)
-    except HarnessError as error:
-        pytest.skip(str(error))
+    overlay = overlay_of(Variant.parse(variant), release)
     job = job_of("between_passes", how, "--hpz", str(hpz), "--warm-up", str(warm_up), ranks=2)
     with Ranks(overlay) as ranks:
         report = analysed(job, ranks.run(job))

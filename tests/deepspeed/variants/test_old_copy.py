@@ -13,9 +13,9 @@ import pytest
 from analysis.draw.missing import missing_map
 from harness.diagnose import new_copy_raises, old_copy
 from harness.study import load_model_file
-from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
-from harness.variants import NAMED, Variant, overlay_path, released_variant
+from harness.variants import NAMED, Variant, released_variant
+from tests.releases import overlay_of
 
 SHAPES = ((4, 2), (8, 2), (8, 4), (6, 3), (4, 4))
 CASES = [(numel, world, hpz) for world, hpz in SHAPES for numel in (*range(1, 80), 1001)]
@@ -52,10 +52,7 @@ Case = tuple[int, int, int]  # elements of a parameter, world size, hpZ size
 
 def real_copy(variant: Variant, release: str, cases: Sequence[Case] = CASES) -> list[list[int | None]]:
     """Per case and rank: how many elements the release's method wrote; None where it raised."""
-    try:
-        overlay = overlay_path(variant, release)
-    except HarnessError as error:
-        pytest.skip(str(error))
+    overlay = overlay_of(variant, release)
     environment = {**os.environ, "PYTHONPATH": str(overlay), "DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "1"}
     command = [sys.executable, "-c", PROBE]
     done = subprocess.run(

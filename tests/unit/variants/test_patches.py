@@ -8,20 +8,13 @@ from pathlib import Path
 import pytest
 
 from harness.system.errors import HarnessError
-from harness.variants import NAMED, installed_release, load_series, release_source, supported_releases
+from harness.variants import NAMED, installed_release, load_series, supported_releases
 from harness.variants.apply import apply_patches, check_hashes, patched_files
 from harness.variants.families import PATCHES, base_patches, families, touched_files
 from harness.variants.syntax import OFFLOAD, PARTITION, STAGE3
+from tests.releases import pristine
 
 ALL = sorted(path for path in PATCHES.glob("*/*.patch") if path.parent.name != "upstream")
-
-
-def pristine(release: str) -> Path:
-    """The release's package folder, or a skip with the reason where it cannot be had."""
-    try:
-        return release_source(release)
-    except HarnessError as error:
-        pytest.skip(str(error))
 
 
 def name_of(patch: Path) -> str:

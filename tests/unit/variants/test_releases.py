@@ -34,6 +34,7 @@ from harness.variants.fit import fit
 from harness.variants.series import TABLE, version_key
 from harness.variants.sources import resolve
 from harness.variants.syntax import FILES, PARTITION, STAGE3
+from tests.releases import pristine
 
 # The first release of each family, the newest, and some from between; `hpz patch verify --all-releases` takes all.
 SAMPLE = (
@@ -59,14 +60,6 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     read_table.cache_clear()
     yield folder / TABLE
     read_table.cache_clear()
-
-
-def pristine(release: str) -> Path:
-    """The release's package folder, or a skip with the reason where it cannot be had."""
-    try:
-        return release_source(release)
-    except HarnessError as error:
-        pytest.skip(str(error))
 
 
 def package(folder: Path, release: str, **changed: str) -> Path:
@@ -277,10 +270,7 @@ def test_two_may_adopt_at_once_and_neither_is_lost(table: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_release_whose_setup_cannot_run_is_fetched_all_the_same(cache: Path) -> None:
-    try:
-        source = release_source("0.11.0")
-    except HarnessError as error:
-        pytest.skip(str(error))
+    source = pristine("0.11.0")
     check_complete("0.11.0", source)
     resolve("0.11.0", source)
     assert [path.name for path in (cache / "releases").iterdir()] == ["0.11.0"]
