@@ -27,10 +27,10 @@ from harness.launch import launcher
 from harness.launch.local import run_study
 from harness.record import RunDirectory
 from harness.study import Study, load_study
-from harness.system.errors import HarnessError
 from harness.variants import NAMED, overlay_path
 from tests.conftest import TINY, write_study
 from tests.deepspeed.launch.test_local_launch import ranks_of, wait_for
+from tests.releases import overlay_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -149,10 +149,7 @@ def hang(bench: Bench) -> Case:
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]:
     """Every run of FAULT_OF, trained by real DeepSpeed ranks."""
     folder = tmp_path_factory.mktemp("triage")
-    try:
-        overlay_path(NAMED["fixed"], "0.18.0")
-    except HarnessError as error:
-        pytest.skip(str(error))
+    overlay_of(NAMED["fixed"], "0.18.0")
     bench = Bench(folder)
     bench.launch("race", "missing copy", "plain instability", "healthy, offloaded", "stale after load")
     load = bench.directory("stale after load")

@@ -14,7 +14,7 @@ import torch
 from harness.diagnose import Setup, exposures, old_copy
 from harness.diagnose.evidence import PARTITION
 from harness.variants import supported_releases
-from tests.unit.diagnose.test_evidence import package
+from tests.releases import pristine
 
 COPIES = ("0.10.0", "0.10.3", "0.13.4", "0.13.5", "0.14.3", "0.14.4", "0.19.4", "0.19.5", "0.19.8")
 """Both sides of every change to the copy's lines."""
@@ -27,7 +27,7 @@ Copy = Callable[[SimpleNamespace, torch.nn.Parameter], None]
 
 def copy_of(release: str) -> Copy:
     """The release's own method, compiled from its source; what it calls of DeepSpeed are names that do nothing."""
-    tree = ast.parse((package(release) / PARTITION).read_text())
+    tree = ast.parse((pristine(release) / PARTITION).read_text())
     method = next(
         node
         for node in ast.walk(tree)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from harness.diagnose import Setup, evidence, exposures
 from harness.diagnose.evidence import EVIDENCE
 from harness.diagnose.faults import FAULTS
 from harness.diagnose.judges import TIMER_SWITCHES, TRACE_CHECK_FIRST
-from harness.system.errors import HarnessError
-from harness.variants import precondition_note, release_source, supported_releases
+from harness.variants import precondition_note, supported_releases
 from harness.variants.families import version_key
+from tests.releases import pristine
 
 BOUNDARIES = (
     *("0.10.0", "0.10.1", "0.10.2", "0.10.3", "0.13.1", "0.13.2", "0.13.4", "0.13.5"),
@@ -26,13 +24,6 @@ REPORTED = {"offload", "hang"}  # with no published cause, and so no line to loo
 WORST = {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}}
 
 
-def package(release: str) -> Path:
-    try:
-        return release_source(release)
-    except HarnessError as error:
-        pytest.skip(str(error))
-
-
 def answers(release: str) -> dict[str, bool]:
     """Fault → whether the doctor calls `WORST` exposed, or cannot tell."""
     setup = Setup(release=release, config=WORST, world_size=6, ranks_per_node=3, numels=(1, 7, 1001))
@@ -41,7 +32,7 @@ def answers(release: str) -> dict[str, bool]:
 
 def check(release: str) -> None:
     """What the doctor says of the release, and what its source shows."""
-    source, said = package(release), answers(release)
+    source, said = pristine(release), answers(release)
     shown = {fault: shows(source) for fault, shows in EVIDENCE.items()}
     shown["optimizer step"] = evidence.step(source)  # with the throughput timer on, and no accumulation
     assert {fault: said[fault] for fault in shown} == shown
