@@ -14,6 +14,7 @@ import torch
 from harness.device.observe import HOST, Access
 from harness.device.poison import Poison
 from harness.device.streams import Machine
+from harness.device.torch_private import keep_attributes
 
 DEVICE = torch.device("cpu", 0)
 
@@ -90,6 +91,7 @@ class Memory:
         self.pinned += 1
         storage: Any = tensor.untyped_storage()
         storage.pinned = self._watched(-self.pinned, storage.nbytes(), HOST, True)
+        keep_attributes(storage)
         return tensor
 
     def empty(self, size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
@@ -112,6 +114,7 @@ class Memory:
             storage.allocation = self._watched(number, storage.nbytes(), stream, written)
         else:
             storage.allocation = Allocation(number)
+        keep_attributes(storage)
 
     def _watched(self, number: int, nbytes: int, stream: int, written: bool) -> Allocation:
         machine = self.machine
