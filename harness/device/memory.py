@@ -14,7 +14,7 @@ import torch
 from harness.device.observe import HOST, Access
 from harness.device.poison import Poison
 from harness.device.streams import Machine
-from harness.device.torch_private import keep_attributes
+from harness.device.torch_private import inside_vmap, keep_attributes
 
 DEVICE = torch.device("cpu", 0)
 
@@ -54,7 +54,10 @@ def allocation_of(tensor: torch.Tensor) -> Allocation | None:
 
 def on_device(tensor: torch.Tensor) -> bool:
     """Whether the tensor lies in device memory. Call it with torch functions disabled, or pay for it."""
-    return hasattr(tensor.untyped_storage(), "allocation")
+    try:
+        return hasattr(tensor.untyped_storage(), "allocation")
+    except NotImplementedError:  # transformers 4.53 to 4.57 make their masks so
+        return on_device(inside_vmap(tensor))
 
 
 def is_pinned(tensor: torch.Tensor) -> bool:

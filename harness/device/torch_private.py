@@ -22,6 +22,7 @@ __all__ = [
     "dispatch_is_off",
     "functions_off",
     "hold_gpu",
+    "inside_vmap",
     "keep_attributes",
     "limit_waits",
     "open_fake_world",
@@ -49,6 +50,10 @@ def keep_attributes(storage: Any) -> None:
     """
     if RELEASE < (2, 13):
         ctypes.pythonapi.PyObject_GC_UnTrack(ctypes.py_object(storage))
+
+
+inside_vmap = torch._C._functorch.get_unwrapped
+"""The tensor that a function under `torch.vmap` sees a part of; it alone has memory. All."""
 
 
 class PlainDispatchMode(TorchDispatchMode):

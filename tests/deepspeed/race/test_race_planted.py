@@ -94,7 +94,7 @@ BUGS = {
         "pass",
         "new_grad_tensor.copy_(param.grad, non_blocking=True)",
         # Older releases of torch hold a gradient themselves until the backward pass ends.
-        "loss.backward(" if RELEASE < (2, 13) else "param.grad.data = new_grad_tensor",
+        "loss.backward(" if RELEASE < (2, 8) else "param.grad.data = new_grad_tensor",
         kind="freed-in-use",
     ),
     "the event of the secondary copy is recorded too early": Bug(

@@ -377,6 +377,17 @@ def test_memory_stays_the_devices_when_garbage_that_refers_to_it_is_collected() 
         assert host.is_pinned()
 
 
+def test_under_vmap_a_tensor_is_where_its_memory_is() -> None:
+    def made(x: torch.Tensor) -> torch.Tensor:
+        assert str(x.device) == DEVICE
+        return x + x.new_ones(())
+
+    with on("side-first"):
+        result = torch.vmap(made)(torch.arange(3.0, device=DEVICE))
+        assert str(result.device) == DEVICE
+        assert result.tolist() == [1, 2, 3]
+
+
 # ---- refusals
 
 
