@@ -14,6 +14,7 @@ import torch
 from harness.device.observe import HOST, Access
 from harness.device.poison import Poison
 from harness.device.streams import Machine
+from harness.device.torch_private import inside_vmap, keep_attributes
 
 DEVICE = torch.device("cpu", 0)
 
@@ -53,7 +54,10 @@ def allocation_of(tensor: torch.Tensor) -> Allocation | None:
 
 def on_device(tensor: torch.Tensor) -> bool:
     """Whether the tensor lies in device memory. Call it with torch functions disabled, or pay for it."""
-    return hasattr(tensor.untyped_storage(), "allocation")
+    try:
+        return hasattr(tensor.untyped_storage(), "allocation")
+    except NotImplementedError:  # transformers 4.53 to 4.57 make their masks so
+        return on_device(inside_vmap(tensor))
 
 
 def is_pinned(tensor: torch.Tensor) -> bool:
@@ -90,6 +94,7 @@ class Memory:
         self.pinned += 1
         storage: Any = tensor.untyped_storage()
         storage.pinned = self._watched(-self.pinned, storage.nbytes(), HOST, True)
+        keep_attributes(storage)
         return tensor
 
     def empty(self, size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
@@ -112,6 +117,7 @@ class Memory:
             storage.allocation = self._watched(number, storage.nbytes(), stream, written)
         else:
             storage.allocation = Allocation(number)
+        keep_attributes(storage)
 
     def _watched(self, number: int, nbytes: int, stream: int, written: bool) -> Allocation:
         machine = self.machine

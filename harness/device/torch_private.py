@@ -6,6 +6,7 @@ of torch is met here. Which releases were tried stands in `tests/matrix.md`; "al
 
 from __future__ import annotations
 
+import ctypes
 from datetime import timedelta
 from types import FunctionType
 from typing import Any
@@ -21,6 +22,8 @@ __all__ = [
     "dispatch_is_off",
     "functions_off",
     "hold_gpu",
+    "inside_vmap",
+    "keep_attributes",
     "limit_waits",
     "open_fake_world",
     "plain_device",
@@ -36,11 +39,28 @@ plain_device = torch._C.TensorBase.device
 """`Tensor.device` as C++ has it. All."""
 
 
+RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+def keep_attributes(storage: Any) -> None:
+    """Let what is written on a storage stay there as long as its memory.
+
+    In 2.6 and 2.8, not in 2.13, a collection of garbage that refers to a storage, as `torch.save` leaves it behind,
+    takes the attributes of the storage although tensors still have it. What the collector does not know it spares.
+    """
+    if RELEASE < (2, 13):
+        ctypes.pythonapi.PyObject_GC_UnTrack(ctypes.py_object(storage))
+
+
+inside_vmap = torch._C._functorch.get_unwrapped
+"""The tensor that a function under `torch.vmap` sees a part of; it alone has memory. All."""
+
+
 class PlainDispatchMode(TorchDispatchMode):
     """A dispatch mode under which nothing is compiled.
 
-    From 2.6 on torch wraps a mode's `__torch_dispatch__` for the compiler unless it says so, and the wrapper would cost
-    more than most kernels; before, nobody asks.
+    Newer releases (2.13, not 2.6) wrap a mode's `__torch_dispatch__` for the compiler unless it says so, and the
+    wrapper would cost more than most kernels; in older ones nobody asks.
     """
 
     @classmethod

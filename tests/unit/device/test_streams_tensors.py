@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import io
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -361,6 +363,29 @@ def test_single_precision_leftovers_hold_nan_when_read_as_bfloat16() -> None:
 def test_an_unknown_poison_is_refused() -> None:
     with pytest.raises(HarnessError, match="'zero' is not known; use one of nan, pattern, stale"):
         VirtualDevice(poison="zero")
+
+
+def test_memory_stays_the_devices_when_garbage_that_refers_to_it_is_collected() -> None:
+    with on("side-first"):
+        device, host = torch.ones(2, device=DEVICE), torch.ones(2).pin_memory()
+        torch.save([device, host], io.BytesIO())  # leaves a cycle behind in some releases
+        cycle: list[object] = [device.untyped_storage(), host.untyped_storage()]
+        cycle.append(cycle)
+        del cycle
+        gc.collect()
+        assert str(device.device) == DEVICE
+        assert host.is_pinned()
+
+
+def test_under_vmap_a_tensor_is_where_its_memory_is() -> None:
+    def made(x: torch.Tensor) -> torch.Tensor:
+        assert str(x.device) == DEVICE
+        return x + x.new_ones(())
+
+    with on("side-first"):
+        result = torch.vmap(made)(torch.arange(3.0, device=DEVICE))
+        assert str(result.device) == DEVICE
+        assert result.tolist() == [1, 2, 3]
 
 
 # ---- refusals
