@@ -51,12 +51,13 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The canonical name: a word for its copy and order, or `COPY+ORDER`; then `+step` and `+load` where set."""
-        plain = replace(self, step="none", load="none")
-        word = next(
-            (name for name, variant in _WORDS.items() if variant == plain), f"{self.copy}+{self.order}"
-        )
-        return word + "".join(f"+{axis}" for axis in EVENT_AXES if getattr(self, axis) == "event")
+        """The canonical name: a word of its own where it has one, else `COPY+ORDER` and what `ends` says."""
+        return _NAMES.get(self) or f"{self.copy}+{self.order}{self.ends}"
+
+    @property
+    def ends(self) -> str:
+        """`+step` and `+load`, each where it is set."""
+        return "".join(f"+{axis}" for axis in EVENT_AXES if getattr(self, axis) == "event")
 
     def at(self, axis: str, value: str) -> Variant:
         """This variant with another value on one axis."""
@@ -86,9 +87,13 @@ _WORDS: dict[str, Variant] = {
 NAMED: dict[str, Variant] = {
     **_WORDS,
     "zero3+step": Variant(hpz=False, step="event"),
+    "zero3+load": Variant(hpz=False, load="event"),
+    "zero3+step+load": Variant(hpz=False, step="event", load="event"),
     "event+step": Variant(order="event", step="event"),
+    "event+load": Variant(order="event", load="event"),
     "event+step+load": Variant(order="event", step="event", load="event"),
 }
+_NAMES = {variant: name for name, variant in NAMED.items()}
 
 
 def all_variants() -> list[Variant]:
@@ -101,12 +106,14 @@ def all_variants() -> list[Variant]:
 
 
 def _spellings() -> dict[str, Variant]:
-    """Every accepted name: canonical ones, and `COPY+ORDER` with the same ends."""
+    """Every accepted name: canonical ones, and a word or `COPY+ORDER` with any ends."""
     spellings = {variant.name: variant for variant in all_variants()}
+    words = {replace(variant, step="none", load="none"): word for word, variant in _WORDS.items()}
     for variant in all_variants():
-        if variant.hpz:
-            ends = "".join(f"+{axis}" for axis in EVENT_AXES if getattr(variant, axis) == "event")
-            spellings[f"{variant.copy}+{variant.order}{ends}"] = variant
+        word = words.get(replace(variant, step="none", load="none"))
+        starts = [word] if word else []
+        starts += [f"{variant.copy}+{variant.order}"] if variant.hpz else []
+        spellings |= {f"{start}{variant.ends}": variant for start in starts}
     return spellings
 
 

@@ -60,7 +60,8 @@ def test_names_are_distinct() -> None:
     [
         ("old+none", "stock"),
         ("new+event", "event"),
-        ("new+stream-sync+step", "fixed+step"),
+        ("fixed+step", "new+stream-sync+step"),
+        ("stock+load", "old+none+load"),
         (" Event ", "event"),
         ("new+event+step+load", "event+step+load"),
         ("zero3+load", "zero3+load"),
