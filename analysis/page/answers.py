@@ -23,6 +23,7 @@ WHO = {  # in the order of the first screen
     "sync-only": "old hpZ with the synchronise alone",
     "device-sync": "hpZ with a device-wide synchronise",
     "event+step": "as event, and the gather waits for the optimizer's write, too",
+    "event+step+load": "as event+step, and a pass waits for what was written before it, too",
     "zero3": "ZeRO-3 without hpZ, under other orders than its baseline",
     "zero3+step": "ZeRO-3 whose gather waits for the optimizer's write",
 }

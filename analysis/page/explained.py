@@ -26,6 +26,11 @@ def explained(summary: Mapping[str, Any]) -> list[Explained]:
     return [_explained(variant, release) for variant, release in wanted]
 
 
+def notes_of(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of the releases: each that is unpinned, or lacks what hpZ rests on."""
+    return list(release_notes((pair["release"], pair["variant"]) for pair in summary["pairs"]))
+
+
 def patches_of(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Variant, patch file and sha256, as the runs recorded them, each once."""
     rows = ((pair["variant"], *item) for pair in summary["pairs"] for item in pair["patch_sha256"].items())

@@ -24,7 +24,7 @@ from analysis.judge.wire import unfilled
 from analysis.judge.witness import profiles, watched_runs
 from analysis.page.answers import WHO, answers, headline
 from analysis.page.compare import arrow
-from analysis.page.explained import explained, patches_of
+from analysis.page.explained import explained, notes_of, patches_of
 from analysis.page.explorer import as_script, explorer_data
 from analysis.page.grids import band_note, grids
 from analysis.page.levels import compared
@@ -118,6 +118,7 @@ def render(summary: Mapping[str, Any], **parts: Any) -> str:
     return environment.get_template("report.html.j2").render(
         summary=summary,
         headline=headline(summary),
+        release_notes=notes_of(summary),
         ran=ran(summary),
         answers=answers(summary),
         named=WHO,

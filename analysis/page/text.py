@@ -12,6 +12,7 @@ from analysis.judge.evidence import RANK, ran
 from analysis.judge.race_matrix import fault_sentence
 from analysis.judge.trust import percent
 from analysis.page.answers import answers, headline
+from analysis.page.explained import notes_of
 from analysis.page.grids import Grid, band_note, grids
 
 Record = Mapping[str, Any]
@@ -42,6 +43,7 @@ def markdown(summary: Record) -> str:
     parts = [
         f"# {_md(summary['study'])}: is my configuration safe, and what does the fix cost?",
         f"**{_md(headline(summary))}**",
+        *(_md(note) for note in notes_of(summary)),
     ]
     parts += _md_runs(summary) if ran(summary) else []
     parts += _md_races(summary["races"]) if summary["races"] else []

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from analysis.draw.settings import shape_text
-from harness.variants import release_notes
+from analysis.page.explained import notes_of
 
 VARYING = {"release": "release", "device": "device", "link": "link", "gradient_accumulation": "accum."}
 
@@ -40,7 +40,7 @@ def verdict_table(summary: Mapping[str, Any]) -> Table:
             _styled(pair["verdict"]),
             *(_text(pair[key]) for key in NUMBERS),
         )
-    notes = list(release_notes((pair["release"], pair["variant"]) for pair in pairs))
+    notes = notes_of(summary)
     if summary["not_run"]:
         notes.append(
             f"{len(summary['not_run'])} runs not run or unfinished; the report lists them with the reason"
