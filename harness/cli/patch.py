@@ -28,7 +28,6 @@ from harness.variants import (
     precondition_note,
     release_notes,
     release_ranges,
-    release_source,
     split_release,
     supported_releases,
     verify,
@@ -37,7 +36,7 @@ from harness.variants.adopt import Adoption, adopt
 from harness.variants.describe import what
 from harness.variants.families import families
 from harness.variants.fit import differs_from_nearest
-from harness.variants.sources import check_package, hashes_of, resolve, series_of
+from harness.variants.sources import hashes_of, resolve, series_of
 from harness.variants.verify import Verification
 
 app = typer.Typer(
@@ -197,9 +196,7 @@ def adopt_releases(
     Example: hpz patch adopt 0.19.9
     """
     for release in releases:
-        if source is not None:
-            check_package(source)
-        print(_adopted(adopt(release, source or release_source(release), check=check)), flush=True)
+        print(_adopted(adopt(release, source, check=check)), flush=True)
 
 
 def _verify_releases(releases: list[str], variants: list[Variant], imports: bool, as_json: bool) -> None:

@@ -56,7 +56,7 @@ def on_device(tensor: torch.Tensor) -> bool:
     """Whether the tensor lies in device memory. Call it with torch functions disabled, or pay for it."""
     try:
         return hasattr(tensor.untyped_storage(), "allocation")
-    except NotImplementedError:  # transformers 4.53 to 4.57 make their masks so
+    except NotImplementedError:  # transformers 4.56 makes its masks so
         return on_device(inside_vmap(tensor))
 
 

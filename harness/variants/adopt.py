@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from harness.system.whole_file import write_text_whole
 from harness.variants.apply import apply_patches, hashes
 from harness.variants.families import PATCHES, Family, base_patches, read_table, touched_files, version_key
 from harness.variants.fit import by_nearness, misfits, texts
-from harness.variants.series import RELEASED, TABLE, Series, sha256
+from harness.variants.series import RELEASED, TABLE, UNPINNED, Series, sha256
+from harness.variants.sources import check_package, release_source
 from harness.variants.syntax import syntax_findings
 from harness.variants.variant import all_variants
 
@@ -39,12 +41,21 @@ class Adoption:
     """Whether the table was changed."""
 
 
-def adopt(release: str, source: Path, *, check: bool = False) -> Adoption:
-    """Pins `release` from its package folder; with `check` nothing is written. Raises HarnessError.
+def adopt(release: str, source: Path | None = None, *, check: bool = False) -> Adoption:
+    """Pins `release` from its package folder (default: as `release_source`); with `check` nothing is written.
+
+    Raises HarnessError.
 
     Two processes that adopt at once do so one after the other, and neither loses what the other wrote.
     """
-    series = pinned_series(release, source)
+    if not re.fullmatch(r"\d+\.\d+\.\d+", release):
+        raise HarnessError(
+            f"{release!r} is not a published release such as 0.19.8, and only those are pinned; "
+            f"take a build of your own with --{UNPINNED}"
+        )
+    if source is not None:
+        check_package(source)
+    series = pinned_series(release, source or release_source(release))
     entry = {"family": series.family.name, "files": series.files}
     with _table_to_ourselves() as table:
         news = table.get(release) != entry

@@ -20,7 +20,8 @@ def fit(release: str, source: Path) -> Series:
     """
     base = base_patches(release)
     found = [(family, misfits(family, source, base)) for family in by_nearness(release)]
-    family, wrong = min(found, key=lambda pair: len(pair[1]))  # the first of several is the nearest
+    # A family that does not even know the package as it is comes last; of several alike the first is the nearest.
+    family, wrong = min(found, key=lambda pair: ("own" in pair[1], len(pair[1])))
     if "own" in wrong:
         raise HarnessError(
             f"DeepSpeed {release}: no family of patches fits it ({wrong['own']}); its hpZ is built otherwise than in "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,6 +15,7 @@ from harness.variants.families import Family, base_patches, families, read_table
 from harness.variants.variant import Variant
 
 TABLE = "releases.toml"
+_RELEASE = re.compile(r"\d+\.\d+[\w.+-]*")
 RELEASED, BASE = "released", "base"
 """States of a file: as released, and with nothing but what an old release needs on a present-day torch."""
 UNPINNED = "unpinned"
@@ -110,7 +112,7 @@ def release_ranges(releases: Iterable[str] | None = None) -> str:
 def split_release(release: str) -> tuple[str, bool]:
     """The release's name and whether it is marked as unpinned."""
     name, _, mark = release.strip().partition(" ")
-    if mark not in ("", UNPINNED):
+    if mark not in ("", UNPINNED) or not _RELEASE.fullmatch(name):
         raise HarnessError(f"{release!r} is not a release; write it as 0.19.8 or as '0.19.8 {UNPINNED}'")
     return name, mark == UNPINNED
 

@@ -150,6 +150,8 @@ def test_patches_that_did_not_come_along_are_one_sentence(table: Path, missing: 
             r"0.20.1 is newer than all that are pinned \(0.10.0 to 0.19.8\); with --unpinned, .*adopt 0.20.1",
         ),
         ("0.16.99", r"0.16.99 is not pinned \(0.10.0 to 0.19.8\); with --unpinned"),
+        ("newest", r"'newest' is not a release; write it as 0.19.8 or as '0.19.8 unpinned'"),
+        ("../0.19.8 unpinned", r"is not a release; write it as"),
         ("0.19.8 pinned", r"'0.19.8 pinned' is not a release; write it as 0.19.8 or as '0.19.8 unpinned'"),
     ],
 )
@@ -247,6 +249,12 @@ def test_a_release_that_no_family_fits_writes_nothing(table: Path, tmp_path: Pat
     ):
         adopt("0.19.9", package(tmp_path, "0.19.8", partition_parameters=partition))
     assert table.read_text() == before
+
+
+@pytest.mark.parametrize("release", ["newest", "0.19.8 unpinned", "0.16.4+vendor"])
+def test_only_what_was_published_is_pinned(release: str, tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"is not a published release such as 0\.19\.8"):
+        adopt(release, tmp_path)
 
 
 def _adopt(release: str, source: Path) -> None:
