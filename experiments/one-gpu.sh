@@ -1,32 +1,32 @@
 #!/usr/bin/env bash
-# All evidence that one GPU can give, in at most 8 minutes and without network:
+# All evidence that one GPU can give, in about 12 minutes and without network:
 #
 #   experiments/one-gpu.sh OUT [STAGE...]
 #
-# Stages, in this order where none is named (seconds are limits; a stage gets what is left of HPZ_SECONDS, 480):
-#   study      240  experiments/one-gpu.yaml: natural rate, rate against stall, the second access   OUT/one-gpu
-#   sanitizer   70  torch's stream sanitizer on a short run of each variant                         OUT/sanitizer
-#   profile     55  a Chrome trace of one step of each variant                                      OUT/profile
-#   calibrate   45  kernels, launches, events and copies for the cost model                         OUT/one-gpu/calibration.json
+# Stages, in this order where none is named (seconds are limits; a stage gets what is left of HPZ_SECONDS, 1060):
+#   study      420  experiments/one-gpu.yaml: natural rate, rate against stall, the second access   OUT/one-gpu
+#   sanitizer  300  torch's stream sanitizer on a short run of each variant                         OUT/sanitizer
+#   profile     90  a Chrome trace of one step of each variant                                      OUT/profile
+#   calibrate  180  kernels, launches, events and copies for the cost model                         OUT/one-gpu/calibration.json
 #                   and as profiles that a study may name under simulate.hardware                   OUT/one-gpu/hardware.yaml
 #   report      70  the reports, with the virtual device's reference results beside it              OUT/one-gpu/report.html
 # and, where it is named:
 #   tests      300  tests/gpu (needs pytest, pytest-timeout and hypothesis, too)
 #
 # A stage that runs into its limit or fails is named at the end, and what it finished is kept: the same command goes on
-# from there. Whether the study ends within its limit is not known; one seed of every question is run before any repeat.
+# from there. One seed of every question is run before any repeat. On an H100 the study takes 4.5 minutes, the sanitizer 3.
 # Exit code 0: all stages ended well; 1: one did not; 2: something is missing, in one sentence.
 #
 # Needs Python 3.11, a CUDA build of torch, and these wheels with what they depend on (the image's torch stays):
 #   deepspeed transformers tokenizers pydantic typer rich jinja2 pyyaml networkx numpy pandas pyarrow scipy matplotlib
 # deepspeed==0.19.8 is published as source: `pip wheel --no-deps --no-build-isolation deepspeed==0.19.8` makes the wheel.
 #
-# Nothing has been measured on a GPU yet. When it has, results that are to stay go to results/reference/one-gpu:
+# What was measured so lies in results/reference/one-gpu and one-gpu-sanitizer, -profile. Results that are to stay:
 #   python -m analysis keep OUT/one-gpu OUT/sanitizer OUT/profile    (keep-unfinished where a limit was reached)
 set -uo pipefail
 
 started=$SECONDS
-budget=${HPZ_SECONDS:-480}
+budget=${HPZ_SECONDS:-1060}
 python=${PYTHON:-python3}
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 failed=()
@@ -49,7 +49,7 @@ PYTHON
   ) || missing "$python cannot look for its packages"
   [ -z "$absent" ] || missing "$python lacks $absent; install the wheels that this script names"
   local words
-  words=$(PYTHONPATH=$home "$python" - "$home/experiments/one-gpu.yaml" 2>&1 <<'PYTHON'
+  words=$(PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH} "$python" - "$home/experiments/one-gpu.yaml" 2>&1 <<'PYTHON'
 import sys
 from harness.system.errors import HarnessError
 from harness.launch.gpu import check_gpus
@@ -82,16 +82,16 @@ bounded() {
 
 reserved=70 # seconds kept for the report
 
-study() { bounded 240 study $reserved "$python" -m harness.cli run experiments/one-gpu.yaml --results "$out/one-gpu"; }
+study() { bounded 420 study $reserved "$python" -m harness.cli run experiments/one-gpu.yaml --results "$out/one-gpu"; }
 witness() {
   bounded "$2" "$1" $reserved \
     "$python" -m harness.cli run experiments/one-gpu-witness.yaml --witness "$1" --results "$out/$1"
 }
-sanitizer() { witness sanitizer 70; }
-profile() { witness profile 55; }
+sanitizer() { witness sanitizer 300; }
+profile() { witness profile 90; }
 calibrate() {
   mkdir -p "$out/one-gpu"
-  bounded 45 calibrate $reserved bash -c \
+  bounded 180 calibrate $reserved bash -c \
     '"$1" -m harness.cli calibrate --json --output "$2/hardware.yaml" >"$2/calibration.tmp" &&
      mv "$2/calibration.tmp" "$2/calibration.json"' calibrate "$python" "$out/one-gpu"
 }

@@ -136,9 +136,9 @@ def _described(access: Any) -> dict[str, str]:
 
 
 def _site(stack: Any) -> str:
-    """The innermost frame in DeepSpeed, else the innermost outside of torch: file, line and function."""
+    """The innermost frame in DeepSpeed but for its wrappers, else outside of torch: file, line and function."""
     frames = [frame for frame in stack if "/torch/" not in frame.filename and frame.filename != __file__]
-    inside = [frame for frame in frames if "/deepspeed/" in frame.filename]
+    inside = [f for f in frames if "/deepspeed/" in f.filename and not f.filename.endswith("/utils/nvtx.py")]
     if not frames:
         return "unknown"
     frame = (inside or frames)[-1]

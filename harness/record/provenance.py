@@ -28,10 +28,15 @@ def package_versions() -> dict[str, str | None]:
 
 @lru_cache(maxsize=1)
 def git_state() -> dict[str, Any]:
-    """Commit of the repository and whether its tracked files were changed; None outside a checkout."""
+    """Commit of the repository and whether its tracked files were changed; None outside a checkout, and without git."""
 
     def git(*words: str) -> str | None:
-        done = subprocess.run(["git", "-C", REPOSITORY, *words], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(
+                ["git", "-C", REPOSITORY, *words], capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:
+            return None  # a machine without git
         return done.stdout.strip() if done.returncode == 0 else None
 
     changed = git("status", "--porcelain", "--untracked-files=no")

@@ -36,11 +36,12 @@ def test_a_stall_lasts_as_long_as_it_says() -> None:
     source, target = torch.ones(8, device="cuda"), torch.zeros(8, device="cuda")
     before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     with mode:
+        target.copy_(source)  # the first of its kind loads its kernel, which takes seconds on a fresh machine
         before.record()
         target.copy_(source)
         after.record()
     after.synchronize()
-    assert mode.stalls == 1
+    assert mode.stalls == 2
     assert before.elapsed_time(after) * 1e3 == pytest.approx(stall_us, rel=0.25)
 
 

@@ -79,6 +79,7 @@ def test_a_finding_names_deepspeeds_line_before_anyone_elses() -> None:
         frame("/x/torch/nn/module.py", 3),
     ]
     assert _site(stack) == "runtime/zero/stage3.py:2858 (work)"
+    assert _site([*stack, frame("/x/deepspeed/utils/nvtx.py", 33)]) == "runtime/zero/stage3.py:2858 (work)"
     assert _site([]) == "unknown"
 
 
