@@ -70,18 +70,31 @@ def _judged(claim: Record, reading: Record, summary: Record) -> dict[str, Any]:
 
 
 def _races_found(summary: Record) -> Found:
-    # An analysis needs no verdict: it finds the missing order in runs whose numbers were right, or never compared.
-    analysed = [
-        p for p in summary["pairs"] if p["races"] is not None and p["variant"] in ("stock", "unordered")
-    ]
+    # Neither an analysis nor a witness needs a verdict: both find the missing order in runs whose numbers were right.
+    without = [pair for pair in summary["pairs"] if pair["variant"] in ("stock", "unordered")]
+    analysed = [pair for pair in without if pair["races"] is not None]
     racing = [pair for pair in analysed if "hpz-secondary-copy" in pair["races"]["labels"]]
-    if not analysed:
+    seen = {run["run_id"]: run["findings"] for run in summary["witness"]}
+    watched = [pair for pair in without if pair["run_id"] in seen]
+    caught = [
+        pair for pair in watched if any(SECONDARY in one["first"]["site"] for one in seen[pair["run_id"]])
+    ]
+    if not analysed and not watched:
         return NOTHING
-    if not racing:
-        return Found("refuted", f"no such race in {len(analysed)} analysed runs", analysed)
-    return Found("supported", f"the race was found in {len(racing)} of {len(analysed)} analysed runs", racing)
+    counts = [
+        f"in {len(found)} of {len(of)} {how}"
+        for of, found, how in (
+            (analysed, racing, "analysed runs"),
+            (watched, caught, "runs by torch's stream sanitizer"),
+        )
+        if of
+    ]
+    if not racing and not caught:
+        return Found("refuted", f"such a race was found {' and '.join(counts)}", [*analysed, *watched])
+    return Found("supported", f"the race was found {' and '.join(counts)}", [*racing, *caught])
 
 
+SECONDARY = "(_partition_param_sec)"  # where DeepSpeed writes a secondary shard, in a witness's words
 RACE_ALONE = ("unordered", "new+none+step")
 STOCK = ("stock", "old+none+step")
 OLD_COPY_ORDERED = ("sync-only", "old+stream-sync+step")

@@ -35,6 +35,7 @@ from analysis.judge.pair_records import Bands, check_secondary_gathers, pair_rec
 from analysis.judge.pairs import Matched, Pair, match
 from analysis.judge.race_matrix import load_matrix, matrix_record
 from analysis.judge.wire import wire_records
+from analysis.judge.witness import watched_runs
 from harness import __version__
 from harness.study import Study, load_study
 from harness.system.errors import HarnessError
@@ -104,6 +105,7 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
         "audit": audit_records(pairs, runs, {pair.run_id: pair.baseline for pair in matched.pairs}, wire),
         "wire": wire,
         "gpu": gpu_record(matched, pairs),
+        "witness": [asdict(one) for one in watched_runs(matched, collected.folder)],
         "races": matrix_record(load_matrix(collected.folder)),
         "simulated": clock_record(load_clock(collected.folder, study.name)),
         "not_run": [{"run_id": run.run_id, "reason": reason} for run, reason in matched.not_run],

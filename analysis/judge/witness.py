@@ -22,10 +22,6 @@ class Watched:
     findings: list[dict[str, Any]]
     evidence: str
 
-    @property
-    def count(self) -> int:
-        return sum(finding["count"] for finding in self.findings)
-
 
 def watched_runs(matched: Matched, folder: Path) -> list[Watched]:
     """One entry a run that was watched, in the order of the study."""

@@ -21,7 +21,7 @@ from analysis.judge.races import waits
 from analysis.judge.summary import load_summary, summarise_matched, write_summary
 from analysis.judge.trust import percent
 from analysis.judge.wire import unfilled
-from analysis.judge.witness import profiles, watched_runs
+from analysis.judge.witness import profiles
 from analysis.page.answers import WHO, answers, headline
 from analysis.page.compare import arrow
 from analysis.page.explained import explained, notes_of, patches_of
@@ -74,7 +74,6 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
         lines=drawn.lines,
         missing=drawn.missing,
         rates=drawn.gpu,
-        watched=watched_runs(matched, folder),
         profiles=profiles(folder),
         comparison=comparison,
         clock=section(clock),

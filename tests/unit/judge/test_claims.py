@@ -51,7 +51,7 @@ def summary(*pairs: dict[str, Any], **parts: Any) -> dict[str, Any]:
     variants = [
         {"variant": name, "extra_host_syncs_per_step": 30.0} for name in {p["variant"] for p in pairs}
     ]
-    return {"pairs": list(pairs), "variants": variants, "audit": [], "wire": [], **parts}
+    return {"pairs": list(pairs), "variants": variants, "audit": [], "wire": [], "witness": [], **parts}
 
 
 def judged(found: dict[str, Any], claim: str, reading: str) -> dict[str, Any]:
@@ -255,6 +255,24 @@ def test_races_that_were_analysed_support_the_race() -> None:
         ]
         == "supported"
     )
+
+
+@pytest.mark.parametrize(
+    ("site", "verdict"),
+    [
+        ("runtime/zero/partition_parameters.py:1942 (_partition_param_sec)", "supported"),
+        ("runtime/zero/stage3.py:2858 (_reassign_or_swap_out_partitioned_parameters)", "refuted"),
+    ],
+)
+def test_a_sanitizer_that_saw_the_copy_unordered_supports_the_race_and_another_access_does_not(
+    site: str, verdict: str
+) -> None:
+    found = pair("stock", "exact", device="cuda", policy="native", evidence="one-gpu")
+    finding = {"first": {"site": site}, "second": {"site": "gather"}, "count": 1}
+    witness = [{"run_id": found["run_id"], "findings": [finding]}]
+    row = judged(summary(found, witness=witness), "race-exists", "unordered-access")
+    assert row["verdict"] == verdict and "torch's stream sanitizer" in row["why"]
+    assert row["evidence"] == "one-gpu"
 
 
 def test_a_missing_claims_file_is_one_sentence(tmp_path: Path) -> None:
