@@ -60,16 +60,10 @@ def _plan_row(run: Run, baselines: set[str]) -> dict[str, Any]:
         "ranks": run.shape.world_size,
         "hpz": run.shape.hpz,
         "steps": run.training.steps,
-        "tokens": run.training.steps * _tokens_per_step(run),
+        "tokens": run.training.steps * run.tokens_per_step,
         "baseline": run.run_id in baselines,
         "evidence": run.evidence,
     }
-
-
-def _tokens_per_step(run: Run) -> int:
-    training = run.training
-    per_rank = training.micro_batch * training.sequence_length * training.gradient_accumulation
-    return per_rank * run.shape.world_size
 
 
 def run(

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.hardware import find
+from harness.study.deepspeed_json import CONTROLLED
 from harness.study.messages import first_message
 from harness.study.records import Shape
 from harness.system.errors import HarnessError, nearest
@@ -31,20 +32,52 @@ TRAINING_AXES = (
     "sequence_length",
     "steps",
     "dtype",
+    "learning_rate",
+    "global_batch",
+    "attention",
+    "optimizer",
+    "compile",
+)
+DEEPSPEED = (
+    "deepspeed."  # an axis may be any key of DeepSpeed's JSON that the study does not decide elsewhere
 )
 
-
-RUN_AXES = ("model", "variant", "shape", "seed", "device", "policy", "poison", "release", "link", "stall_us")
+RUN_AXES = (
+    *(
+        "model",
+        "variant",
+        "shape",
+        "hpz",
+        "seed",
+        "device",
+        "policy",
+        "poison",
+        "release",
+        "link",
+        "stall_us",
+    ),
+)
 DEFAULT_AXES: dict[str, Any] = {"seed": 1, "policy": "eager", "poison": "nan", "link": None, "stall_us": 0}
 
 
 def check_axes(block: Mapping[str, Any], where: str) -> None:
     valid = (*RUN_AXES, *TRAINING_AXES)
     for key, value in block.items():
-        if key not in valid:
+        if str(key).startswith(DEEPSPEED):
+            check_not_controlled(tuple(key.removeprefix(DEEPSPEED).split(".")), f"{where}.{key}")
+        elif key not in valid:
             raise ValueError(f"{where}.{key} is not an axis; {nearest(str(key), valid)}")
         if value in ([], ()):
             raise ValueError(f"{where}.{key} is an empty list, which leaves no run; give a value")
+
+
+def check_not_controlled(path: tuple[str, ...], where: str) -> None:
+    """Refuse a key of DeepSpeed's JSON that a study decides elsewhere, or that holds such a key. ValueError."""
+    if not all(path):
+        raise ValueError(f"{where} names no key of DeepSpeed's JSON; write deepspeed.zero_optimization.KEY")
+    for controlled, instead in CONTROLLED.items():
+        if path[: len(controlled)] == controlled or controlled[: len(path)] == path:
+            raise ValueError(f"{where} is the study's to decide: {instead}")
 
 
 def parse_shape(value: Any) -> Shape:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.study.records import Shape, Training
+from harness.system.errors import HarnessError
 
 CONTROLLED = {
     # DeepSpeed keys that the study decides elsewhere, and where.
@@ -17,8 +18,8 @@ CONTROLLED = {
     ("gradient_accumulation_steps",): "set training.gradient_accumulation",
     ("gradient_clipping",): "set training.gradient_clipping",
     ("bf16",): "set training.dtype",
-    ("optimizer",): "set training.learning_rate and its kin",
-    ("scheduler",): "set training.warmup_steps",
+    ("optimizer",): "set training.optimizer, training.learning_rate and their kin",
+    ("scheduler",): "set training.schedule and training.warmup_steps",
 }
 
 
@@ -45,8 +46,29 @@ def deepspeed_config(training: Training, shape: Shape, overrides: Mapping[str, A
     }
     if training.dtype == "bf16":
         config["bf16"] = {"enabled": True}
+    if training.optimizer == "cpu-adam":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     config |= {key: value for key, value in overrides.items() if key != "zero_optimization"}
     config["zero_optimization"] = zero | dict(overrides.get("zero_optimization", {}))
     if shape.hpz > 1:
         config["zero_optimization"]["zero_hpz_partition_size"] = shape.hpz
     return config
+
+
+def value_at(config: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path; None where there is none."""
+    inner: Any = config
+    for key in path.split("."):
+        inner = inner.get(key) if isinstance(inner, Mapping) else None
+    return inner
+
+
+def with_value(config: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy of `config` with `value` at a dotted path. Raises HarnessError where a part of it is no mapping."""
+    first, _, rest = path.partition(".")
+    if not rest:
+        return {**config, first: value}
+    inner = config.get(first, {})
+    if not isinstance(inner, Mapping):
+        raise HarnessError(f"deepspeed.{first} is {inner!r} and holds no keys, so {path} cannot be swept")
+    return {**config, first: with_value(inner, rest, value)}

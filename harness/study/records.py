@@ -8,13 +8,19 @@ import re
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from harness.study.text import stdlib_sha256
 from harness.variants import UNPINNED, split_release
 
 DeviceKind = Literal["cpu", "virtual", "cuda"]
 EVIDENCE: dict[str, str] = {"cpu": "cpu", "virtual": "virtual-device", "cuda": "one-gpu"}
+# Where a study says nothing: what a person would use on a GPU, and elsewhere what the virtual device can order.
+DEVICE_DEFAULTS: dict[str, dict[str, str]] = {
+    "cpu": {"attention": "eager", "optimizer": "adamw"},
+    "virtual": {"attention": "eager", "optimizer": "adamw"},
+    "cuda": {"attention": "sdpa", "optimizer": "adamw-fused"},
+}
 SHIPPED = {"mmlu": "experiments/data/mmlu-mini.csv"}
 
 
@@ -53,8 +59,26 @@ class Shape(Frozen):
         return f"{self.nodes}x{self.ranks_per_node}" + (f"-hpz{self.hpz}" if self.hpz > 1 else "")
 
 
+Attention = Literal["eager", "sdpa", "flash_attention_2"]
+Optimizer = Literal["adamw", "adamw-fused", "deepspeed-fused-adam", "cpu-adam"]
+# What a run had before these could be said: a run that has it still has its old id.
+AS_BEFORE: dict[str, Any] = {
+    "attention": "eager",
+    "optimizer": "adamw",
+    "compile": False,
+    "schedule": "constant",
+    "final_learning_rate": 0.1,
+    "validate_every": 0,
+    "validation_batches": 8,
+}
+
+
 class Training(Frozen):
-    """Everything about one training that is not its model, variant, shape or data."""
+    """Everything about one training that is not its model, variant, shape or data.
+
+    `attention` and `optimizer` are the device's own where nothing is said (see `DEVICE_DEFAULTS`): resolved runs hold
+    what they had. `global_batch` is a way to say `gradient_accumulation`, which is all that a resolved run holds.
+    """
 
     task: Literal["pretrain", "finetune"] = "pretrain"
     checkpoint: str | None = (
@@ -64,8 +88,16 @@ class Training(Frozen):
     micro_batch: int = Field(default=2, ge=1)  # sequences per rank and micro-step
     sequence_length: int = Field(default=32, ge=2)  # tokens
     gradient_accumulation: int = Field(default=1, ge=1)
+    global_batch: int | None = Field(default=None, ge=1)  # tokens of a step over all ranks
     dtype: Literal["bf16", "fp32"] = "bf16"
+    attention: Attention | None = None
+    optimizer: Optimizer | None = None
+    compile: bool = False  # torch.compile, as DeepSpeed's engine.compile() asks for it
     learning_rate: float = Field(default=2e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"  # after the warm-up
+    final_learning_rate: float = Field(
+        default=0.1, ge=0, le=1
+    )  # cosine: of the last step, as a share of the peak
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -75,6 +107,9 @@ class Training(Frozen):
     overlap_comm: bool = True
     throughput_timer: bool = True
     checkpoint_every: int = Field(default=0, ge=0)  # steps between checkpoints; 0: only when asked to stop
+    keep_checkpoints: int = Field(default=1, ge=1)  # the newest ones; older are removed
+    validate_every: int = Field(default=0, ge=0)  # steps between validation losses; 0: none
+    validation_batches: int = Field(default=8, ge=1)  # held-out micro-batches of each rank
 
     @model_validator(mode="after")
     def _weights_fit_the_task(self) -> Self:
@@ -154,11 +189,25 @@ class Run(Frozen):
     )
     virtual_nodes: bool = False  # cuda: the nodes are groups of ranks on one machine, which share its GPUs
 
+    @field_validator("training")
+    @classmethod
+    def _as_before(cls, training: Training) -> Training:
+        """A run that was recorded before attention and optimizer could be said had what was there then."""
+        unsaid = [name for name in ("attention", "optimizer") if getattr(training, name) is None]
+        return training.model_copy(update={name: AS_BEFORE[name] for name in unsaid})
+
     @property
     def evidence(self) -> str:
         """Evidence level of every number that this run produces."""
         across = self.device == "cuda" and self.shape.nodes > 1 and not self.virtual_nodes
         return "multi-node" if across else EVIDENCE[self.device]
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step over all ranks."""
+        training = self.training
+        per_rank = training.micro_batch * training.sequence_length * training.gradient_accumulation
+        return per_rank * self.shape.world_size
 
     @property
     def schedule(self) -> str:
@@ -174,6 +223,12 @@ class Run(Frozen):
         for name in ("link", "stall_us", "virtual_nodes"):
             if not content[name]:
                 del content[name]  # a field that says nothing changes no number, and no id
+        training = content["training"]
+        for name in ("global_batch", "keep_checkpoints"):  # no number depends on them
+            del training[name]
+        for name, before in AS_BEFORE.items():
+            if training[name] == before:
+                del training[name]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         return "_".join([*self._name_parts(), digest])
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from harness.study.axes import (
+    DEEPSPEED,
     DEFAULT_AXES,
     RUN_AXES,
     TRAINING_AXES,
@@ -26,10 +27,20 @@ from harness.study.axes import (
     parse_shape,
     parse_stall,
 )
-from harness.study.deepspeed_json import CONTROLLED, deepspeed_config
+from harness.study.deepspeed_json import CONTROLLED, deepspeed_config, value_at, with_value
 from harness.study.messages import first_message
 from harness.study.models import SHIPPED_MODELS
-from harness.study.records import Data, DeviceKind, Frozen, Launch, Rule, Run, Training
+from harness.study.records import (
+    DEVICE_DEFAULTS,
+    Data,
+    DeviceKind,
+    Frozen,
+    Launch,
+    Rule,
+    Run,
+    Shape,
+    Training,
+)
 from harness.system.errors import HarnessError, nearest
 from harness.variants import Variant, installed_release, patch_hashes, supported_releases
 
@@ -111,9 +122,37 @@ class Study(Frozen):
         for cell in itertools.product(*choices):
             yield self._run(dict(zip(axes, cell, strict=True)), where)
 
+    @cached_property
+    def swept(self) -> tuple[str, ...]:
+        """The axes in which runs of the study differ, in a fixed order; see `axis_value`."""
+        names = (*RUN_AXES, *TRAINING_AXES, *self._deepspeed_axes)
+        return tuple(
+            name for name in names if len({str(self.axis_value(run, name)) for run in self.runs}) > 1
+        )
+
+    @staticmethod
+    def axis_value(run: Run, axis: str) -> Any:
+        """What a run has on an axis; global_batch in tokens, hpz of ZeRO-3 as 1."""
+        if axis == "hpz":
+            return run.shape.hpz
+        if axis == "global_batch":
+            return run.tokens_per_step
+        if axis.startswith(DEEPSPEED):
+            return value_at(run.deepspeed, axis.removeprefix(DEEPSPEED))
+        return getattr(run.training if axis in TRAINING_AXES else run, axis)
+
+    @cached_property
+    def _deepspeed_axes(self) -> tuple[str, ...]:
+        named = (key for block in (*self.matrix, self.baseline) for key in block if key.startswith(DEEPSPEED))
+        return tuple(dict.fromkeys(named))
+
     def _axes_of(self, run: Run) -> dict[str, Any]:
-        axes = {axis: getattr(run, axis) for axis in RUN_AXES}
-        return axes | {axis: getattr(run.training, axis) for axis in TRAINING_AXES}
+        """The cell that gives `run` again: gradient_accumulation stands for global_batch, the shape for hpz."""
+        names = (*RUN_AXES, *TRAINING_AXES, *self._deepspeed_axes)
+        cell = {name: self.axis_value(run, name) for name in names if name not in ("global_batch", "hpz")}
+        return {
+            key: value for key, value in cell.items() if value is not None or not key.startswith(DEEPSPEED)
+        }
 
     def _run(self, cell: dict[str, Any], where: str) -> Run:
         try:
@@ -126,6 +165,8 @@ class Study(Frozen):
         device = cell.get("device", self.device)
         release = str(cell.get("release") or self.release or default_release())
         shape = parse_shape(cell["shape"])
+        if cell.get("hpz") is not None:
+            shape = parse_shape({**shape.model_dump(), "hpz": cell["hpz"]})
         if not variant.hpz:
             shape = shape.model_copy(update={"hpz": 1})
         elif shape.hpz == 1:
@@ -133,9 +174,14 @@ class Study(Frozen):
                 f"matrix.shape: hpz=1 turns hpZ off, so variant {variant.name!r} cannot run in {shape}"
             )
         own = {axis: cell[axis] for axis in TRAINING_AXES if axis in cell}
+        if "gradient_accumulation" in own and "global_batch" not in own:
+            own["global_batch"] = None  # the cell's own word over the study's
         if self.training.checkpoint:
             own["checkpoint"] = self.training.checkpoint.replace("{model}", str(cell["model"]))
-        training = Training(**{**self.training.model_dump(), **own})
+        training = resolved_training(Training(**{**self.training.model_dump(), **own}), shape, device)
+        overrides = self.deepspeed
+        for key in (key for key in cell if key.startswith(DEEPSPEED)):
+            overrides = with_value(overrides, key.removeprefix(DEEPSPEED), cell[key])
         virtual = device == "virtual"
         return Run(
             study=self.name,
@@ -151,7 +197,7 @@ class Study(Frozen):
             poison=parse_poison(cell["poison"]) if virtual else "none",
             training=training,
             data=self.data,
-            deepspeed=deepspeed_config(training, shape, self.deepspeed),
+            deepspeed=deepspeed_config(training, shape, overrides),
             link=parse_link(cell.get("link"), device),
             stall_us=parse_stall(cell.get("stall_us", 0), device),
             virtual_nodes=self.virtual_nodes and device == "cuda",
@@ -165,6 +211,26 @@ class Study(Frozen):
                 f"{nearest(name, shipped)}"
             )
         return self.models[name]
+
+
+def resolved_training(training: Training, shape: Shape, device: str) -> Training:
+    """The training with what its device decides, and with gradient accumulation for a global batch. HarnessError."""
+    own: dict[str, Any] = {
+        name: value
+        for name, value in DEVICE_DEFAULTS.get(device, {}).items()
+        if getattr(training, name) is None
+    }
+    if training.global_batch is not None:
+        micro = training.micro_batch * training.sequence_length * shape.world_size
+        if training.global_batch % micro:
+            low = max(training.global_batch // micro, 1) * micro
+            factors = f"{training.micro_batch} × {training.sequence_length} × {shape.world_size} = {micro}"
+            raise HarnessError(
+                f"training.global_batch: {training.global_batch} tokens are no multiple of micro_batch × "
+                f"sequence_length × ranks = {factors}; use for example {low} or {low + micro}"
+            )
+        own |= {"gradient_accumulation": training.global_batch // micro, "global_batch": None}
+    return training.model_copy(update=own)
 
 
 @lru_cache(maxsize=1)

@@ -148,7 +148,7 @@ class Session:
             "step": step,
             "batch_hash": hashed,
             "lr": engine.get_lr()[0],
-            "tokens": self.tokens_per_step,
+            "tokens": self.run.tokens_per_step,
             "step_seconds": seconds,
             "secondary_gathers": traffic.secondary_gathers,
             "host_syncs": traffic.host_syncs,
@@ -159,12 +159,6 @@ class Session:
             **self.wire.stop(counted.collectives, shape.nodes, shape.ranks_per_node),
         }
         return PendingStep(host, event, marks, known)
-
-    @property
-    def tokens_per_step(self) -> int:
-        training = self.run.training
-        per_rank = training.micro_batch * training.sequence_length * training.gradient_accumulation
-        return per_rank * self.place.world_size
 
     def on_device(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The batch on the device, sent from pinned memory so that the host does not wait."""
