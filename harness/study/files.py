@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from harness.study.extends import read_extended
 from harness.study.messages import first_message
 from harness.study.models import SHIPPED_MODELS, parse_model
 from harness.study.records import SHIPPED, Data
@@ -29,14 +30,16 @@ def load_study(path: str | Path, release: str | None = None) -> Study:
     """
     file = Path(path)
     file = file / "study.yaml" if file.is_dir() else file
-    content = read_keys(file, "give a study file, as experiments/laptop.yaml, or a results folder")
+    content, folders = read_extended(
+        file, "give a study file, as experiments/laptop.yaml, or a results folder"
+    )
     if release is not None:
         content = _on_release(content, release)
     given = content.get("models") or {}
     if isinstance(given, dict):
         content = {
             **content,
-            "models": {**given, **_models_for(file, _model_names(content) - given.keys())},
+            "models": {**given, **_models_for(folders, _model_names(content) - given.keys())},
         }
     try:
         study = Study.model_validate(_with_hardware(content, file))
@@ -101,11 +104,12 @@ def check_weights(study: Study) -> None:
         )
 
 
-def _models_for(file: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _models_for(folders: Iterable[Path], names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """For each name that has a file models/<name>.yaml, beside the study or else shipped, its content. HarnessError."""
     found: dict[str, dict[str, Any]] = {}
+    parts = [*(folder / "models" for folder in folders), SHIPPED_MODELS]
     for name in sorted(names):
-        places = (folder / f"{name}.yaml" for folder in (file.parent / "models", SHIPPED_MODELS))
+        places = (folder / f"{name}.yaml" for folder in parts)
         if source := next((place for place in places if place.is_file()), None):
             found[name] = read_keys(source, "model files lie in experiments/models")
             parse_model(found[name], str(source))
