@@ -142,7 +142,8 @@ def be_rank(run: Any, rank: int, folder: Path) -> None:
     from harness.device import open_device
     from harness.record import RunDirectory
     from harness.workload.engine import build_engine
-    from harness.workload.session import Rank, Session, StopRequest
+    from harness.workload.rank import Rank
+    from harness.workload.session import Session, StopRequest
     from harness.workload.train import open_run_batches, policy_of
 
     device = open_device(run.device, policy=policy_of(run))

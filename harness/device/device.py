@@ -69,6 +69,22 @@ class Device:
         """
         return None
 
+    def stream_waits(self) -> list[tuple[Any, Any]] | None:
+        """Where the compute stream waited for another since this was last asked: a mark before each wait and one after.
+
+        None where there is no such clock.
+        """
+        return None
+
+    def peak_memory(self) -> tuple[int, int] | None:
+        """Most bytes that were allocated and reserved since this was last asked; None where nobody counts them."""
+        return None
+
+    @property
+    def card(self) -> str | None:
+        """The name of this rank's GPU."""
+        return None
+
     def counters(self) -> Counters:
         """What was counted so far."""
         return Counters(collectives=self._collectives())

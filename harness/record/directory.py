@@ -60,6 +60,17 @@ class StepRecord:
     skipped: bool
     batch_hash: int | None = None  # of rank 0's micro-batches: equal in every run of a pair
     device_seconds: float | None = None  # of the step on the compute stream, by CUDA events
+    forward_seconds: float | None = (
+        None  # parts of the step, summed over micro-batches: by CUDA events on a GPU, on
+    )
+    backward_seconds: float | None = None  # the host's clock where ranks run on the CPU
+    optimizer_seconds: float | None = None
+    exposed_comm_seconds: float | None = (
+        None  # that the compute stream waited for other streams, by CUDA events
+    )
+    memory_allocated: int | None = None  # most bytes on rank 0's GPU since the step began
+    memory_reserved: int | None = None
+    validation_loss: float | None = None  # after the step, mean over the held-out batches of all ranks
     host_blocked_seconds: float | None = None  # that the host waited in synchronises; None: not measured here
     wire_bytes: int | None = None  # that rank 0's node put on its link, from the interface's counter
     wire_bytes_predicted: int | None = (
@@ -87,6 +98,9 @@ class Final(Frozen):
     shards_sha256: str  # over every rank's parameter shards, in rank order
     batches_sha256: str | None = None  # over every rank's micro-batches of all steps, in rank order
     accuracy: float | None = None  # finetune: share of multiple-choice questions answered rightly
+    validation_loss: float | None = None  # the last one
+    memory_allocated: tuple[int, ...] | None = None  # most bytes on each rank's GPU, in rank order
+    memory_reserved: tuple[int, ...] | None = None
 
 
 class Exit(Frozen):
@@ -111,6 +125,7 @@ class Status(Frozen):
     reason: str | None = None  # one sentence, where the run did not end well
     final: Final | None = None
     network: dict[str, Any] | None = None
+    gpu: str | None = None  # rank 0's card, as its driver names it
     allocations: tuple[str, ...] = ()  # on SLURM: ARRAY_TASK/RESTART of each allocation that made steps of it
 
 

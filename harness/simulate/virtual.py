@@ -22,7 +22,7 @@ from harness.simulate.trace import save
 from harness.study import Run
 from harness.system.ports import free_port
 from harness.workload.engine import build_engine
-from harness.workload.session import Rank
+from harness.workload.rank import Rank
 from harness.workload.train import import_everything, open_run_batches, policy_of
 
 

@@ -21,6 +21,22 @@ DEVICE_DEFAULTS: dict[str, dict[str, str]] = {
     "virtual": {"attention": "eager", "optimizer": "adamw"},
     "cuda": {"attention": "sdpa", "optimizer": "adamw-fused"},
 }
+_GPU = "use device: cuda"
+# What a device cannot run, and what to do: the virtual device orders the ops of torch, and no others.
+NOT_ON: dict[str, dict[str, dict[Any, str]]] = {
+    "cpu": {
+        "attention": {"flash_attention_2": f"{_GPU}, or attention: sdpa"},
+        "optimizer": {"deepspeed-fused-adam": f"{_GPU}, or optimizer: adamw-fused"},
+    },
+    "virtual": {
+        "attention": {"flash_attention_2": f"{_GPU}, or attention: sdpa"},
+        "optimizer": {
+            "deepspeed-fused-adam": f"{_GPU}, or optimizer: adamw-fused",
+            "cpu-adam": "its work is none of torch's ops; use device: cpu or cuda, or optimizer: adamw-fused",
+        },
+        "compile": {True: "a compiled graph hides its ops; use device: cpu or cuda, or leave compile out"},
+    },
+}
 SHIPPED = {"mmlu": "experiments/data/mmlu-mini.csv"}
 
 

@@ -32,6 +32,7 @@ from harness.study.messages import first_message
 from harness.study.models import SHIPPED_MODELS
 from harness.study.records import (
     DEVICE_DEFAULTS,
+    NOT_ON,
     Data,
     DeviceKind,
     Frozen,
@@ -215,6 +216,9 @@ class Study(Frozen):
 
 def resolved_training(training: Training, shape: Shape, device: str) -> Training:
     """The training with what its device decides, and with gradient accumulation for a global batch. HarnessError."""
+    for name, values in NOT_ON.get(device, {}).items():
+        if (value := getattr(training, name)) in values:
+            raise HarnessError(f"training.{name}: device {device} cannot run {value!r}; {values[value]}")
     own: dict[str, Any] = {
         name: value
         for name, value in DEVICE_DEFAULTS.get(device, {}).items()

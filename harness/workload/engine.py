@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -35,24 +36,20 @@ def build_engine(run: Run, device: Device) -> Any:
         file,
         seed=run.seed,
         dtype="fp32",  # DeepSpeed itself casts, and keeps the masters in single precision
+        attention=str(training.attention),
         activation_checkpointing=training.activation_checkpointing,
         checkpoint=training.checkpoint,
         # Partitioned models are not moved by DeepSpeed: what is not a parameter must be made on the device.
         device=str(device.torch_device) if partitioned else "cpu",
         partitioned_by=run.deepspeed if partitioned else None,
     )
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=training.learning_rate,
-        betas=training.betas,
-        eps=training.eps,
-        weight_decay=training.weight_decay,
-        foreach=False,  # the shards of a partition differ in dtype and device
-    )
-    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup(step, training))
+    optimizer = build_optimizer(model, training)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, training))
     engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, lr_scheduler=warmup, config=dict(run.deepspeed)
+        model=model, optimizer=optimizer, lr_scheduler=schedule, config=dict(run.deepspeed)
     )
+    if training.compile:
+        engine.compile()
     engine.train()
     if partitioned:
         forget_secondary_partitions(engine)
@@ -70,5 +67,52 @@ def forget_secondary_partitions(engine: Any) -> None:
     engine.optimizer.invalidate_secondary_tensor()
 
 
-def _warmup(step: int, training: Training) -> float:
-    return min(1.0, (step + 1) / (training.warmup_steps + 1))
+def build_optimizer(model: torch.nn.Module, training: Training) -> torch.optim.Optimizer:
+    """The AdamW that the run asks for: torch's, plain or fused, or one of DeepSpeed's. Raises HarnessError.
+
+    Decay is decoupled in each of them (Loshchilov and Hutter, arXiv 1711.05101), and spares norms and biases, as
+    pretraining does; where there is none, all parameters are one group.
+    """
+    settings: dict[str, Any] = {"lr": training.learning_rate, "betas": training.betas, "eps": training.eps}
+    groups = parameter_groups(model, training.weight_decay)
+    if training.optimizer in ("adamw", "adamw-fused"):
+        # Plain: one parameter at a time, as the shards of a partition differ in dtype and device.
+        how: dict[str, Any] = {"fused": True} if training.optimizer == "adamw-fused" else {"foreach": False}
+        return torch.optim.AdamW(groups, weight_decay=training.weight_decay, **settings, **how)
+    from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+
+    build = FusedAdam if training.optimizer == "deepspeed-fused-adam" else DeepSpeedCPUAdam
+    kind = {"adam_w_mode": True} if build is FusedAdam else {"adamw_mode": True}
+    try:
+        return build(groups, weight_decay=training.weight_decay, **settings, **kind)  # type: ignore[no-any-return]
+    except Exception as error:  # DeepSpeed builds the op here, and every compiler fails in its own way
+        raise HarnessError(
+            f"training.optimizer: DeepSpeed cannot build {training.optimizer!r} here ({str(error).splitlines()[0]}); "
+            "install ninja and a compiler for it, or use adamw-fused"
+        ) from error
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """All parameters as one group where nothing decays; else matrices, and apart from them what has one dimension."""
+    parameters = list(model.parameters())
+    if not weight_decay:
+        return [{"params": parameters}]
+    # Of a parameter that is partitioned already, ZeRO-3 keeps the shape elsewhere.
+    flat = {id(p) for p in parameters if len(getattr(p, "ds_shape", p.shape)) < 2}
+    groups = [
+        {"params": [p for p in parameters if id(p) not in flat], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) in flat], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def rate_at(step: int, training: Training) -> float:
+    """A step's learning rate as a share of the peak: linear warm-up, then constant or a cosine to the last step."""
+    if step < training.warmup_steps:
+        return (step + 1) / (training.warmup_steps + 1)
+    if training.schedule == "constant":
+        return 1.0
+    last = max(training.steps - 1 - training.warmup_steps, 1)
+    share = min((step - training.warmup_steps) / last, 1.0)
+    low = training.final_learning_rate
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share))

@@ -1,4 +1,4 @@
-"""Building the transformers model of a model file: eager attention, no cache, weights that depend on the seed alone."""
+"""Building the transformers model of a model file: no cache, weights that depend on the seed alone."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ def build_model(
     *,
     seed: int = 0,
     dtype: Literal["bf16", "fp32"] = "fp32",
+    attention: str = "eager",
     activation_checkpointing: bool = False,
     device: str = "cpu",
     checkpoint: str | None = None,
     partitioned_by: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """The transformers model, ready to train: eager attention, no cache, weights that depend on `seed` alone.
+    """The transformers model, ready to train: no cache, weights that depend on `seed` alone.
 
     `device="meta"` gives shapes without memory. `checkpoint` (folder or Hub name) replaces random weights.
     `partitioned_by` (a DeepSpeed configuration) splits each parameter among the ranks as soon as it exists; rank 0
@@ -36,7 +37,11 @@ def build_model(
     gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(gpus), torch.device(device), _partitioned(partitioned_by):
         torch.manual_seed(seed)
-        built = _pretrained(checkpoint, weights) if checkpoint else _from_dimensions(model, weights)
+        built = (
+            _pretrained(checkpoint, weights, attention)
+            if checkpoint
+            else _from_dimensions(model, weights, attention)
+        )
     if checkpoint:
         _check_same(built, model, checkpoint)
     built.config.use_cache = False
@@ -64,7 +69,7 @@ def _partitioned(deepspeed: Mapping[str, Any] | None) -> Iterator[None]:
         del alive
 
 
-def _from_dimensions(model: ModelFile, weights: Any) -> PreTrainedModel:
+def _from_dimensions(model: ModelFile, weights: Any, attention: str) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM, FalconConfig, LlamaConfig, __version__
 
     dimensions = model.config.model_dump(exclude={"model_type", "rope_theta"}, exclude_none=True)
@@ -74,15 +79,15 @@ def _from_dimensions(model: ModelFile, weights: Any) -> PreTrainedModel:
     rope: dict[str, Any] = {"rope_theta": theta} if _release(__version__) < (5, 0) else new
     family = LlamaConfig if model.config.model_type == "llama" else FalconConfig
     config = family(**dimensions, **rope, bos_token_id=None, eos_token_id=None, use_cache=False)
-    return AutoModelForCausalLM.from_config(config, attn_implementation="eager", **_typed(weights))
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention, **_typed(weights))
 
 
-def _pretrained(checkpoint: str, weights: Any) -> PreTrainedModel:
+def _pretrained(checkpoint: str, weights: Any, attention: str) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     try:
         return AutoModelForCausalLM.from_pretrained(
-            checkpoint, attn_implementation="eager", **_typed(weights)
+            checkpoint, attn_implementation=attention, **_typed(weights)
         )
     except (OSError, ValueError) as error:
         raise HarnessError(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,27 +14,18 @@ import torch
 from harness.device import Device, step_traffic
 from harness.device.torch_private import rendezvous_store
 from harness.device.witness import Witness
-from harness.record import Final, RunDirectory, StepRecord, StepWriter
+from harness.record import Final, RunDirectory, StepWriter
 from harness.study import Run
 from harness.system.utc import seconds_since, utc_now
 from harness.workload.batches import Batches, batch_hash, chained_hash
-from harness.workload.engine import forget_secondary_partitions
+from harness.workload.checkpoints import Checkpoints
+from harness.workload.laps import laps_of
+from harness.workload.pending import PendingStep, Sent, send_to_host
+from harness.workload.rank import Rank
 from harness.workload.score import Score, held_out_score
 from harness.workload.wire import WireMeter
 
 HEARTBEAT_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Rank:
-    """Where this process stands in the world."""
-
-    rank: int
-    world_size: int
-
-    @classmethod
-    def from_environment(cls) -> Rank:
-        return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
 
 class Preempted(Exception):
@@ -64,29 +53,6 @@ class StopRequest:
         return bool(store.check(["hpz_stop_after"])) and int(store.get("hpz_stop_after")) <= step
 
 
-@dataclass(frozen=True)
-class PendingStep:
-    """A step whose loss and gradient norm are still on their way to the host."""
-
-    host: torch.Tensor  # (2,) float32, pinned: loss, grad norm
-    event: Any  # None where the device has no streams
-    marks: tuple[Any, Any]  # before and after the step, where the device has a clock
-    known: Mapping[str, Any]
-
-    def arrived(self) -> bool:
-        return self.event is None or bool(self.event.query())
-
-    def record(self) -> StepRecord:
-        loss, grad_norm = self.host.tolist()
-        before, after = self.marks
-        return StepRecord(
-            loss=loss,
-            grad_norm=grad_norm,
-            device_seconds=after(before) if after else None,  # passed: the copy's event came later
-            **self.known,
-        )
-
-
 class Session:
     """One rank's training of one run, from its first or its resumed step to its final record."""
 
@@ -99,9 +65,15 @@ class Session:
         engine: Any,
         batches: Batches,
         stop: StopRequest,
+        validation: Batches | None = None,
     ) -> None:
         self.run, self.directory, self.place = run, directory, place
         self.device, self.engine, self.batches, self.stop = device, engine, batches, stop
+        self.validation = validation
+        self.validation_loss: float | None = None
+        self.memory: tuple[int, int] | None = None  # most bytes so far, allocated and reserved
+        self.checkpoints = Checkpoints(directory.checkpoints, run)
+        self.checkpoints.check_room()
         self.pending: deque[PendingStep] = deque()
         self.first_step, self.seen = self._resume()
         self.writer = StepWriter(directory.steps_file, self.first_step) if place.rank == 0 else None
@@ -112,14 +84,17 @@ class Session:
         every, last = self.run.training.checkpoint_every, self.run.training.steps
         for step in range(self.first_step, last):
             with witness.of_step(step):
-                self.pending.append(self.step(step))
-            self.write_arrived()
+                pending = self.step(step)
             done = step + 1
+            if self.validation is not None and (done % self.run.training.validate_every == 0 or done == last):
+                pending.validation = self.validate(self.validation)
+            self.pending.append(pending)
+            self.write_arrived()
             asked = self.stop.agreed_after(step, self.place.rank) or done == until
-            if done < last and (asked or (every and done % every == 0)):
-                self.save(done)
+            saved = done < last and (asked or bool(every and done % every == 0)) and self.save(done)
             if done < last and asked:
-                raise Preempted(f"stopped as asked after step {step}; the checkpoint is written")
+                where = "the checkpoint is written" if saved else "without a checkpoint, for want of room"
+                raise Preempted(f"stopped as asked after step {step}; {where}")
         self.device.synchronize()
         self.write_arrived(wait=True)
 
@@ -128,17 +103,23 @@ class Session:
         engine, before, skipped = self.engine, self.device.counters(), self.engine.skipped_steps
         micro_batches = [self.batches.at(step, m) for m in range(self.run.training.gradient_accumulation)]
         self.wire.start()
+        self.device.stream_waits()
+        self.device.peak_memory()  # both are asked from here on
+        laps = laps_of(self.device)
         started, begun = time.perf_counter(), self.device.mark()
         losses = []
         for batch in micro_batches:
-            loss = engine(**self.on_device(batch)).loss
+            inputs = self.on_device(batch)
+            laps.start()
+            loss = engine(**inputs).loss
+            laps.end("forward")
             engine.backward(loss)
+            laps.end("backward")
             engine.step()
+            laps.end("optimizer")
             losses.append(loss.detach())
-        marks = begun, self.device.mark()
-        host, event = self.send_to_host(
-            sum(losses[1:], losses[0]) / len(losses), engine.get_global_grad_norm()
-        )
+        marks, waits = (begun, self.device.mark()), self.device.stream_waits()
+        sent = send_to_host(sum(losses[1:], losses[0]) / len(losses), engine.get_global_grad_norm())
         seconds = time.perf_counter() - started
         hashed = batch_hash(micro_batches)
         self.seen = chained_hash(self.seen, hashed)
@@ -156,9 +137,33 @@ class Session:
             "bytes_intra": traffic.bytes_intra,
             "bytes_inter": traffic.bytes_inter,
             "skipped": engine.skipped_steps > skipped,
+            **self.peak_memory(),
             **self.wire.stop(counted.collectives, shape.nodes, shape.ranks_per_node),
         }
-        return PendingStep(host, event, marks, known)
+        return PendingStep(sent, marks, laps, waits, known)
+
+    def peak_memory(self) -> dict[str, int]:
+        """What the step needed at most, and the most of all steps for the final record; empty where nobody counts."""
+        most = self.device.peak_memory()
+        if most is None:
+            return {}
+        before = self.memory or (0, 0)
+        self.memory = max(before[0], most[0]), max(before[1], most[1])
+        return dict(zip(("memory_allocated", "memory_reserved"), most, strict=True))
+
+    def validate(self, held_out: Batches) -> Sent:
+        """The mean loss over the held-out batches of all ranks, on its way to the host; nobody waits for it."""
+        from deepspeed import comm
+
+        batches = self.run.training.validation_batches
+        total = torch.zeros(1, device=self.device.torch_device)
+        self.engine.eval()
+        with torch.no_grad():
+            for batch in (held_out.at(0, number) for number in range(batches)):
+                total += self.engine(**self.on_device(batch)).loss.float()
+        self.engine.train()
+        comm.all_reduce(total)
+        return send_to_host(total[0] / (batches * self.place.world_size))
 
     def on_device(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The batch on the device, sent from pinned memory so that the host does not wait."""
@@ -167,25 +172,11 @@ class Session:
         pin = get_accelerator().pin_memory
         return {name: pin(t).to(self.device.torch_device, non_blocking=True) for name, t in batch.items()}
 
-    def send_to_host(self, loss: torch.Tensor, grad_norm: Any) -> tuple[torch.Tensor, Any]:
-        """Start the copy of both scalars to pinned memory; returns it and the event after the copy."""
-        from deepspeed.accelerator import get_accelerator
-
-        accelerator = get_accelerator()
-        host = accelerator.pin_memory(torch.zeros(2))
-        host[0].copy_(loss, non_blocking=True)
-        if torch.is_tensor(grad_norm):
-            host[1].copy_(grad_norm, non_blocking=True)
-        else:
-            host[1] = float("nan") if grad_norm is None else float(grad_norm)
-        event = accelerator.Event() if accelerator.Event is not None else None
-        if event is not None:
-            event.record(accelerator.current_stream())
-        return host, event
-
     def write_arrived(self, wait: bool = False) -> None:
         while self.pending and (wait or self.pending[0].arrived()):
             record = self.pending.popleft().record()
+            if record.validation_loss is not None:
+                self.validation_loss = record.validation_loss
             if self.writer is not None:
                 self.writer.write(record)
                 self.beat(record.step)
@@ -193,29 +184,24 @@ class Session:
     def beat(self, step: int) -> None:
         if not self.heartbeat or seconds_since(self.heartbeat) > HEARTBEAT_SECONDS:
             self.heartbeat = utc_now()
-            self.directory.update_status(heartbeat_utc=self.heartbeat, step=step)
+            self.directory.update_status(heartbeat_utc=self.heartbeat, step=step, gpu=self.device.card)
 
-    def save(self, step: int) -> None:
-        """Write a DeepSpeed checkpoint after `step` finished steps; what was measured so far is flushed first."""
+    def save(self, step: int) -> bool:
+        """Write a checkpoint after `step` finished steps, if there is room; what was measured is flushed first."""
         self.device.synchronize()
         self.write_arrived(wait=True)
         with self.device.paused():
-            state = {"step": step, "rng": random_state(), "batches": self.seen}
-            self.engine.save_checkpoint(
-                str(self.directory.checkpoints), tag=f"step{step}", client_state=state
-            )
+            return self.checkpoints.save(self.engine, step, self.seen, self.place)
 
     def _resume(self) -> tuple[int, str]:
         """Load the newest checkpoint, if there is one; the first step still to do, and the hash of batches so far."""
-        if not (self.directory.checkpoints / "latest").exists():
+        if not self.checkpoints.any():
             return 0, ""
         self.device.synchronize()
         with self.device.paused():
-            _, state = self.engine.load_checkpoint(str(self.directory.checkpoints))
-            forget_secondary_partitions(self.engine)
-            restore_random_state(state["rng"])
+            found = self.checkpoints.load(self.engine)
         self.device.synchronize()  # DeepSpeed lets the next all-gather overtake the copy of the loaded weights
-        return int(state["step"]), str(state["batches"])
+        return found
 
     def evaluate(self) -> Score | None:
         """This rank's answers to the held-out questions where the run trained on questions; None otherwise."""
@@ -233,8 +219,10 @@ class Session:
     def finish(self, score: Score | None) -> None:
         """Hash every rank's shards and batches and write the final record, which alone makes the run done."""
         gathered: list[Any] = [None] * self.place.world_size
-        torch.distributed.all_gather_object(gathered, (shards_sha256(self.engine.module), self.seen, score))
-        digests, seen, scores = zip(*gathered, strict=True)
+        own = (shards_sha256(self.engine.module), self.seen, score, self.memory)
+        torch.distributed.all_gather_object(gathered, own)
+        digests, seen, scores, memory = zip(*gathered, strict=True)
+        allocated, reserved = zip(*memory, strict=True) if self.memory else (None, None)
         if self.writer is not None:
             self.writer.close()
             final = Final(
@@ -243,24 +231,13 @@ class Session:
                 shards_sha256=hashlib.sha256("".join(digests).encode()).hexdigest(),
                 batches_sha256=hashlib.sha256("".join(seen).encode()).hexdigest(),
                 accuracy=sum(scores, Score(0, 0)).accuracy if score else None,
+                validation_loss=self.validation_loss,
+                memory_allocated=allocated,
+                memory_reserved=reserved,
             )
             self.directory.update_status(
                 final=final.model_dump(), step=final.steps - 1, heartbeat_utc=utc_now()
             )
-
-
-def random_state() -> dict[str, torch.Tensor]:
-    """Generators of the host and of the device, which are one and the same where there is no device."""
-    from deepspeed.accelerator import get_accelerator
-
-    return {"host": torch.get_rng_state(), "device": get_accelerator().get_rng_state()}
-
-
-def restore_random_state(state: Mapping[str, torch.Tensor]) -> None:
-    from deepspeed.accelerator import get_accelerator
-
-    torch.set_rng_state(state["host"])
-    get_accelerator().set_rng_state(state["device"])
 
 
 def shards_sha256(module: torch.nn.Module) -> str:

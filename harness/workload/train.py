@@ -24,7 +24,8 @@ from harness.system.errors import HarnessError
 from harness.system.imports import quick_imports
 from harness.workload.batches import Batches, open_batches
 from harness.workload.engine import build_engine, check_evidence
-from harness.workload.session import Preempted, Rank, Session, StopRequest
+from harness.workload.rank import Rank
+from harness.workload.session import Preempted, Session, StopRequest
 
 
 def import_everything(kind: str) -> None:

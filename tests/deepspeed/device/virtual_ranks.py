@@ -20,7 +20,7 @@ from harness.device import Collective, Observer, OpRecord, open_device
 from harness.study import Run
 from harness.system.ports import free_port
 from harness.workload.engine import build_engine
-from harness.workload.session import Rank
+from harness.workload.rank import Rank
 from harness.workload.train import import_everything, open_run_batches
 
 STEPS = 2

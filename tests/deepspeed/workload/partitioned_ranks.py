@@ -20,7 +20,7 @@ import harness.workload.engine
 from harness.device import open_device, step_traffic
 from harness.study import Run
 from harness.workload.engine import build_engine
-from harness.workload.session import Rank
+from harness.workload.rank import Rank
 from harness.workload.train import import_everything, open_run_batches
 from tests.deepspeed.device.virtual_ranks import fork_ranks
 

@@ -14,7 +14,7 @@ from harness.study import Run, load_model_file, load_study
 from harness.system.places import REPOSITORY
 from harness.workload.models import build_model
 from harness.workload.questions import held_out_questions
-from harness.workload.session import Rank
+from harness.workload.rank import Rank
 from harness.workload.sources import load_questions
 from harness.workload.train import open_run_batches
 from tests.conftest import write_study
