@@ -205,7 +205,7 @@ class CudaDevice(Device):
             yield
 
     def mark(self) -> Callable[[Any], float]:
-        return _Mark(_timed_event(torch.cuda.current_stream()))
+        return _Mark(_timed_event())
 
     def stream_waits(self) -> list[tuple[Any, Any]]:
         COMPUTE_WAITS.opened = True
@@ -230,9 +230,10 @@ class CudaDevice(Device):
         )
 
 
-def _timed_event(stream: torch.cuda.Stream) -> torch.cuda.Event:
+def _timed_event(*stream: torch.cuda.Stream) -> torch.cuda.Event:
+    """An event on the stream; on the current one where none is named."""
     event = torch.cuda.Event(enable_timing=True)
-    event.record(stream)
+    event.record(*stream)
     return event
 
 

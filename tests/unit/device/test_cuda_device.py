@@ -205,6 +205,25 @@ def test_a_rank_that_shares_the_first_gpu_is_set_up_for_it(monkeypatch: pytest.M
     assert device.counters().host_blocked_seconds is not None
 
 
+def test_waits_of_the_compute_stream_are_timed_and_those_of_other_streams_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from harness.device import cuda
+
+    class Stream:
+        def __init__(self, stream_id: int) -> None:
+            self.stream_id = stream_id
+
+    monkeypatch.setattr(torch.cuda, "Event", Moment)
+    waits = cuda.ComputeWaits()
+    for listens, stream_id in ((False, 0), (True, 7), (True, 0)):
+        waits.opened = listens
+        with waits.around(Stream(stream_id)):  # type: ignore[arg-type]
+            pass
+    ((before, after),) = waits.waits
+    assert after(before) == 5e-4
+
+
 def test_where_each_rank_has_a_gpu_nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     from harness.device import cuda
 
