@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -54,7 +55,7 @@ def submit(
         return
     check_weights(study)
     save_study(study, folder)
-    sent = submit_study(study, folder, profile)
+    sent = submit_study(study, folder, profile, say=lambda sentence: print(sentence, file=sys.stderr))
     if as_json:
         print(json.dumps([_submitted_row(submitted) for submitted in sent]))
         return

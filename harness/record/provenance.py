@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 from functools import lru_cache
@@ -10,6 +11,7 @@ from typing import Any
 
 from harness.system.places import REPOSITORY
 
+SNAPSHOT = "snapshot.json"  # in a copy of the code that harness.launch.slurm.snapshot made
 PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "numpy", "wandb")
 
 
@@ -28,7 +30,12 @@ def package_versions() -> dict[str, str | None]:
 
 @lru_cache(maxsize=1)
 def git_state() -> dict[str, Any]:
-    """Commit of the repository and whether its tracked files were changed; None outside a checkout, and without git."""
+    """Commit of the repository and whether its tracked files were changed; None outside a checkout, and without git.
+
+    Of a snapshot it is what the checkout had when it was taken.
+    """
+    if (record := REPOSITORY / SNAPSHOT).exists():
+        return dict(json.loads(record.read_text())["git"])
 
     def git(*words: str) -> str | None:
         try:
@@ -41,3 +48,8 @@ def git_state() -> dict[str, Any]:
 
     changed = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed) if changed is not None else None}
+
+
+def code_snapshot() -> str | None:
+    """Digest of the snapshot that this code is; None where it is a checkout or an installation."""
+    return REPOSITORY.name if (REPOSITORY / SNAPSHOT).exists() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,17 +21,26 @@ from harness.launch.slurm.clients import Clients, Unanswered
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.scheduler import Scheduler
 from harness.launch.slurm.script import render
+from harness.launch.slurm.snapshot import other_code, take_snapshot
 from harness.record import RunDirectory
 from harness.study import Run, Study
 from harness.system.errors import HarnessError
+from harness.system.places import REPOSITORY
 from harness.system.utc import utc_now
 from harness.system.whole_file import write_json
 
 
 def plan_submissions(
-    study: Study, results: Path, profile: Profile, scheduler: Scheduler | None
+    study: Study,
+    results: Path,
+    profile: Profile,
+    scheduler: Scheduler | None,
+    repository: Path = REPOSITORY,
 ) -> list[Submission]:
-    """What is missing or failed, and not in the queue, as arrays. `scheduler` None: as if nothing was queued."""
+    """What is missing or failed, and not in the queue, as arrays that run the code of `repository`.
+
+    `scheduler` None: as if nothing was queued.
+    """
     folder = results.resolve() / "slurm"
     queued = queued_groups(folder, scheduler)
     needed = [
@@ -46,7 +55,7 @@ def plan_submissions(
     chunks = [tasks[i : i + size] for tasks in shapes.values() for i in range(0, len(tasks), size)]
     first = 1 + max((int(s.folder.name) for s in submissions(folder)), default=0)
     return [
-        Submission(study.name, folder / f"{first + number:04d}", tuple(chunk))
+        Submission(study.name, folder / f"{first + number:04d}", tuple(chunk), repository=repository)
         for number, chunk in enumerate(chunks)
     ]
 
@@ -73,9 +82,12 @@ def queued_groups(folder: Path, scheduler: Scheduler | None) -> set[str]:
     return queued
 
 
-def submit(study: Study, results: Path, profile: Profile) -> list[Submitted]:
+def submit(
+    study: Study, results: Path, profile: Profile, say: Callable[[str], None] = lambda sentence: None
+) -> list[Submitted]:
     """Submit what is missing or failed; returns the new submissions, none where nothing is.
 
+    They run from a snapshot of the code as it is now; `say` hears where runs that are done had other code.
     The profile's throttle holds over several arrays, too: each waits for the one before it. Raises HarnessError with
     SLURM's own words when it refuses; arrays accepted before stay submitted.
     """
@@ -84,12 +96,17 @@ def submit(study: Study, results: Path, profile: Profile) -> list[Submitted]:
         runs = {run.run_id: run for run in study.runs}
         scheduler = Scheduler(clients)
         find_lost(results / "slurm", scheduler)
-        planned = plan_submissions(study, results, profile, scheduler)
+        code = take_snapshot(results)
+        planned = plan_submissions(study, results, profile, scheduler, code.folder)
         scripts = [render(submission, profile) for submission in planned]
         sent: list[Submitted] = []
         for submission, script in zip(planned, scripts, strict=True):
             after = sent[-1].job_id if sent and profile.throttle else None
             sent.append(_send(submission, script, profile, clients, runs, after))
+        if sent:
+            done = (run_id for run_id in runs if is_done(results, run_id))
+            for sentence in other_code(results, code, done):
+                say(sentence)
         return sent
 
 
@@ -115,7 +132,7 @@ def _send(
     results = folder.parent.parent
     for run_id in (run_id for task in submission.tasks for run_id in task.runs):
         directory = RunDirectory(results / "runs" / run_id)
-        directory.create(runs[run_id])
+        directory.create(runs[run_id], submission.repository.name)
         if directory.status().state != "done":
             directory.update_status(state="pending", reason=None, exit={})
     state = {"schema_version": 1, "cluster": clients.cluster, "utc": utc_now(), "mark": submission.mark}

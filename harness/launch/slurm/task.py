@@ -27,7 +27,7 @@ from harness.launch.slurm.ended import Ended, judge, steps_reached
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.srun import Allocation, Stop, on_every_node, run_step
 from harness.record import OPEN, RunDirectory
-from harness.record.provenance import package_versions
+from harness.record.provenance import code_snapshot, package_versions
 from harness.study import Run
 from harness.system.child import python_path
 from harness.system.errors import HarnessError
@@ -165,6 +165,7 @@ class Driver:
             "outcome": ended.outcome,
             "reason": ended.reason,
             "versions": package_versions(),
+            "code": code_snapshot(),
         }
         with (directory.path / "allocations.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
