@@ -10,6 +10,7 @@ import typer
 
 from harness.cli.cluster import app as cluster_app
 from harness.cli.diagnose import audit, doctor, triage
+from harness.cli.logs import logs
 from harness.cli.mirror import wandb
 from harness.cli.patch import app as patch_app
 from harness.cli.race import race
@@ -22,7 +23,6 @@ app = typer.Typer(
     name="hpz",
     help="Reproduce, explain and end the ZeRO++ hpZ race. Start with: hpz plan experiments/laptop.yaml",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -33,7 +33,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 VERBS: tuple[Callable[..., None], ...] = (
     *(plan, run, collect, report, wandb),
-    *(submit, status, watch, cancel),
+    *(submit, status, watch, logs, cancel),
     *(race, simulate, calibrate, doctor, audit, triage),
 )
 for verb in VERBS:

@@ -135,8 +135,7 @@ class Launcher:
     def _start(self, run: Run) -> None:
         directory = self.directories[run.run_id]
         server = self._server(run)
-        for file in directory.logs.glob("rank-*.txt"):
-            file.unlink()
+        directory.set_logs_aside()
         status = directory.update_status(
             state="running",
             attempts=directory.status().attempts + 1,

@@ -4,7 +4,7 @@ results/<study>/runs/<run-id>/
     run.json        the run as resolved, with patch hashes and package versions; written before launch
     steps.jsonl     one line a step, flushed (see StepRecord)
     status.json     state, attempts, heartbeat, exit of each rank; replaced atomically
-    log/rank-N.txt  what each rank printed
+    log/rank-N.txt  what each rank printed; of starts before, log/start-M/rank-N.txt
     checkpoint/     the newest DeepSpeed checkpoint, where one was asked for
 """
 
@@ -184,6 +184,20 @@ class RunDirectory:
         with (self.path / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def earlier_starts(self) -> list[Path]:
+        """The log folders of starts before the last, the oldest first."""
+        return sorted(self.logs.glob("start-*"), key=lambda folder: int(folder.name.removeprefix("start-")))
+
+    def set_logs_aside(self) -> None:
+        """Keep what the ranks of the last start printed apart from what the next will print."""
+        files = list(self.logs.glob("rank-*.txt"))
+        if not files:
+            return
+        aside = self.logs / f"start-{len(self.earlier_starts()) + 1}"
+        aside.mkdir(exist_ok=True)
+        for file in files:
+            file.replace(aside / file.name)
 
     def last_lines(self, rank: int, count: int = 8) -> list[str]:
         """The last lines that a rank printed."""

@@ -139,8 +139,7 @@ class Driver:
             **({"HPZ_GROUPS_ACROSS_NODES": "1"} if self.profile.groups_across_nodes else {}),
             **({WIRE_INTERFACE: i} if (i := self.profile.network_interface) else {}),
         }
-        for file in directory.logs.glob("rank-*.txt"):
-            file.replace(file.with_suffix(".previous.txt"))
+        directory.set_logs_aside()
         command = [*self.srun, "-m", "harness.launch.slurm.rank", str(directory.path), str(until)]
         code, errors = run_step(command, environment, self.allocation, self.stop)
         return judge(directory, run, until, code, errors, self.stop.asked)
