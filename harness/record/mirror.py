@@ -1,8 +1,10 @@
 """Mirrors runs to Weights & Biases under their run ids, always from the local files, never from inside a training.
 
-Local files are the truth: a mirror that fails harms nothing, and pushing again sends only what is new. Offline is the
-default; WANDB_MODE=online (or `hpz wandb --online`) with a configured account sends to the server. On SLURM each array
-task mirrors its runs when it ends: `python -m harness.record.mirror MODE RUN_DIRECTORY…`.
+Local files are the truth: a mirror that fails harms nothing. Offline is the default, and a run has one offline store
+with every step once, written anew where there is more to tell (several of one run overwrite each other when they are
+synced: wandb #3841). WANDB_MODE=online (or `hpz wandb --online`) with a configured account sends what is new to the
+server. On SLURM each array task mirrors its runs while they train (harness.record.live), and once more when it ends:
+`python -m harness.record.mirror MODE RUN_DIRECTORY…`.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ import fcntl
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +30,15 @@ from harness.system.whole_file import write_json
 
 Mode = Literal["offline", "online"]
 PROJECT = "hpz-lab"
-NOT_LOGGED = {"schema", "step", "nonfinite", "utc"}
+NOT_LOGGED = {"schema", "nonfinite", "utc", "tokens"}
+# DeepSpeed's own names (runtime/engine.py), for dashboards of a user's runs; with the factor to its unit.
+ALIASES = {
+    "Train/Samples/train_loss": ("loss", 1.0),
+    "Train/Samples/lr": ("lr", 1.0),
+    "Train/Samples/elapsed_time_ms_forward": ("forward_seconds", 1e3),
+    "Train/Samples/elapsed_time_ms_backward": ("backward_seconds", 1e3),
+    "Train/Samples/elapsed_time_ms_step": ("optimizer_seconds", 1e3),
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,7 @@ def mirror_run(folder: Path, mode: Mode) -> Mirrored:
     """Push the steps of one run that were not pushed before; whatever goes wrong is returned, not raised."""
     directory, last = RunDirectory(folder), -1
     try:
-        with _sole_pusher(directory):
+        with sole_pusher(directory):
             last = _pushed(directory).get(mode, Pushed()).last_step
             return _push(directory, mode, last)
     except Exception as error:
@@ -75,7 +86,7 @@ def mirror_run(folder: Path, mode: Mode) -> Mirrored:
 
 
 @contextmanager
-def _sole_pusher(directory: RunDirectory) -> Iterator[None]:
+def sole_pusher(directory: RunDirectory) -> Iterator[None]:
     """Two at once, a job that ends and `hpz wandb`, would push everything twice."""
     with (directory.path / ".wandb.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -83,21 +94,65 @@ def _sole_pusher(directory: RunDirectory) -> Iterator[None]:
 
 
 def _push(directory: RunDirectory, mode: Mode, last: int) -> Mirrored:
-    run, status = directory.run(), directory.status()
-    lines = [line for line in _lines(directory.steps_file) if line["step"] > last]
-    now = Pushed(lines[-1]["step"] if lines else last, status.state)
-    before = _pushed(directory)
-    if now == before.get(mode):
-        return Mirrored(run.run_id, 0, last)
-    session = _open(directory, run, mode)
-    for line in lines:
-        values = {key: value for key, value in line.items() if key not in NOT_LOGGED}
-        session.log(values | _nonfinite(line), step=line["step"])
-    session.summary.update(_summary(status))
+    lines = list(read_lines(directory.steps_file))
+    newest = max((line["step"] for line in lines), default=-1)
+    if Pushed(newest, directory.status().state) == _pushed(directory).get(mode):
+        return Mirrored(directory.path.name, 0, last)
+    session = Session(directory, mode)
+    new = session.log(lines)
     session.finish()
-    after = {**before, mode: now}
-    write_json(_pushed_file(directory), {name: vars(pushed) for name, pushed in after.items()})
-    return Mirrored(run.run_id, len(lines), now.last_step)
+    return Mirrored(directory.path.name, sum(step > last for step in new), newest)
+
+
+class Session:
+    """A run at wandb while it is being told: in its one offline store, begun anew, or on the server, gone on with."""
+
+    def __init__(self, directory: RunDirectory, mode: Mode) -> None:
+        self.directory, self.mode = directory, mode
+        self.run = directory.run()
+        self.last_step = _pushed(directory).get(mode, Pushed()).last_step if mode == "online" else -1
+        if mode == "offline":
+            for store in directory.path.glob("wandb/offline-run-*"):
+                shutil.rmtree(store)
+        self._wandb = _open(directory, self.run, mode)
+
+    def log(self, lines: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Tell the steps that were not told yet, given the lines of all; returns which they were."""
+        new = []
+        for step, values in logged(lines, self.run):
+            if step > self.last_step:
+                self._wandb.log(values, step=step)
+                self.last_step = step
+                new.append(step)
+        return new
+
+    def finish(self) -> None:
+        """Tell how the run stands, close the store, and write down how far it was told."""
+        status = self.directory.status()
+        self._wandb.summary.update(_summary(status))
+        self._wandb.finish()
+        told = _pushed(self.directory) | {self.mode: Pushed(self.last_step, status.state)}
+        write_json(_pushed_file(self.directory), {name: vars(pushed) for name, pushed in told.items()})
+
+
+def logged(lines: Iterable[Mapping[str, Any]], run: Run) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each step and its values for wandb; `tokens`, `samples` and `elapsed_seconds` are of the run so far."""
+    elapsed, per_step = 0.0, run.tokens_per_step
+    for line in lines:
+        step = int(line["step"])
+        seconds = line.get("step_seconds") or 0.0
+        elapsed += seconds
+        values = {k: v for k, v in line.items() if k not in NOT_LOGGED and v is not None} | _nonfinite(line)
+        values |= {
+            "step_tokens": line.get("tokens"),
+            "tokens": (step + 1) * per_step,
+            "samples": (step + 1) * per_step // run.training.sequence_length,
+            "elapsed_seconds": elapsed,
+        }
+        if seconds > 0:
+            values["tokens_per_second"] = per_step / seconds
+        values |= {alias: values[name] * unit for alias, (name, unit) in ALIASES.items() if name in values}
+        yield step, values
 
 
 def _open(directory: RunDirectory, run: Run, mode: Mode) -> Any:
@@ -112,20 +167,38 @@ def _open(directory: RunDirectory, run: Run, mode: Mode) -> Any:
         x_disable_machine_info=True,
         x_sync_dir_suffix=str(time.time_ns()),  # stores are named by the second, which two pushes may share
     )
-    return wandb.init(
+    opened = wandb.init(
         id=run.run_id,
         name=run.run_id,
         project=os.environ.get("WANDB_PROJECT", PROJECT),
         group=run.study,
+        job_type=run.variant,
         tags=[run.variant, run.evidence],
-        config=run.model_dump(mode="json"),
+        config=flat(run.model_dump(mode="json", exclude={"model_spec"})),
         dir=directory.path,
-        resume="allow",  # a resumed or requeued run continues under its id
+        resume="allow" if mode == "online" else None,  # a requeued run goes on under its id
+        reinit="create_new",  # several runs are told at once
         settings=settings,
     )
+    for axis in ("step", "samples", "tokens", "elapsed_seconds"):
+        opened.define_metric(axis)
+    opened.define_metric("*", step_metric="step")
+    opened.define_metric("Train/Samples/*", step_metric="samples")
+    return opened
 
 
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
+def flat(nested: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """A nested mapping as one level, its keys joined by dots."""
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{above}{key}.")
+        else:
+            found[f"{above}{key}"] = value
+    return found
+
+
+def read_lines(file: Path) -> Iterator[dict[str, Any]]:
     """Whole lines only: the last one may still be written."""
     for text in file.read_text().splitlines() if file.exists() else []:
         try:
@@ -134,7 +207,7 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
             return
 
 
-def _nonfinite(line: dict[str, Any]) -> dict[str, float]:
+def _nonfinite(line: Mapping[str, Any]) -> dict[str, float]:
     pairs = (pair.split("=") for pair in (line.get("nonfinite") or "").split())
     return {key: float(value) for key, value in pairs}
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from harness.cluster.cluster import usual_link
 from harness.cluster.network import shape_words
 from harness.launch.slurm.arrays import Task, read_profile, read_tasks
 from harness.launch.slurm.ended import Ended, judge, steps_reached
+from harness.launch.slurm.mirroring import mirror, mirrored_live
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.srun import Allocation, Stop, on_every_node, run_step
 from harness.record import OPEN, RunDirectory
@@ -36,7 +35,6 @@ from harness.system.utc import utc_now
 from harness.variants import Variant, overlay_path
 
 BASELINE_SECONDS = 300.0
-MIRROR_SECONDS = 300.0
 REQUEUE_SECONDS = 30.0  # within which SLURM ends a script whose job it requeues
 
 
@@ -59,16 +57,17 @@ class Driver:
 
     def run(self) -> int:
         """All turns of all runs; the exit code of the task."""
+        mode = self.profile.wandb or os.environ.get("WANDB_MODE", "offline")
         runs = [RunDirectory(self.results / "runs" / run_id) for run_id in self.task.runs]
         for directory in runs:
             close_finished(directory)
         todo = [directory for directory in runs if directory.status().state != "done"]
         if todo:
-            with self.links_shaped(todo):
+            with self.links_shaped(todo), mirrored_live(runs, mode, self.stop):
                 self.take_turns(todo, self.profile.blocks if len(runs) > 1 else 1)
         if self.stop.asked:
             return self.leave(todo)
-        self.mirror(runs)
+        mirror(runs, mode, self.stop)
         return int(any(directory.status().state != "done" for directory in runs))
 
     def take_turns(self, todo: list[RunDirectory], blocks: int) -> None:
@@ -209,27 +208,6 @@ class Driver:
                     f"hpz: no network baseline (exit code {code}): {' '.join(errors[-3:])}", file=sys.stderr
                 )
         return dict(json.loads(file.read_text())) if file.exists() else None
-
-    def mirror(self, runs: list[RunDirectory]) -> None:
-        """Mirror the runs to wandb, in a process and a time of its own: whatever becomes of it harms no run."""
-        mode = self.profile.wandb or os.environ.get("WANDB_MODE", "offline")
-        if mode not in ("offline", "online") or find_spec("wandb") is None:
-            return
-        command = [
-            sys.executable,
-            "-m",
-            "harness.record.mirror",
-            mode,
-            *(str(directory.path) for directory in runs),
-        ]
-        process = subprocess.Popen(command, start_new_session=True)
-        deadline = time.monotonic() + MIRROR_SECONDS
-        while process.poll() is None and not self.stop.asked and time.monotonic() < deadline:
-            time.sleep(0.1)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        if process.wait():
-            print("hpz: the runs were not all mirrored to wandb; hpz wandb does it later", file=sys.stderr)
 
     def leave(self, todo: list[RunDirectory]) -> int:
         """After a stop: ask for another allocation where the limit was the cause; SLURM itself requeues otherwise."""

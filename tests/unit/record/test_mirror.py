@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -109,12 +111,58 @@ def test_pushing_again_sends_only_what_is_new(directory: RunDirectory) -> None:
     assert steps_stored(directory) == [0, 1, 2, 3, 4]
 
 
-def test_pushes_within_a_second_have_stores_of_their_own(directory: RunDirectory) -> None:
+def test_a_run_has_one_offline_store_with_every_step_once_however_often_it_is_pushed(
+    directory: RunDirectory,
+) -> None:
     for steps in (3, 4, 5):
         write_steps(directory, 3, steps)
         mirror_run(directory.path, "offline")
-    assert len(list(directory.path.glob("wandb/offline-run-*"))) == 3
+    assert len(list(directory.path.glob("wandb/offline-run-*"))) == 1
     assert steps_stored(directory) == [0, 1, 2, 3, 4]
+
+
+def test_steps_carry_what_dashboards_expect(directory: RunDirectory) -> None:
+    mirror_run(directory.path, "offline")
+    records = stored(directory)
+    (run,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
+    assert run.job_type == "zero3"
+    assert any(item.key == "training.learning_rate" for item in run.config.update)
+    values, per_step = history(records)[2], directory.run().tokens_per_step
+    assert values["tokens"] == 3 * per_step and values["step"] == 2
+    assert values["Train/Samples/lr"] == values["lr"] and values["tokens_per_second"] > 0
+    axes = {
+        record.metric.name or record.metric.glob_name
+        for record in records
+        if record.WhichOneof("record_type") == "metric"
+    }
+    assert {"step", "samples", "tokens", "Train/Samples/*"} <= axes
+
+
+def test_runs_are_told_while_they_train_and_to_their_end(directory: RunDirectory) -> None:
+    command = [sys.executable, "-m", "harness.record.live", "offline", str(directory.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as live:
+        assert live.stdin is not None
+        deadline = time.monotonic() + 120
+        while not list(directory.path.glob("wandb/offline-run-*/*.wandb")):
+            assert time.monotonic() < deadline and live.poll() is None
+            time.sleep(0.1)
+        write_steps(directory, 3, 6)  # a requeued run goes on
+        live.stdin.close()
+        assert live.wait(120) == 0
+    assert steps_stored(directory) == [0, 1, 2, 3, 4, 5]
+    assert mirror_run(directory.path, "offline").new_steps == 0
+
+
+def test_a_live_mirror_that_was_killed_leaves_nothing_undone(directory: RunDirectory) -> None:
+    command = [sys.executable, "-m", "harness.record.live", "offline", str(directory.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as live:
+        deadline = time.monotonic() + 120
+        while not list(directory.path.glob("wandb/offline-run-*/*.wandb")):
+            assert time.monotonic() < deadline and live.poll() is None
+            time.sleep(0.1)
+        live.kill()
+    assert mirror_run(directory.path, "offline").error is None
+    assert steps_stored(directory) == [0, 1, 2]
 
 
 def test_two_that_push_at_once_push_once(directory: RunDirectory) -> None:
