@@ -75,18 +75,21 @@ def _packed(file: Path) -> bool:
     return file.suffix.lower() in PACKED
 
 
-def parts_of(files: list[Path]) -> list[Part]:
-    """Pieces of about equal size, in order; a function of the files alone. Raises HarnessError."""
-    least, most = PART_BYTES
-    size = min(most, max(least, sum(file.stat().st_size for file in files) // PARTS))
+def parts_of(files: list[Path], size: int | None = None) -> list[Part]:
+    """Pieces in order, in parts of about `size` bytes (by default: PARTS of them); nothing else decides. HarnessError."""
+    if size is None:
+        least, most = PART_BYTES
+        size = min(most, max(least, sum(file.stat().st_size for file in files) // PARTS))
     parts: list[Part] = []
-    open_part: list[Piece] = []
+    gathered: list[Piece] = []
+    held = 0
     for piece in (piece for file in files for piece in _pieces(file, size)):
-        open_part.append(piece)
-        if sum(piece.bytes for piece in open_part) >= size:
-            parts.append(tuple(open_part))
-            open_part = []
-    return parts + ([tuple(open_part)] if open_part else [])
+        gathered.append(piece)
+        held += piece.bytes
+        if held >= size:
+            parts.append(tuple(gathered))
+            gathered, held = [], 0
+    return parts + ([tuple(gathered)] if gathered else [])
 
 
 def _pieces(file: Path, size: int) -> list[Piece]:

@@ -5,6 +5,7 @@ The dataset's own files are its parts: each worker streams some of them, so that
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,9 @@ def _read(source: Source, stream: Any) -> Iterator[dict[str, Any]]:
 def _open(source: Source) -> Any:
     try:
         from datasets import load_dataset, load_from_disk
+        from tqdm import tqdm
 
+        tqdm.set_lock(threading.RLock())  # one between processes would outlive a worker that is stopped
         folder = Path(source.path)
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
             saved = load_from_disk(source.path)  # as Dataset.save_to_disk wrote it
@@ -81,8 +84,8 @@ def _open(source: Source) -> Any:
 
 
 def _cannot_be_had(source: Source, error: Exception) -> HarnessError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+    reason = " ".join(str(error).split())[:200].rstrip(". ") or type(error).__name__
     return HarnessError(
-        f"data.path: dataset {source.path!r} (split {source.split!r}) could not be had ({reason}); run again where the "
-        "Hub can be reached, or give a folder with the dataset"
+        f"data.path: dataset {source.path!r} (split {source.split!r}) could not be read ({reason}); run again where "
+        "the Hub can be reached, or give a folder that `datasets` can load"
     )
