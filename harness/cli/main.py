@@ -9,6 +9,7 @@ from collections.abc import Callable
 import typer
 
 from harness.cli.cluster import app as cluster_app
+from harness.cli.data import app as data_app
 from harness.cli.diagnose import audit, doctor, triage
 from harness.cli.logs import logs
 from harness.cli.mirror import wandb
@@ -39,6 +40,7 @@ VERBS: tuple[Callable[..., None], ...] = (
 for verb in VERBS:
     app.command()(verb)
 app.add_typer(patch_app, name="patch")
+app.add_typer(data_app, name="data")
 app.add_typer(cluster_app, name="cluster")
 
 

@@ -25,7 +25,7 @@ from harness.launch.slurm.status import Row, count_states, study_rows
 from harness.launch.slurm.submit import cancel as cancel_jobs
 from harness.launch.slurm.submit import plan_submissions, submission_of
 from harness.launch.slurm.submit import submit as submit_study
-from harness.study import Study, check_weights, load_study, save_study
+from harness.study import Study, check_corpus, check_weights, load_study, save_study
 from harness.system.errors import RunFailed
 
 WATCH_SECONDS = 1.0  # between looks at the runs' files; the scheduler is asked less often
@@ -54,6 +54,7 @@ def submit(
             _print_script(planned, render(planned, profile))
         return
     check_weights(study)
+    check_corpus(study)
     save_study(study, folder)
     sent = submit_study(study, folder, profile, say=lambda sentence: print(sentence, file=sys.stderr))
     if as_json:

@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.launch.gpu import check_gpus
 from harness.launch.launcher import Launcher, Progress, Watcher
 from harness.record import RunDirectory, Status
-from harness.study import Study, check_weights, make_results_folder
+from harness.study import Study, check_corpus, check_weights, make_results_folder
 from harness.system.errors import HarnessError
 from harness.system.utc import utc_now
 
@@ -31,6 +31,7 @@ def check_machine(study: Study, witness: str | None = None) -> None:
             "use hpz submit --cluster slurm/clusters/one-machine.yaml"
         )
     check_weights(study)
+    check_corpus(study)
     check_gpus(study.runs)
 
 

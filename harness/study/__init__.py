@@ -9,6 +9,7 @@ from harness.study.models import (
     parse_model,
     unaligned_parameters,
 )
+from harness.study.packed import check_corpus, check_vocabulary, corpus_source
 from harness.study.records import Data, Frozen, Rule, Run, Shape, Training
 from harness.study.study import Study
 
@@ -22,7 +23,10 @@ __all__ = [
     "Study",
     "Training",
     "bits_per_second",
+    "check_corpus",
+    "check_vocabulary",
     "check_weights",
+    "corpus_source",
     "data_file",
     "load_model_file",
     "load_study",

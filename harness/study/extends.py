@@ -15,7 +15,10 @@ from harness.system.errors import HarnessError
 from harness.system.yaml_file import read_keys
 
 KEY = "extends"
-PATHS = (("data", "path"), ("data", "file"), ("simulate", "hardware"))
+PATHS = (
+    *(("data", key) for key in ("path", "file", "hub", "tokenizer", "prepared")),
+    ("simulate", "hardware"),
+)
 
 
 def read_extended(file: Path, advice: str) -> tuple[dict[str, Any], list[Path]]:

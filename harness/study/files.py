@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from harness.study.extends import read_extended
 from harness.study.messages import first_message
 from harness.study.models import SHIPPED_MODELS, parse_model
+from harness.study.packed import check_corpus_fits, located_corpus
 from harness.study.records import SHIPPED, Data
 from harness.study.study import Study
 from harness.system.errors import HarnessError
@@ -47,6 +48,7 @@ def load_study(path: str | Path, release: str | None = None) -> Study:
             parse_model(spec, f"models.{name}")
         study = study.model_copy(update={"data": _located(study.data, file)})
         _ = study.runs
+        check_corpus_fits(study)
     except ValidationError as error:
         raise HarnessError(f"{file}: {first_message(error, Study)}") from error
     except HarnessError as error:
@@ -145,6 +147,8 @@ def _located(data: Data, file: Path) -> Data:
                 "data.path: source 'stdlib' has its own text and tokens; set data.source: file to use yours"
             )
         return data
+    if data.packed:
+        return located_corpus(data, file)
     if data.source == "hub":
         if not data.path:
             raise HarnessError(
@@ -158,6 +162,10 @@ def _located(data: Data, file: Path) -> Data:
     found = next((candidate.resolve() for candidate in candidates if candidate.is_file()), None)
     if found is None and data.sha256:
         return data  # results are read on machines that need not have the text
+    if any(candidate.is_dir() for candidate in candidates):
+        raise HarnessError(
+            f"data.path: {path!r} is a folder; set data.packed: true and run `hpz data prepare {file.name}`"
+        )
     if found is None:
         raise HarnessError(f"data.path: no file {path!r} beside {file.name}; give a path that exists")
     inside = found.is_relative_to(REPOSITORY)

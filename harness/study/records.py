@@ -37,6 +37,7 @@ NOT_ON: dict[str, dict[str, dict[Any, str]]] = {
         "compile": {True: "a compiled graph hides its ops; use device: cpu or cuda, or leave compile out"},
     },
 }
+PACKED = ("prepared", "repeat", "max_tokens", "validation_fraction")  # fields of packed data alone
 SHIPPED = {"mmlu": "experiments/data/mmlu-mini.csv"}
 
 
@@ -137,15 +138,28 @@ class Training(Frozen):
 
 
 class Data(Frozen):
-    """Where token batches come from; `path` is relative to the study file, or absolute."""
+    """Where token batches come from; `path` is relative to the study file, or absolute.
+
+    `packed`: tokenised once, by `hpz data prepare`, into a corpus that all runs map.
+    """
 
     source: Literal["stdlib", "file", "hub", "mmlu"] = "stdlib"
-    path: str | None = None  # mmlu: the shipped questions where there is none
+    path: str | None = (
+        None  # mmlu: the shipped questions where there is none; packed: a folder or a glob, too
+    )
     name: str | None = None  # configuration of a Hub dataset
     split: str = "train"
+    revision: str | None = (
+        None  # of a Hub dataset: branch, tag or commit; None: the newest when it is prepared
+    )
     text_column: str = "text"
     tokenizer: str | None = None  # None: bytes; stdlib has its own, with as many tokens as the model
-    sha256: str | None = None  # of the text, filled in when the study is loaded
+    packed: bool = False
+    prepared: str | None = None  # packed: the folder where corpora are kept; None: in the cache
+    repeat: bool = False  # packed: may be read more than once
+    max_tokens: int | None = Field(default=None, ge=1)  # packed: prepare no more than about so many
+    validation_fraction: float = Field(default=0.005, ge=0, lt=1)  # packed: share of documents held out
+    sha256: str | None = None  # of the text, or of the packed corpus, filled in when the study is loaded
 
     @model_validator(mode="before")
     @classmethod
@@ -163,6 +177,24 @@ class Data(Frozen):
         if given.get("source", "stdlib") == "stdlib":
             given = {**given, "sha256": given.get("sha256") or stdlib_sha256()}
         return given
+
+    @model_validator(mode="after")
+    def _packed_is_said(self) -> Self:
+        if self.packed and self.source not in ("file", "hub"):
+            raise ValueError(f"packed: source {self.source!r} is not prepared; give file or hub")
+        said = [name for name in PACKED if getattr(self, name) != Data.model_fields[name].default]
+        if said and not self.packed:
+            raise ValueError(f"{said[0]} is for prepared text; set packed: true")
+        return self
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it can change a run's numbers; once there is a hash, the content says that wherever it lies."""
+        if self.packed and self.sha256:
+            return {"packed": True, "sha256": self.sha256}
+        content = self.model_dump(mode="json", exclude={"packed", *PACKED} if not self.packed else None)
+        unsaid = [*(["path"] if self.sha256 else []), *(["revision"] if self.revision is None else [])]
+        return {name: value for name, value in content.items() if name not in unsaid}
 
 
 class Rule(Frozen):
@@ -234,8 +266,7 @@ class Run(Frozen):
     def run_id(self) -> str:
         """Readable name plus a hash of everything in the study that can change the run's numbers."""
         content = self.model_dump(mode="json", exclude={"study"})
-        if self.data.sha256:
-            del content["data"]["path"]  # the text itself says which it is, wherever it lies
+        content["data"] = self.data.identity
         for name in ("link", "stall_us", "virtual_nodes"):
             if not content[name]:
                 del content[name]  # a field that says nothing changes no number, and no id

@@ -11,21 +11,21 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.corpus import Encoder, Tokens, open_corpus, open_encoder, open_tokens, permuted
 from harness.study import Data, Training
+from harness.system.errors import HarnessError
 from harness.workload.questions import training_questions
 from harness.workload.sources import (
-    Encoder,
     Example,
     HubDocuments,
     QuestionExamples,
     check_example,
     load_questions,
-    open_encoder,
     read_stdlib,
     read_text,
 )
@@ -55,13 +55,42 @@ def open_batches(
     length = training.sequence_length
     if data.source == "stdlib":
         return IndexedBatches(plan, read_stdlib(data, vocab_size, length), seed, vocab_size)
-    encoder = open_encoder(data)
+    if data.packed:
+        tokens, name = _packed_tokens(data, "train")
+        return PackedBatches(plan, tokens, length, seed, vocab_size, data.repeat, name)
+    encoder = open_encoder(data.tokenizer)
     if data.source == "hub":
         return StreamedBatches(plan, HubDocuments(data, world_size, rank, seed), encoder, length, vocab_size)
     if data.source == "mmlu":
         questions = training_questions(load_questions(data))
         return IndexedBatches(plan, QuestionExamples(questions, encoder, length), seed, vocab_size)
     return IndexedBatches(plan, read_text(data, encoder, length), seed, vocab_size)
+
+
+def open_validation(
+    data: Data, training: Training, *, vocab_size: int, world_size: int, rank: int
+) -> Batches:
+    """One rank's held-out micro-batches, 0 to training.validation_batches - 1 of any step: always the same.
+
+    Raises HarnessError where the data holds nothing out, or less than is asked for.
+    """
+    if not data.packed:
+        raise HarnessError(
+            "training.validate_every: nothing is held out of this data; use your own text with data.packed: true"
+        )
+    tokens, name = _packed_tokens(data, "held-out")
+    plan = BatchPlan(micro_batch=training.micro_batch, accumulation=1, world_size=world_size, rank=rank)
+    return HeldOutBatches(plan, tokens, training.sequence_length, vocab_size, name)
+
+
+def _packed_tokens(data: Data, part: Literal["train", "held-out"]) -> tuple[Tokens, str]:
+    """The tokens of a prepared corpus, mapped, and how they are called. Raises HarnessError."""
+    if data.sha256 is None:
+        raise HarnessError(
+            f"data.path: {data.path} is not prepared; run `hpz data prepare` with the study first"
+        )
+    corpus, folder = open_corpus(data.prepared, data.sha256)
+    return open_tokens(corpus, folder, held_out=part == "held-out"), f"corpus {folder.name} ({part})"
 
 
 def batch_hash(batches: Iterable[Mapping[str, torch.Tensor]]) -> int:
@@ -130,6 +159,60 @@ class IndexedBatches:
     def _example(self, position: int) -> Example:
         epoch, place = divmod(position, len(self.examples))
         return self.examples[int(epoch_order(len(self.examples), self.seed, epoch)[place])]
+
+
+@dataclass(frozen=True)
+class PackedBatches:
+    """Batches over a packed corpus: any step costs the same, and each epoch sees every sequence once."""
+
+    plan: BatchPlan
+    tokens: Tokens
+    length: int
+    seed: int
+    vocab_size: int
+    repeat: bool  # whether there is a second epoch
+    name: str
+
+    def at(self, step: int, micro: int) -> Batch:
+        return collate([self._example(place) for place in self.plan.positions(step, micro)], self.vocab_size)
+
+    def _example(self, position: int) -> Example:
+        size = len(self.tokens) // self.length
+        if position >= size and not (self.repeat and size):
+            raise HarnessError(
+                f"{self.name}: its {size:,} sequences of {self.length} tokens are used up; prepare more text or set "
+                "data.repeat: true"
+            )
+        epoch, place = divmod(position, size)
+        return _packed_example(self.tokens, permuted(place, size, self.seed, epoch), self.length, self.name)
+
+
+@dataclass(frozen=True)
+class HeldOutBatches:
+    """The first held-out sequences of a packed corpus, in order, whatever the step."""
+
+    plan: BatchPlan
+    tokens: Tokens
+    length: int
+    vocab_size: int
+    name: str
+
+    def at(self, step: int, micro: int) -> Batch:
+        places = self.plan.positions(micro, 0)
+        if places.stop > len(self.tokens) // self.length:
+            raise HarnessError(
+                f"{self.name}: holds {len(self.tokens) // self.length:,} sequences of {self.length} tokens, fewer than "
+                "are asked for; take fewer training.validation_batches, or prepare again with a larger "
+                "data.validation_fraction"
+            )
+        return collate(
+            [_packed_example(self.tokens, place, self.length, self.name) for place in places], self.vocab_size
+        )
+
+
+def _packed_example(tokens: Tokens, index: int, length: int, name: str) -> Example:
+    cut = tokens.read(index * length, length)
+    return Example(cut, cut, f"{name}: tokens {index * length} to {(index + 1) * length - 1}")
 
 
 @dataclass

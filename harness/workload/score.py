@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.corpus import Encoder, open_encoder
 from harness.study import Data, Training
 from harness.workload.questions import LETTERS, Question, held_out_questions
-from harness.workload.sources import IGNORED, Encoder, QuestionExamples, load_questions, open_encoder
+from harness.workload.sources import IGNORED, QuestionExamples, load_questions
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,7 @@ def held_out_score(
     return multiple_choice_accuracy(
         model,
         held_out_questions(load_questions(data)),
-        encoder=open_encoder(data),
+        encoder=open_encoder(data.tokenizer),
         sequence_length=training.sequence_length,
         device=device,
         rank=rank,

@@ -6,29 +6,20 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from harness.study import Data
-
-if TYPE_CHECKING:
-    pass
-
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from harness.study import data_file
+from harness.corpus import Encoder
+from harness.study import Data, data_file
 from harness.study.text import stdlib_sha256
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from harness.workload.questions import Question, parse_questions
 from harness.workload.stdlib_text import stdlib_tokens
-
-if TYPE_CHECKING:
-    pass
 
 IGNORED = -100  # label of a token that the loss leaves out (PyTorch's cross_entropy)
 SHUFFLE_BUFFER = 1000  # documents of a stream that are shuffled among themselves
@@ -41,47 +32,6 @@ class Example:
     tokens: Tokens
     labels: Tokens
     where: str
-
-
-class Encoder(Protocol):
-    """Text to token ids."""
-
-    vocab_size: int
-
-    def encode(self, text: str) -> list[int]: ...
-
-
-class Bytes:
-    """A token a byte: needs no vocabulary file."""
-
-    vocab_size = 256
-
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode())
-
-
-class Tokenizer:
-    """A Hugging Face tokenizer without special tokens. Raises HarnessError when it cannot be had."""
-
-    def __init__(self, name: str) -> None:
-        from transformers import AutoTokenizer
-
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise HarnessError(
-                f"data.tokenizer: {name!r} is no folder with a tokenizer and could not be had from the Hub "
-                f"({_reason(error)}); download it where there is a network and give its folder"
-            ) from error
-        self.vocab_size = len(self._tokenizer)
-
-    def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
-
-
-def open_encoder(data: Data) -> Encoder:
-    """The tokenizer that the study names, or bytes."""
-    return Tokenizer(data.tokenizer) if data.tokenizer else Bytes()
 
 
 def check_example(example: Example, vocab_size: int) -> None:
@@ -159,7 +109,13 @@ class HubDocuments:
         from datasets import load_dataset
 
         try:
-            stream = load_dataset(self.data.path, self.data.name, split=self.data.split, streaming=True)
+            stream = load_dataset(
+                self.data.path,
+                self.data.name,
+                split=self.data.split,
+                revision=self.data.revision,
+                streaming=True,
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise HarnessError(
                 f"data.path: dataset {self.data.path!r} (split {self.data.split!r}) could not be had "

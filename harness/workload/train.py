@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -22,8 +22,9 @@ from harness.record import RunDirectory
 from harness.study import ModelFile, Run
 from harness.system.errors import HarnessError
 from harness.system.imports import quick_imports
-from harness.workload.batches import Batches, open_batches
+from harness.workload.batches import Batches, open_batches, open_validation
 from harness.workload.engine import build_engine, check_evidence
+from harness.workload.prefetch import Prefetched
 from harness.workload.rank import Rank
 from harness.workload.session import Preempted, Session, StopRequest
 
@@ -84,9 +85,11 @@ def run_rank(
         open_witness(os.environ.get(VARIABLE), path, place.rank, run.training.steps) as witness,
         device.activate(),
     ):
+        held_out = open_run_validation(run, place)
         engine = build_engine(run, device)
-        session = Session(run, directory, place, device, engine, open_run_batches(run, place), stop)
-        session.train(until or run.training.steps, witness)
+        with prefetched(open_run_batches(run, place), run, device) as batches:
+            session = Session(run, directory, place, device, engine, batches, stop, held_out)
+            session.train(until or run.training.steps, witness)
         score = session.evaluate()
         device.synchronize()
     session.finish(score)
@@ -104,11 +107,50 @@ def open_run_batches(run: Run, place: Rank) -> Batches:
     return open_batches(
         run.data,
         run.training,
-        vocab_size=ModelFile.model_validate(run.model_spec).config.vocab_size,
+        vocab_size=_vocabulary(run),
         world_size=place.world_size,
         rank=place.rank,
         seed=run.seed,
     )
+
+
+def open_run_validation(run: Run, place: Rank) -> Batches | None:
+    """This rank's held-out batches; None where the run measures no validation loss."""
+    if not run.training.validate_every:
+        return None
+    return open_validation(
+        run.data,
+        run.training,
+        vocab_size=_vocabulary(run),
+        world_size=place.world_size,
+        rank=place.rank,
+    )
+
+
+@contextlib.contextmanager
+def prefetched(batches: Batches, run: Run, device: Device) -> Iterator[Batches]:
+    """The batches, made ready by a thread beside the steps; as they are on the virtual device, which must repeat."""
+    if device.kind == "virtual":
+        yield batches
+        return
+    from deepspeed.accelerator import get_accelerator
+
+    def begin() -> None:
+        if device.kind == "cuda":
+            torch.cuda.set_device(device.torch_device)  # pinning would make a context on the first GPU
+
+    with Prefetched(
+        batches,
+        accumulation=run.training.gradient_accumulation,
+        steps=run.training.steps,
+        pin=get_accelerator().pin_memory,
+        begin=begin,
+    ) as ready:
+        yield ready
+
+
+def _vocabulary(run: Run) -> int:
+    return ModelFile.model_validate(run.model_spec).config.vocab_size
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.corpus import Bytes
 from harness.study import Data, Training, load_model_file
 from harness.study.text import TEXT_BYTES, stdlib_text
 from harness.system.errors import HarnessError
@@ -21,7 +22,7 @@ from harness.workload.batches import Batches, BatchPlan, batch_hash, epoch_order
 from harness.workload.models import build_model
 from harness.workload.questions import held_out_questions, parse_questions, training_questions
 from harness.workload.score import Score, held_out_score, multiple_choice_accuracy
-from harness.workload.sources import IGNORED, Bytes, Example, check_example, load_questions
+from harness.workload.sources import IGNORED, Example, check_example, load_questions
 from harness.workload.stdlib_text import stdlib_tokens
 
 TEXT = Data(source="file", path=str(REPOSITORY / "LICENSE"))
