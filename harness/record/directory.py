@@ -98,7 +98,7 @@ class Final(Frozen):
     shards_sha256: str  # over every rank's parameter shards, in rank order
     batches_sha256: str | None = None  # over every rank's micro-batches of all steps, in rank order
     accuracy: float | None = None  # finetune: share of multiple-choice questions answered rightly
-    validation_loss: float | None = None  # the last one
+    validation_loss: float | None = None  # the last one, where it is a number
     memory_allocated: tuple[int, ...] | None = None  # most bytes on each rank's GPU, in rank order
     memory_reserved: tuple[int, ...] | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import signal
 import time
 from collections import deque
@@ -231,7 +232,7 @@ class Session:
                 shards_sha256=hashlib.sha256("".join(digests).encode()).hexdigest(),
                 batches_sha256=hashlib.sha256("".join(seen).encode()).hexdigest(),
                 accuracy=sum(scores, Score(0, 0)).accuracy if score else None,
-                validation_loss=self.validation_loss,
+                validation_loss=finite_or_none(self.validation_loss),
                 memory_allocated=allocated,
                 memory_reserved=reserved,
             )
@@ -248,3 +249,8 @@ def shards_sha256(module: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(shard.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """The final record is strict JSON; a loss that diverged stands in its step's line."""
+    return value if value is not None and math.isfinite(value) else None
