@@ -34,6 +34,14 @@ NEEDED = (
     "batch_hash",
     "wire_bytes",
     "wire_bytes_predicted",
+    "tokens",
+    "forward_seconds",
+    "backward_seconds",
+    "optimizer_seconds",
+    "exposed_comm_seconds",
+    "memory_allocated",
+    "memory_reserved",
+    "validation_loss",
 )
 COMMON = ("step", "batch_hash")  # equal in many runs
 

@@ -31,7 +31,7 @@ def check_machine(study: Study, witness: str | None = None) -> None:
             "use hpz submit --cluster slurm/clusters/one-machine.yaml"
         )
     check_weights(study)
-    check_gpus(study.runs)
+    check_gpus(study.runs, gpu=study.gpu)
 
 
 def run_study(

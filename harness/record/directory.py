@@ -65,6 +65,16 @@ class StepRecord:
     wire_bytes_predicted: int | None = (
         None  # the same from the counted collectives (harness.workload.gloo_bytes)
     )
+    # Sums over micro-batches: of the device by CUDA events on a GPU, of the host on a cpu; None on the virtual device.
+    forward_seconds: float | None = None
+    backward_seconds: float | None = None
+    optimizer_seconds: float | None = None
+    exposed_comm_seconds: float | None = (
+        None  # that the compute stream waited for communication, by CUDA events
+    )
+    memory_allocated: int | None = None  # peak bytes of rank 0 since the step began; None without a GPU
+    memory_reserved: int | None = None
+    validation_loss: float | None = None  # measured after the step; None on steps without one
 
     def line(self) -> str:
         """Strict JSON: a non-finite number becomes null and is named in `nonfinite`."""
@@ -87,6 +97,9 @@ class Final(Frozen):
     shards_sha256: str  # over every rank's parameter shards, in rank order
     batches_sha256: str | None = None  # over every rank's micro-batches of all steps, in rank order
     accuracy: float | None = None  # finetune: share of multiple-choice questions answered rightly
+    memory_allocated: list[int] | None = None  # peak bytes of each rank; None without a GPU
+    memory_reserved: list[int] | None = None
+    validation_loss: float | None = None  # the last
 
 
 class Exit(Frozen):
