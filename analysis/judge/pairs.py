@@ -183,6 +183,7 @@ def few_seeds(pairs: Iterable[Pair], limit: int = 5) -> list[Pair]:
             run.schedule,
             run.poison,
             str(run.training),
+            str(run.deepspeed),
         )
         seeds[cell] = seeds.get(cell, 0) + 1
         if seeds[cell] <= limit:

@@ -26,7 +26,9 @@ def verdict_table(summary: Mapping[str, Any]) -> Table:
     levels = ", ".join(dict.fromkeys(pair["evidence"] for pair in pairs))
     table = Table(title=f"{summary['study']}: verdicts (evidence: {levels or 'none'})", title_justify="left")
     varying = {key: name for key, name in VARYING.items() if len({pair[key] for pair in pairs}) > 1}
-    for name in ("model", "variant", "shape", *varying.values(), "policy", "verdict"):
+    axes = list(dict.fromkeys(name for pair in pairs for name in pair["axes"]))
+    named = [axis.rsplit(".", 1)[-1] for axis in axes]
+    for name in ("model", "variant", "shape", *varying.values(), *named, "policy", "verdict"):
         table.add_column(name)
     for name in NUMBERS.values():
         table.add_column(name, justify="right")
@@ -36,6 +38,7 @@ def verdict_table(summary: Mapping[str, Any]) -> Table:
             pair["variant"],
             shape_text(pair["shape"]),
             *(str(pair[key]) for key in varying),
+            *(str(pair["axes"].get(axis)) for axis in axes),
             pair["schedule"],
             _styled(pair["verdict"]),
             *(_text(pair[key]) for key in NUMBERS),
