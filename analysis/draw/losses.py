@@ -53,6 +53,8 @@ def loss_groups(matched: Matched) -> list[Group]:
     firsts = [group[0].run for group in groups.values()]
     trainings = [run.training.model_dump() for run in firsts]
     varying = [name for name in Training.model_fields if len({str(one[name]) for one in trainings}) > 1]
+    if len({run.tokens_per_step for run in firsts}) == 1 and "gradient_accumulation" in varying:
+        varying.remove("gradient_accumulation")  # a constant global batch: it follows from the shape
     labels = [
         ", ".join(filter(None, (*_words(training, varying), _deepspeed_words(matched, run))))
         for training, run in zip(trainings, firsts, strict=True)

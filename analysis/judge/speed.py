@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.judge.axes import axes_text, further_axes
+from analysis.judge.axes import axis_words, further_axes
 from analysis.judge.convergence import Floats, bootstrap_median
 from analysis.judge.pairs import Matched, Recorded
 from analysis.judge.throughput import steady_blocks
@@ -74,9 +74,11 @@ def throughput_record(
 
 def block_rates(recorded: Recorded, rule: Rule) -> Floats:
     """Tokens/s of one rank, shape (blocks,): tokens of a step over the median seconds of each block of steady steps."""
-    blocks = steady_blocks(np.asarray(recorded.columns["step_seconds"], dtype=float), rule)
+    columns = recorded.columns
+    blocks = steady_blocks(np.asarray(columns["step_seconds"], dtype=float), rule)
     seconds = np.array([np.median(block) for block in blocks])
-    return recorded.run.tokens_per_step / recorded.run.shape.world_size / seconds
+    tokens = float(np.median(columns["tokens"])) if seconds.size else 0.0
+    return tokens / recorded.run.shape.world_size / seconds
 
 
 def _run_record(recorded: Recorded, study: Study, blocks: Floats) -> Record:
@@ -93,7 +95,7 @@ def _run_record(recorded: Recorded, study: Study, blocks: Floats) -> Record:
         "axes": further_axes(study, run),
         "card": recorded.record.get("gpu"),
         "steps": len(seconds),
-        "step_seconds": run.tokens_per_step / run.shape.world_size / rate.estimate,
+        "step_seconds": float(np.median(seconds[rule.warmup_steps_dropped :])),
         "tokens_per_second": rate.estimate * run.shape.world_size,
         "tokens_per_second_per_rank": asdict(rate),
         **_flops(run, rate.estimate, card, name, why_not),
@@ -239,7 +241,31 @@ def _last(values: Any) -> float | None:
     return float(present[-1]) if (present := _present(values)).size else None
 
 
-def throughput_words(group: Mapping[str, Any]) -> str:
-    """What sets a group apart beside model, variant and shape, in words."""
-    link = f"link {group['link']}" if group["link"] else ""
-    return ", ".join(filter(None, (link, axes_text(group["axes"]))))
+def settings_apart(groups: list[Record]) -> list[str]:
+    """For each group what sets it apart beside model, variant and nodes: all that is swept, and more only where needed.
+
+    A constant global batch has another accumulation on every number of nodes: that alone is worth no word.
+    """
+    further = [
+        {
+            "accumulation": f"g={group['gradient_accumulation']}",
+            "hpz": f"hpZ {group['shape']['hpz']}" if group["shape"]["hpz"] > 1 else "",
+            "ranks": f"{group['shape']['ranks_per_node']} ranks a node",
+            "timer": "" if group["throughput_timer"] else "no timer",
+            "release": group["release"],
+            "device": group["device"],
+            "card": group["card"] or "",
+        }
+        for group in groups
+    ]
+    words = [{"link": group["link"] or "", **axis_words(group["axes"])} for group in groups]
+    swept = dict.fromkeys(name for each in words for name in each)
+    chosen = [name for name in swept if len({each.get(name, "") for each in words}) > 1]
+    for name in further[0] if further else ():
+        alike: dict[tuple[str, ...], set[str]] = {}
+        for group, each, more in zip(groups, words, further, strict=True):
+            place = (group["model"], group["variant"], str(group["shape"]["nodes"]))
+            alike.setdefault((*place, *(each[one] for one in chosen)), set()).add(more[name])
+            each[name] = more[name]
+        chosen += [name] if any(len(values) > 1 for values in alike.values()) else []
+    return [", ".join(each[name] for name in chosen if each[name]) for each in words]

@@ -30,7 +30,8 @@ def verdict_table(summary: Mapping[str, Any]) -> Table:
     named = [axis.rsplit(".", 1)[-1] for axis in axes]
     for name in ("model", "variant", "shape", *varying.values(), *named, "policy", "verdict"):
         table.add_column(name)
-    for name in NUMBERS.values():
+    rates = _rates(summary)
+    for name in (*NUMBERS.values(), *(("tokens/s a rank",) if rates else ())):
         table.add_column(name, justify="right")
     for pair in pairs:
         table.add_row(
@@ -42,6 +43,7 @@ def verdict_table(summary: Mapping[str, Any]) -> Table:
             pair["schedule"],
             _styled(pair["verdict"]),
             *(_text(pair[key]) for key in NUMBERS),
+            *((_text(rates.get(pair["run_id"])),) if rates else ()),
         )
     notes = notes_of(summary)
     if summary["not_run"]:
@@ -50,6 +52,12 @@ def verdict_table(summary: Mapping[str, Any]) -> Table:
         )
     table.caption = "\n".join(notes) or None
     return table
+
+
+def _rates(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Tokens/s of a rank by run, where they were measured."""
+    runs = (summary["throughput"] or {"runs": []})["runs"]
+    return {run["run_id"]: run["tokens_per_second_per_rank"]["estimate"] for run in runs}
 
 
 def _styled(verdict: str) -> str:
