@@ -28,6 +28,24 @@ STEP_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
         "bytes that rank 0's node put on its link, headers included; missing where unmetered",
     ),
     "wire_bytes_predicted": (pa.int64(), "the same, predicted from the step's collectives"),
+    **{
+        f"{name}_seconds": (
+            pa.float64(),
+            f"seconds of {what}, over all micro-batches: of the device on a GPU, of the host on a cpu; else missing",
+        )
+        for name, what in (
+            ("forward", "forward passes"),
+            ("backward", "backward passes"),
+            ("optimizer", "the optimizer step"),
+        )
+    },
+    "exposed_comm_seconds": (
+        pa.float64(),
+        "seconds that the compute stream waited for communication, by CUDA events; missing without a GPU",
+    ),
+    "memory_allocated": (pa.int64(), "peak bytes that rank 0 allocated in the step; missing without a GPU"),
+    "memory_reserved": (pa.int64(), "peak bytes that rank 0's allocator held in the step"),
+    "validation_loss": (pa.float64(), "held-out loss after the step, nats per token; missing between"),
     "batch_hash": (pa.int64(), "hash of rank 0's micro-batches: equal in every run of a pair"),
     "utc": (pa.timestamp("ms", tz="UTC"), "when the step was recorded, UTC"),
 }

@@ -15,8 +15,10 @@ from analysis.draw.costs import cost_figures, lines_figure
 from analysis.draw.figure import Figure, inline
 from analysis.draw.losses import loss_figures
 from analysis.draw.missing import missing_figures
+from analysis.draw.progress import progress_figures
 from analysis.draw.rates import gpu_figures
 from analysis.draw.simulated import simulated_figures
+from analysis.draw.speed import speed_figures
 from analysis.draw.validation import validation_figure
 from analysis.draw.verdicts import matrix_figure
 from analysis.judge.clock_tables import Clock, load_clock
@@ -48,11 +50,14 @@ class AllDrawn:
     lines: Drawn | None
     missing: list[Drawn]
     gpu: list[Drawn]
+    progress: list[Drawn]
+    speed: list[Drawn]
     clock: dict[str, Drawn]  # of simulated time, by name
 
     def every(self) -> list[Drawn]:
         alone = [one for one in (self.matrix, self.lines) if one]
-        return [*self.losses, *alone, *self.costs, *self.missing, *self.gpu, *self.clock.values()]
+        many = (self.losses, alone, self.costs, self.missing, self.gpu, self.progress, self.speed)
+        return [one for part in (*many, self.clock.values()) for one in part]
 
 
 def draw_all(
@@ -69,6 +74,8 @@ def draw_all(
         lines=_written(lines, folder) if lines else None,
         missing=[_drawn(make, folder) for make in missing_figures(matched.study)],
         gpu=[_drawn(make, folder) for make in gpu_figures(summary)],
+        progress=[_drawn(make, folder) for make in progress_figures(matched, summary)],
+        speed=[_drawn(make, folder) for make in speed_figures(summary)],
         clock={figure.name: _written(figure, folder) for figure in clock_figures(clock)},
     )
 

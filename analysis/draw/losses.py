@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ from matplotlib.transforms import ScaledTranslation
 
 from analysis.draw.figure import Figure, distinct, file_name
 from analysis.draw.style import MUTED, line_of
+from analysis.judge.axes import axes_text, further_axes
 from analysis.judge.pairs import Matched, Pair, Recorded, few_seeds
-from harness.study import Training
+from harness.study import Run, Training
 from harness.system.errors import HarnessError
 
 # Drawn as curves; the others are in the tables.
@@ -24,37 +27,72 @@ MAX_POINTS = 400  # of one curve; longer ones are thinned evenly, and the table 
 Record = Mapping[str, Any]
 
 
-def loss_figures(matched: Matched, summary: Record, bands: Any) -> list[Callable[[], Figure]]:
-    """One figure per model, shape and training: each policy a panel. Calling one raises where a run is missing."""
-    verdicts = {pair["run_id"]: pair for pair in summary["pairs"]}
+@dataclass(frozen=True)
+class Group:
+    """Pairs of one model, shape and training, which share a figure."""
+
+    name: str  # for the figure's file
+    label: str  # what sets the group apart beside model and shape; may be empty
+    pairs: list[Pair]
+
+    @property
+    def title(self) -> str:
+        run = self.pairs[0].run
+        return ", ".join(filter(None, (run.model, str(run.shape), self.label)))
+
+
+def loss_groups(matched: Matched) -> list[Group]:
+    """The pairs of named variants by model, shape and training, as the study has them."""
     groups: dict[tuple[Any, ...], list[Pair]] = {}
     for pair in matched.pairs:
         if pair.run.variant in NAMED and pair.run.variant != "zero3":
             run = pair.run
-            groups.setdefault((run.model, str(run.shape), run.device, str(run.training)), []).append(pair)
-    trainings = [group[0].run.training.model_dump() for group in groups.values()]
+            further = str(further_axes(matched.study, run))
+            key = (run.model, str(run.shape), run.device, str(run.training), further)
+            groups.setdefault(key, []).append(pair)
+    firsts = [group[0].run for group in groups.values()]
+    trainings = [run.training.model_dump() for run in firsts]
     varying = [name for name in Training.model_fields if len({str(one[name]) for one in trainings}) > 1]
-    labels = [", ".join(f"{name.replace('_', ' ')} {one[name]}" for name in varying) for one in trainings]
+    if len({run.tokens_per_step for run in firsts}) == 1 and "gradient_accumulation" in varying:
+        varying.remove("gradient_accumulation")  # a constant global batch: it follows from the shape
+    labels = [
+        ", ".join(filter(None, (*_words(training, varying), _deepspeed_words(matched, run))))
+        for training, run in zip(trainings, firsts, strict=True)
+    ]
     names = distinct(
-        file_name("_".join(["loss", model, shape, *([label] if label else [])]))
+        file_name("_".join([model, shape, *([label] if label else [])]))
         for (model, shape, *_), label in zip(groups, labels, strict=True)
     )
+    return [Group(*parts) for parts in zip(names, labels, groups.values(), strict=True)]
+
+
+def _words(training: Mapping[str, Any], varying: list[str]) -> list[str]:
+    return [f"{name.replace('_', ' ')} {training[name]}" for name in varying]
+
+
+def _deepspeed_words(matched: Matched, run: Run) -> str:
+    """Swept keys of DeepSpeed's JSON; those of the training are fields of it."""
+    axes = further_axes(matched.study, run)
+    return axes_text({name: value for name, value in axes.items() if name.startswith("deepspeed.")})
+
+
+def loss_figures(matched: Matched, summary: Record, bands: Any) -> list[Callable[[], Figure]]:
+    """One figure per model, shape and training: each policy a panel. Calling one raises where a run is missing."""
+    verdicts = {pair["run_id"]: pair for pair in summary["pairs"]}
     return [
-        lambda name=name, label=label, group=group: _loss_figure(name, label, group, verdicts, bands)  # type: ignore[misc]
-        for name, label, group in zip(names, labels, groups.values(), strict=True)
+        partial(_loss_figure, f"loss_{group.name}", group, verdicts, bands) for group in loss_groups(matched)
     ]
 
 
-def _loss_figure(
-    name: str, label: str, pairs: list[Pair], verdicts: Mapping[str, Record], bands: Any
-) -> Figure:
+def _loss_figure(name: str, group: Group, verdicts: Mapping[str, Record], bands: Any) -> Figure:
+    pairs = group.pairs
     run, few = pairs[0].run, few_seeds(pairs)
     baselines: dict[str, Recorded] = {}
     parts = []
     for pair in few:
         ours, theirs = (
-            _needed(pair.recorded, pair.run_id, name),
-            _needed(pair.recorded_baseline, pair.baseline_run_id, name),
+            needed(pair.recorded, pair.run_id, name),
+            needed(pair.recorded_baseline, pair.baseline_run_id, name),
         )
         baselines[theirs.run_id] = theirs
         panel = ", ".join(filter(None, (ours.run.schedule, ours.run.link)))
@@ -67,12 +105,12 @@ def _loss_figure(
     evidence = tuple(dict.fromkeys(table["evidence"]))
     seeds, drawn = {pair.run.seed for pair in pairs}, {pair.run.seed for pair in few}
     some = f" ({len(drawn)} of {len(seeds)} seeds)" if drawn != seeds else ""
-    title = ", ".join(filter(None, (run.model, str(run.shape), label)))
-    title += f": training loss by policy{' and link' if run.link else ''}{some}"
+    title = f"{group.title}: training loss by policy{' and link' if run.link else ''}{some}"
     return Figure(name, title, table, run_ids, evidence, draw_loss)
 
 
-def _needed(recorded: Recorded | None, run_id: str, figure: str) -> Recorded:
+def needed(recorded: Recorded | None, run_id: str, figure: str) -> Recorded:
+    """The run, which a figure cannot do without. Raises HarnessError with the reason why there is none."""
     if recorded is None or recorded.unfit:
         reason = recorded.unfit if recorded else "not started"
         raise HarnessError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analysis.judge.axes import axis_words
+
 Record = Mapping[str, Any]
 
 
@@ -32,4 +34,5 @@ def _words(pair: Record, one_size: bool) -> dict[str, str]:
         "timer": "" if pair["throughput_timer"] else "no timer",
         "link": pair["link"] or "",
         "poison": pair["poison"],
+        **axis_words(pair["axes"]),
     }

@@ -117,7 +117,7 @@ def _by_interval(found: list[tuple[Record, float | None, float | None]], asked: 
 
 def _configuration(pair: Record) -> tuple[Any, ...]:
     names = ("model", "release", "schedule", "gradient_accumulation", "throughput_timer", "link")
-    return (*(pair[name] for name in names), str(pair["shape"]))
+    return (*(pair[name] for name in names), str(pair["shape"]), str(pair["axes"]))
 
 
 def _simulated(summary: Record, reading: str) -> Found | None:

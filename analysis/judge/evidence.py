@@ -29,6 +29,7 @@ CONDITIONS = (  # what a pair and its control share; the baseline's id stands fo
     "gradient_accumulation",
     "throughput_timer",
     "link",
+    "axes",
     "baseline_run_id",
 )
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from analysis.judge.axes import axes_text, further_axes
 from analysis.judge.convergence import bootstrap_median
 from analysis.judge.pairs import Matched, Pair
 from analysis.judge.throughput import block_ratios
@@ -32,11 +33,15 @@ def gpu_record(matched: Matched, pairs: Iterable[Mapping[str, Any]]) -> Record |
         if pair.run.device == "cuda" and not pair.reason and pair.run.stall_us == pair.baseline.stall_us == 0:
             run = pair.run
             if run.training == pair.baseline.training:
-                key = (run.model, run.variant, run.training.gradient_accumulation)
+                axes = axes_text(further_axes(matched.study, run))
+                key = (run.model, run.variant, run.training.gradient_accumulation, axes)
                 costs.setdefault(key, []).append(pair)
     return {
         "rates": [_rate(cell, rule) for cell in _cells(judged)],
-        "costs": [_cost(group, rule) for group in costs.values()],
+        "costs": [
+            _cost(group, rule) | {"axes": further_axes(matched.study, group[0].run)}
+            for group in costs.values()
+        ],
     }
 
 
@@ -44,7 +49,8 @@ def _cells(pairs: list[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
     """Pairs that differ in the seed alone, by ascending stall."""
     cells: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for pair in sorted(pairs, key=lambda pair: pair["stall_us"]):
-        cells.setdefault(tuple(pair[name] for name in CELL), []).append(pair)
+        key = (*(pair[name] for name in CELL), axes_text(pair["axes"]))
+        cells.setdefault(key, []).append(pair)
     return list(cells.values())
 
 
@@ -56,7 +62,7 @@ def _rate(pairs: list[Mapping[str, Any]], rule: Rule) -> Record:
         for pair in pairs
     )
     return {
-        **{name: pairs[0][name] for name in CELL},
+        **{name: pairs[0][name] for name in (*CELL, "axes")},
         "runs": proportion(len(struck), len(pairs), rule.confidence),
         "steps": proportion(len(struck), exposed, rule.confidence),
         "run_ids": [pair["run_id"] for pair in pairs],

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.judge.axes import further_axes
 from analysis.judge.convergence import Band, Judgement, divergence, judge, tolerance_band
 from analysis.judge.evidence import weaker
 from analysis.judge.pairs import Matched, Pair, Recorded, mean_or_none
@@ -96,6 +97,7 @@ def pair_record(pair: Pair, bands: Bands, study: Study) -> Record:
         "shape": run.shape.model_dump(mode="json"),
         "gradient_accumulation": run.training.gradient_accumulation,
         "link": run.link,
+        "axes": further_axes(study, run),
         "verdict": judgement.verdict if judgement else None,
         "reason": reason,
         "first_bad_step": judgement.first_bad_step if judgement else None,

@@ -34,6 +34,14 @@ NEEDED = (
     "batch_hash",
     "wire_bytes",
     "wire_bytes_predicted",
+    "tokens",
+    "forward_seconds",
+    "backward_seconds",
+    "optimizer_seconds",
+    "exposed_comm_seconds",
+    "memory_allocated",
+    "memory_reserved",
+    "validation_loss",
 )
 COMMON = ("step", "batch_hash")  # equal in many runs
 
@@ -62,6 +70,12 @@ class Recorded:
         """Package versions that can change a number; wandb mirrors what was recorded."""
         versions = self.record.get("versions") or {}
         return {name: version for name, version in versions.items() if name != "wandb"}
+
+    @property
+    def card(self) -> str | None:
+        """The name of rank 0's GPU; None where there is none or nobody wrote it down."""
+        found = json.loads(self.row["status"] or "{}").get("gpu")
+        return str(found) if found else None
 
     @property
     def only_analysed(self) -> bool:
@@ -175,6 +189,7 @@ def few_seeds(pairs: Iterable[Pair], limit: int = 5) -> list[Pair]:
             run.schedule,
             run.poison,
             str(run.training),
+            str(run.deepspeed),
         )
         seeds[cell] = seeds.get(cell, 0) + 1
         if seeds[cell] <= limit:

@@ -16,6 +16,7 @@ import numpy as np
 
 from analysis.collect.collect import Collected, collect_study
 from analysis.judge.audit import audit_records
+from analysis.judge.axes import axes_text, further_axes
 from analysis.judge.claims import judge_claims
 from analysis.judge.clock import clock_record
 from analysis.judge.clock_tables import load_clock
@@ -34,6 +35,7 @@ from analysis.judge.gpu import gpu_record
 from analysis.judge.pair_records import Bands, check_secondary_gathers, pair_record
 from analysis.judge.pairs import Matched, Pair, match
 from analysis.judge.race_matrix import load_matrix, matrix_record
+from analysis.judge.speed import throughput_record
 from analysis.judge.wire import wire_records
 from analysis.judge.witness import watched_runs
 from harness import __version__
@@ -89,6 +91,8 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
     environments = environments_of(matched)
     runs = {pair.run_id: pair.run for pair in matched.pairs}
     wire = wire_records(matched)
+    witness = watched_runs(matched, collected.folder)
+    watched = {one.run_id for one in witness}
     summary: Record = {
         "schema_version": SCHEMA_VERSION,
         "study": study.name,
@@ -105,7 +109,8 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
         "audit": audit_records(pairs, runs, {pair.run_id: pair.baseline for pair in matched.pairs}, wire),
         "wire": wire,
         "gpu": gpu_record(matched, pairs),
-        "witness": [asdict(one) for one in watched_runs(matched, collected.folder)],
+        "throughput": throughput_record(matched, pairs, watched),
+        "witness": [asdict(one) for one in witness],
         "races": matrix_record(load_matrix(collected.folder)),
         "simulated": clock_record(load_clock(collected.folder, study.name)),
         "not_run": [{"run_id": run.run_id, "reason": reason} for run, reason in matched.not_run],
@@ -162,6 +167,7 @@ def group_records(matched: Matched, study: Study) -> list[Record]:
             run.release,
             str(run.training),
             run.link,
+            axes_text(further_axes(study, run)),
             str(pair.recorded.versions),
         )
         groups.setdefault(key, []).append(pair)
@@ -186,6 +192,7 @@ def _group_record(group: list[Pair], study: Study) -> Record:
         "device": first.device,
         "shape": first.shape.model_dump(mode="json"),
         "gradient_accumulation": first.training.gradient_accumulation,
+        "axes": further_axes(study, first),
         "seeds": [pair.run.seed for pair in group],
         "run_ids": [pair.run_id for pair in group],
         "final_loss_difference": asdict(difference) if difference else None,

@@ -20,6 +20,14 @@ MAX_BLOCKS = 30
 OUTLIER_MADS = 5.0  # a ratio this many scaled median deviations from the median is shown as an outlier
 
 
+def steady_blocks(values: Floats, rule: Rule) -> list[Floats]:
+    """The values after the warm-up in at most MAX_BLOCKS blocks; none where nothing is left or a value is no time."""
+    kept = values[rule.warmup_steps_dropped :]
+    if not len(kept) or not (np.isfinite(kept).all() and (kept > 0).all()):
+        return []
+    return np.array_split(kept, min(MAX_BLOCKS, len(kept)))
+
+
 def block_ratios(run: Floats, baseline: Floats, rule: Rule) -> Floats:
     """Ratios of block medians, shape (blocks,), from step seconds of shape (steps,); empty when nothing is left."""
     steps = min(len(run), len(baseline))

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from analysis.draw.settings import shape_text
+from analysis.judge.axes import axes_text
 from analysis.judge.evidence import RANK
 from analysis.page.tables import number
 from harness.system.errors import HarnessError
@@ -36,6 +37,7 @@ def _key(pair: Record) -> tuple[Any, ...]:
     later = (
         pair.get("schedule", pair["policy"]),
         pair.get("throughput_timer", True),
+        axes_text(pair.get("axes", {})),
     )  # not in older summaries
     return (*(pair[name] for name in KEY), *later, shape_text(pair["shape"]))
 

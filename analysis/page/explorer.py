@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from analysis.draw.style import line_of
+from analysis.judge.axes import axes_text, further_axes
 from analysis.judge.convergence import Floats
 from analysis.judge.pairs import Matched, Recorded, few_seeds
 
@@ -21,9 +22,10 @@ def explorer_data(matched: Matched, summary: Mapping[str, Any]) -> list[dict[str
     verdicts = {pair["run_id"]: pair for pair in summary["pairs"]}
     groups: dict[str, list[Recorded]] = {}
     for pair in few_seeds(matched.pairs):
+        axes = axes_text(further_axes(matched.study, pair.run))
         for recorded in (pair.recorded_baseline, pair.recorded):
             if recorded is not None and len(recorded.columns["step"]):
-                members = groups.setdefault(_group_of(pair.run.model, pair.run), [])
+                members = groups.setdefault(_group_of(pair.run.model, pair.run, axes), [])
                 if all(recorded is not member for member in members):
                     members.append(recorded)
     count = sum(map(len, groups.values()))
@@ -36,11 +38,12 @@ def as_script(groups: list[dict[str, Any]]) -> str:
     return json.dumps(groups, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _group_of(model: str, run: Any) -> str:
+def _group_of(model: str, run: Any, axes: str) -> str:
     accumulation = run.training.gradient_accumulation
     ranks = f"{model}, {run.shape.nodes} × {run.shape.ranks_per_node} ranks"
     ranks += f", accumulation {accumulation}" if accumulation > 1 else ""
-    return ranks + (f", link {run.link}" if run.link else "")
+    ranks += f", link {run.link}" if run.link else ""
+    return ", ".join(filter(None, (ranks, axes)))
 
 
 def _group(name: str, members: list[Recorded], verdicts: Mapping[str, Any], points: int) -> dict[str, Any]:

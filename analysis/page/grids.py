@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.draw.style import SIGNS
+from analysis.judge.axes import axes_text
 from analysis.judge.convergence import FEWEST_SEEDS
 from analysis.judge.evidence import LEVELS, RANK, SOUND
 
@@ -39,7 +40,12 @@ def grids(summary: Record) -> list[Grid]:
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for pair in summary["pairs"]:
         groups.setdefault(
-            (pair["model"], pair["device"], pair["gradient_accumulation"], pair["link"], _ranks(pair)), []
+            (
+                *(pair[name] for name in ("model", "device", "gradient_accumulation", "link")),
+                _ranks(pair),
+                axes_text(pair["axes"]),
+            ),
+            [],
         ).append(pair)
     return [_grid(pairs) for pairs in groups.values()]
 
@@ -55,6 +61,7 @@ def _grid(pairs: list[Record]) -> Grid:
     title = f"{first['model']}, {_ranks(first)}" + (f", hpZ {', '.join(map(str, sizes))}" if sizes else "")
     title += f", accumulation {first['gradient_accumulation']}" if first["gradient_accumulation"] > 1 else ""
     title += f", link {first['link']}" if first["link"] else ""
+    title += f", {further}" if (further := axes_text(first["axes"])) else ""
     variants = dict.fromkeys((pair["variant"], pair["shape"]["hpz"]) for pair in pairs)
     rows = []
     for variant, hpz in variants:

@@ -30,6 +30,7 @@ from analysis.page.grids import band_note, grids
 from analysis.page.levels import compared
 from analysis.page.races import race_rows
 from analysis.page.simulated import section
+from analysis.page.speed import hours_sentences, shown, throughput_rows
 from analysis.page.tables import faults, interval, pair_rows, seed_rows, size
 from analysis.page.text import latex, latex_orders, markdown
 from harness.study import load_study
@@ -74,6 +75,8 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
         lines=drawn.lines,
         missing=drawn.missing,
         rates=drawn.gpu,
+        progress=drawn.progress,
+        speeds=drawn.speed,
         profiles=profiles(folder),
         comparison=comparison,
         clock=section(clock),
@@ -128,6 +131,9 @@ def render(summary: Mapping[str, Any], **parts: Any) -> str:
         unfilled=unfilled(summary["wire"]),
         faults=faults(summary),
         seeds=seed_rows(summary),
+        throughput=(rows := throughput_rows(summary)),
+        throughput_head=shown(rows),
+        hours=hours_sentences(summary),
         variants=explained(summary),
         patches=patches_of(summary),
         style=_own("style.css"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from analysis.draw.settings import settings, shape_text
 from analysis.draw.style import SIGNS
+from analysis.judge.axes import axes_text
 from analysis.judge.evidence import RANK
 from analysis.page.answers import count_words
 from analysis.page.grids import levels_of
@@ -72,10 +73,14 @@ def interval(ratio: Record | None) -> str:
 def seed_rows(summary: Record) -> list[dict[str, Any]]:
     """Final-window loss differences of pairs run with several seeds."""
     return [
-        {**group, "shape": shape_text(group["shape"]), "difference": interval(group["final_loss_difference"])}
+        {**group, "shape": _with_axes(group), "difference": interval(group["final_loss_difference"])}
         for group in summary["groups"]
         if len(group["seeds"]) > 1
     ]
+
+
+def _with_axes(group: Record) -> str:
+    return ", ".join(filter(None, (shape_text(group["shape"]), axes_text(group["axes"]))))
 
 
 def faults(summary: Record) -> list[dict[str, str]]:

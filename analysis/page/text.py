@@ -14,6 +14,7 @@ from analysis.judge.trust import percent
 from analysis.page.answers import answers, headline
 from analysis.page.explained import notes_of
 from analysis.page.grids import Grid, band_note, grids
+from analysis.page.speed import hours_sentences, shown, throughput_rows
 
 Record = Mapping[str, Any]
 LATEX = {
@@ -46,6 +47,7 @@ def markdown(summary: Record) -> str:
         *(_md(note) for note in notes_of(summary)),
     ]
     parts += _md_runs(summary) if ran(summary) else []
+    parts += _md_throughput(summary) if summary["throughput"] else []
     parts += _md_races(summary["races"]) if summary["races"] else []
     parts += _md_clock(summary["simulated"]) if summary["simulated"] else []
 
@@ -77,6 +79,18 @@ def _md_runs(summary: Record) -> list[str]:
         "## Verdicts",
         *(_md_grid(grid) for grid in grids(summary)),
         band_note(summary),
+    ]
+
+
+def _md_throughput(summary: Record) -> list[str]:
+    """Rates of groups of seeds with their formula, and hours."""
+    rows = throughput_rows(summary)
+    names = [name for name in shown(rows) if name != "patches"]
+    return [
+        "## Throughput",
+        _md(" ".join(hours_sentences(summary))),
+        _md_table(names, ([row[name] for name in names] for row in rows)),
+        _md(summary["throughput"]["convention"]),
     ]
 
 

@@ -26,9 +26,12 @@ def verdict_table(summary: Mapping[str, Any]) -> Table:
     levels = ", ".join(dict.fromkeys(pair["evidence"] for pair in pairs))
     table = Table(title=f"{summary['study']}: verdicts (evidence: {levels or 'none'})", title_justify="left")
     varying = {key: name for key, name in VARYING.items() if len({pair[key] for pair in pairs}) > 1}
-    for name in ("model", "variant", "shape", *varying.values(), "policy", "verdict"):
+    axes = list(dict.fromkeys(name for pair in pairs for name in pair["axes"]))
+    named = [axis.rsplit(".", 1)[-1] for axis in axes]
+    for name in ("model", "variant", "shape", *varying.values(), *named, "policy", "verdict"):
         table.add_column(name)
-    for name in NUMBERS.values():
+    rates = _rates(summary)
+    for name in (*NUMBERS.values(), *(("tokens/s a rank",) if rates else ())):
         table.add_column(name, justify="right")
     for pair in pairs:
         table.add_row(
@@ -36,9 +39,11 @@ def verdict_table(summary: Mapping[str, Any]) -> Table:
             pair["variant"],
             shape_text(pair["shape"]),
             *(str(pair[key]) for key in varying),
+            *(str(pair["axes"].get(axis)) for axis in axes),
             pair["schedule"],
             _styled(pair["verdict"]),
             *(_text(pair[key]) for key in NUMBERS),
+            *((_text(rates.get(pair["run_id"])),) if rates else ()),
         )
     notes = notes_of(summary)
     if summary["not_run"]:
@@ -47,6 +52,12 @@ def verdict_table(summary: Mapping[str, Any]) -> Table:
         )
     table.caption = "\n".join(notes) or None
     return table
+
+
+def _rates(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Tokens/s of a rank by run, where they were measured."""
+    runs = (summary["throughput"] or {"runs": []})["runs"]
+    return {run["run_id"]: run["tokens_per_second_per_rank"]["estimate"] for run in runs}
 
 
 def _styled(verdict: str) -> str:

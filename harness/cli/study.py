@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from harness.cli.console import wide_console
 from harness.cli.options import (
@@ -20,7 +19,8 @@ from harness.cli.options import (
     results_folder,
     wanted_release,
 )
-from harness.study import Run, load_study, save_study
+from harness.cli.plan import budget_notes, plan_rows, plan_table
+from harness.study import load_study, save_study
 from harness.system.errors import RunFailed
 from harness.variants import release_notes
 
@@ -33,39 +33,19 @@ def plan(
 ) -> None:
     """Show the runs of a study and what each would use; touches nothing. Example: hpz plan experiments/laptop.yaml"""
     study = load_study(study_file, wanted_release(release, unpinned))
-    baselines = {baseline.run_id for _, baseline in study.pairs}
+    rows = plan_rows(study)
     if as_json:
-        print(json.dumps([_plan_row(run, baselines) for run in study.runs], indent=1))
+        print(json.dumps(rows, indent=1))
         return
-    table = Table(title=f"{study.name}: {len(study.runs)} runs, {len(study.pairs)} pairs", box=None)
-    for column in ("run", "ranks", "steps", "tokens", "evidence"):
-        table.add_column(column, no_wrap=column == "run", justify="left" if column == "run" else "right")
-    for row in (_plan_row(run, baselines) for run in study.runs):
-        mark = " (baseline)" if row["baseline"] else ""
-        table.add_row(
-            f"{row['run_id']}{mark}", *(str(row[key]) for key in ("ranks", "steps", "tokens", "evidence"))
-        )
     console = wide_console()
-    console.print(table)
-    for note in release_notes((run.release, run.variant) for run in study.runs):
-        console.print(note)
+    console.print(plan_table(study, rows))
+    for note in [
+        *release_notes((run.release, run.variant) for run in study.runs),
+        *budget_notes(study, rows),
+    ]:
+        console.print(note, highlight=False)
     if study.data.packed and study.data.sha256 is None:
         console.print(f"The text is not prepared yet, and the ids will change: hpz data prepare {study_file}")
-
-
-def _plan_row(run: Run, baselines: set[str]) -> dict[str, Any]:
-    return {
-        "run_id": run.run_id,
-        "variant": run.variant,
-        "device": run.device,
-        "policy": run.policy,
-        "ranks": run.shape.world_size,
-        "hpz": run.shape.hpz,
-        "steps": run.training.steps,
-        "tokens": run.training.steps * run.tokens_per_step,
-        "baseline": run.run_id in baselines,
-        "evidence": run.evidence,
-    }
 
 
 def run(

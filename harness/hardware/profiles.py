@@ -24,15 +24,25 @@ class _Profile(BaseModel):
     """Where the numbers come from."""
 
 
-class Gpu(_Profile):
-    """One accelerator in its node. Bandwidths are per direction; `*_efficiency` is the share reached in practice."""
+class Card(_Profile):
+    """What one accelerator can do at most, whatever node it sits in."""
 
+    names: tuple[str, ...] = ()  # as torch.cuda.get_device_name gives it
     half_flops: Positive  # dense matrix FLOP/s, 16-bit
     single_flops: Positive  # dense matrix FLOP/s, 32-bit as PyTorch uses it by default
+    memory_bytes: Positive
+
+    def peak_flops(self, dtype: str) -> float:
+        """Dense FLOP/s that a training in `bf16` or `fp32` is held against; a card without BF16 has FP16's."""
+        return self.half_flops if dtype == "bf16" else self.single_flops
+
+
+class Gpu(Card):
+    """One accelerator in its node. Bandwidths are per direction; `*_efficiency` is the share reached in practice."""
+
     matmul_efficiency: Share
     memory_bandwidth: Positive  # bytes/s
     memory_efficiency: Share
-    memory_bytes: Positive
     kernel_seconds: Seconds  # of the shortest kernel
     nvlink_bandwidth: Positive  # bytes/s that one GPU sends inside the node
     nvlink_efficiency: Share
@@ -79,12 +89,12 @@ class Cluster(BaseModel):
     """False for CPUs: the host runs every kernel itself and waits wherever a stream would."""
 
 
-KINDS: dict[str, type[_Profile]] = {"gpus": Gpu, "networks": Network, "hosts": Host}
+KINDS: dict[str, type[_Profile]] = {"gpus": Gpu, "networks": Network, "hosts": Host, "cards": Card}
 
 
 @cache
 def profiles(kind: str) -> dict[str, Any]:
-    """All shipped profiles of a kind: `gpus`, `networks` or `hosts`."""
+    """All shipped profiles of a kind: `gpus`, `networks`, `hosts` or `cards` (GPUs whose node nobody described)."""
     return read_profiles(FOLDER / f"{kind}.yaml", kind)
 
 
@@ -117,6 +127,24 @@ def find(kind: str, name: str, own: Hardware = NONE) -> Any:
     if name not in known:
         raise HarnessError(f"{name!r} is not among {kind}; {nearest(name, known)}")
     return known[name]
+
+
+def cards() -> dict[str, Card]:
+    """Every card that is known, by profile name: those with a node and those without."""
+    return {**profiles("gpus"), **profiles("cards")}
+
+
+def find_card(name: str) -> Card:
+    """The card of a profile name. Raises HarnessError with the valid ones."""
+    if name not in (known := cards()):
+        raise HarnessError(f"{name!r} is no card that is known; {nearest(name, known)}")
+    return known[name]
+
+
+def card_called(device_name: str | None) -> tuple[str, Card] | None:
+    """Profile name and card of what torch calls a GPU, as `NVIDIA H100 80GB HBM3`; None where it is not known."""
+    found = ((name, card) for name, card in cards().items() if device_name in card.names)
+    return next(found, None)
 
 
 def cluster(gpu: str, network: str, host: str, *, own: Hardware = NONE, contention: bool = True) -> Cluster:

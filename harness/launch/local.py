@@ -32,7 +32,7 @@ def check_machine(study: Study, witness: str | None = None) -> None:
         )
     check_weights(study)
     check_corpus(study)
-    check_gpus(study.runs)
+    check_gpus(study.runs, gpu=study.gpu)
 
 
 def run_study(

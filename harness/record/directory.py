@@ -60,14 +60,12 @@ class StepRecord:
     skipped: bool
     batch_hash: int | None = None  # of rank 0's micro-batches: equal in every run of a pair
     device_seconds: float | None = None  # of the step on the compute stream, by CUDA events
-    forward_seconds: float | None = (
-        None  # parts of the step, summed over micro-batches: by CUDA events on a GPU, on
-    )
-    backward_seconds: float | None = None  # the host's clock where ranks run on the CPU
+    # Parts of the step, summed over micro-batches: by CUDA events on a GPU, on the host's clock on a cpu.
+    forward_seconds: float | None = None
+    backward_seconds: float | None = None
     optimizer_seconds: float | None = None
-    exposed_comm_seconds: float | None = (
-        None  # that the compute stream waited for other streams, by CUDA events
-    )
+    # That the compute stream waited for other streams, by CUDA events.
+    exposed_comm_seconds: float | None = None
     memory_allocated: int | None = None  # most bytes on rank 0's GPU since the step began
     memory_reserved: int | None = None
     validation_loss: float | None = None  # after the step, mean over the held-out batches of all ranks

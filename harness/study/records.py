@@ -214,6 +214,12 @@ class Launch(Frozen):
     lanes: int | None = Field(default=None, ge=1)  # runs side by side; None: as cores and memory allow
 
 
+class Plan(Frozen):
+    """What `hpz plan` assumes of runs that nobody has made yet."""
+
+    mfu: float = Field(default=0.35, gt=0, le=1)  # model FLOPs utilisation, for GPU-hours
+
+
 class Run(Frozen):
     """One cell of a study. Its id hashes every field but `study`, so the same run in two studies has one id."""
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from harness.hardware import find_card
 from harness.study.axes import (
     DEEPSPEED,
     DEFAULT_AXES,
@@ -37,6 +38,7 @@ from harness.study.records import (
     DeviceKind,
     Frozen,
     Launch,
+    Plan,
     Rule,
     Run,
     Shape,
@@ -60,6 +62,8 @@ class Study(Frozen):
     rule: Rule = Rule()
     launch: Launch = Launch()
     baseline: dict[str, Any] = Field(default_factory=lambda: {"variant": "zero3"})
+    gpu: str | None = None  # profile of the card that each rank has, as a100-sxm-80gb; no part of a run's id
+    plan: Plan = Plan()
     # What `hpz simulate` computes; read by harness.simulate.plan.
     simulate: dict[str, Any] = Field(default_factory=dict)
     matrix: tuple[dict[str, Axis], ...]
@@ -70,6 +74,13 @@ class Study(Frozen):
     @classmethod
     def _one_block_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, Mapping) else value
+
+    @field_validator("gpu")
+    @classmethod
+    def _known_card(cls, value: str | None) -> str | None:
+        if value is not None:
+            find_card(value)
+        return value
 
     @field_validator("deepspeed")
     @classmethod

@@ -90,6 +90,7 @@ def test_settings_are_those_in_which_pairs_differ() -> None:
         "gradient_accumulation": 1,
         "throughput_timer": True,
         "link": None,
+        "axes": {},
         "poison": "none",
     }
     zero3 = {**one, "shape": {"nodes": 2, "ranks_per_node": 2, "hpz": 1}}

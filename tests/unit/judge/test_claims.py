@@ -29,6 +29,7 @@ def pair(variant: str, verdict: str, policy: str = "side-first", **changes: Any)
         "gradient_accumulation": 1,
         "throughput_timer": True,
         "link": None,
+        "axes": {},
         "baseline_variant": "zero3",
         "baseline_device": "virtual",
         "baseline_policy": "native" if policy == "native" else "eager",

@@ -37,6 +37,14 @@ def test_a_machine_with_a_gpu_may_run_it(shipped: Study) -> None:
     check_gpus(shipped.runs, lambda: ONE)
 
 
+def test_a_card_that_is_too_small_for_all_its_ranks_is_refused(study_file: StudyFile) -> None:
+    large = {"model": "llama2-7b", "variant": "fixed", "shape": "2x2-hpz2"}
+    study = load_study(study_file(device="cuda", virtual_nodes=True, matrix=large))
+    words = refusal(study, Gpus("2.13.0+cu130", "13.0", 1, "NVIDIA A10"))
+    assert "a10-24gb has 6.0 GB for each of the 4 ranks that share it" in words
+    assert "use a larger card" in words or "it would fit with" in words or "these together are" in words
+
+
 def test_a_torch_without_cuda_and_a_machine_without_gpu_are_told_apart(shipped: Study) -> None:
     assert "torch 2.13.0+cpu was built without CUDA" in refusal(shipped, Gpus("2.13.0+cpu", None, 0))
     assert "torch 2.13.0+cu130 sees no GPU here" in refusal(shipped, Gpus("2.13.0+cu130", "13.0", 0))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.launch.memory import out_of_memory
+from harness.launch.slurm import mirroring
 from harness.launch.slurm import task as task_module
 from harness.launch.slurm.profile import Profile, load_profile
 from harness.launch.slurm.srun import Allocation
@@ -147,7 +148,8 @@ def test_the_allocations_that_made_steps_are_recorded(study: Study, tmp_path: Pa
 def test_a_mirror_that_fails_or_hangs_harms_no_run(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(task_module, "MIRROR_SECONDS", 0.2)
+    monkeypatch.setattr(mirroring, "LIVE_SECONDS", 0.2)
+    monkeypatch.setattr(mirroring, "MIRROR_SECONDS", 0.2)
     task = driver(study, tmp_path, TRAINS, PROFILE.model_copy(update={"wandb": "offline"}))
     assert task.run() == 0
     assert "not all mirrored to wandb; hpz wandb does it later" in capfd.readouterr().err
