@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from harness.budget import check_fits
 from harness.cli.console import wide_console
 from harness.cli.options import JsonOption, ResultsOption, StudyArgument, results_folder
 from harness.launch.slurm.arrays import Submission, Submitted, pair_groups
@@ -49,6 +50,7 @@ def submit(
     """Send what is missing or failed to SLURM. Example: hpz submit STUDY --cluster slurm/clusters/generic-8gpu.yaml"""
     study, profile = load_study(study_file), load_profile(cluster)
     folder = results_folder(study_file, study, results)
+    check_fits(study.runs, study.gpu)
     if dry_run:
         for planned in plan_submissions(study, folder, profile, None):
             _print_script(planned, render(planned, profile))

@@ -124,7 +124,7 @@ class Training(Frozen):
     overlap_comm: bool = True
     throughput_timer: bool = True
     checkpoint_every: int = Field(default=0, ge=0)  # steps between checkpoints; 0: only when asked to stop
-    keep_checkpoints: int = Field(default=1, ge=1)  # the newest ones; older are removed
+    keep_checkpoints: int = Field(default=1, ge=0)  # the newest; 0: one while it trains, none once it is done
     validate_every: int = Field(default=0, ge=0)  # steps between validation losses; 0: none
     validation_batches: int = Field(default=8, ge=1)  # held-out micro-batches of each rank
 

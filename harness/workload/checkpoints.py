@@ -85,8 +85,13 @@ class Checkpoints:
 
     def _remove_old(self) -> None:
         tags = sorted(self.folder.glob(f"{TAG}*"), key=lambda tag: int(tag.name.removeprefix(TAG)))
-        for tag in tags[: -self.run.training.keep_checkpoints]:
+        for tag in tags[: -max(self.run.training.keep_checkpoints, 1)]:
             shutil.rmtree(tag, ignore_errors=True)
+
+    def remove_unkept(self) -> None:
+        """Of a run that is done: remove the last checkpoint, too, where none is to be kept."""
+        if not self.run.training.keep_checkpoints:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def random_state() -> dict[str, torch.Tensor]:

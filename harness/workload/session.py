@@ -239,6 +239,7 @@ class Session:
             self.directory.update_status(
                 final=final.model_dump(), step=final.steps - 1, heartbeat_utc=utc_now()
             )
+            self.checkpoints.remove_unkept()
 
 
 def shards_sha256(module: torch.nn.Module) -> str:

@@ -52,3 +52,16 @@ def test_a_run_with_a_checkpoint_goes_on_however_little_room_is_left(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=1000))
     Checkpoints(tmp_path, run_with(checkpoint_every=5)).check_room()
+
+
+@pytest.mark.parametrize(("keep", "left"), [(0, False), (1, True)])
+def test_a_run_that_is_done_keeps_its_last_checkpoint_only_where_it_is_asked_to(
+    tmp_path: Path, keep: int, left: bool
+) -> None:
+    folder = tmp_path / "checkpoint"
+    (folder / "step4").mkdir(parents=True)
+    checkpoints = Checkpoints(folder, run_with(keep_checkpoints=keep))
+    checkpoints._remove_old()
+    assert (folder / "step4").exists()
+    checkpoints.remove_unkept()
+    assert folder.exists() == left
