@@ -50,7 +50,10 @@ def plan(
     for note in release_notes((run.release, run.variant) for run in study.runs):
         console.print(note)
     if study.data.packed and study.data.sha256 is None:
-        console.print(f"The text is not prepared yet, and the ids will change: hpz data prepare {study_file}")
+        console.print(
+            f"The text is not prepared yet, and the ids will change: hpz data prepare {study_file}",
+            soft_wrap=True,
+        )
 
 
 def _plan_row(run: Run, baselines: set[str]) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def _packed(
 ) -> tuple[list[Packed], int]:
     """What the parts have become, in order, up to the one that makes the tokens enough; and how many were kept."""
     sizes = [1 if isinstance(part, HubPart) else sum(piece.bytes for piece in part) for part in parts]
-    unit = "parts" if isinstance(parts[0], HubPart) else "bytes"
+    unit = "parts" if job.source.kind == "hub" else "bytes"
     wanted = job.source.max_tokens
     done: dict[int, Packed] = {}
     kept: set[int] = set()
@@ -201,10 +201,8 @@ def _first(done: dict[int, Packed], wanted: int | None) -> list[Packed]:
 def _index(
     job: Job, key: str, tokenizer: TokenizerInfo, packed: Sequence[Packed], files: Sequence[Path]
 ) -> Corpus:
-    train, held_out = (
-        [shard for shard in part if shard.tokens]
-        for part in zip(*(one.shards for one in packed), strict=True)
-    )
+    train = [one.shards[0] for one in packed if one.shards[0].tokens]
+    held_out = [one.shards[1] for one in packed if one.shards[1].tokens]
     return Corpus(
         content=content_hash(job.dtype, tokenizer, train, held_out),
         key=key,
