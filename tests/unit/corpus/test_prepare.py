@@ -54,6 +54,13 @@ def test_a_tokenizers_own_end_token_separates_documents(text: Path, bpe: Path) -
     assert done.corpus.tokenizer.vocabulary == 500
 
 
+def test_large_vocabularies_have_wider_tokens(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.corpus.encoder.Bytes.vocab_size", 100_000)
+    done = prepare(source_of(write_lines(text / "a.jsonl", ["one", "two"])), workers=1)
+    assert done.corpus.dtype == "uint32" and (done.folder / "train-00000.bin").stat().st_size == 4 * 8
+    assert bytes(tokens_of(done).tolist()) == b"one\0two\0"
+
+
 def test_workers_do_not_show_in_a_corpus(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_parts(monkeypatch)
     file = write_lines(text / "a.jsonl", TEXTS)
