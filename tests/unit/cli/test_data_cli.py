@@ -59,7 +59,7 @@ def test_what_is_said_of_a_corpus_can_be_read(
     assert hpz(monkeypatch, "data", "show", file) == 0
     assert "The longest run reads 256 tokens, 0.0512 times the training text." in capsys.readouterr().out
     assert hpz(monkeypatch, "data", "prepare", file) == 0
-    assert "It was prepared before; every shard is as it was written." in capsys.readouterr().out
+    assert "It was prepared before, and no shard has changed since." in capsys.readouterr().out
 
 
 def test_an_altered_shard_is_named(
