@@ -254,7 +254,7 @@ def _held(name: str, values: Floats, shared: dict[tuple[str, bytes], Floats]) ->
 def _key(run: Run, *but: str) -> str:
     """What was asked for, as text, without the fields of `but`."""
     content = run.model_dump(mode="json", exclude={"study", "patches", *but})
-    content["data"].pop("path", None)
+    content["data"] = {name: value for name, value in run.data.identity.items() if name != "path"}
     return json.dumps(content, sort_keys=True)
 
 

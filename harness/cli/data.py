@@ -14,9 +14,9 @@ from rich import progress as bars
 from rich.console import Console
 
 from harness.cli.options import JsonOption, StudyArgument
-from harness.corpus import Corpus, corpus_folder, load_corpus, verify_shards
+from harness.corpus import Corpus, check_shards, load_corpus, open_corpus, verify_shards
 from harness.corpus.prepare import Progress, Watcher, prepare
-from harness.corpus.store import INDEX, check_shards
+from harness.corpus.store import INDEX
 from harness.study import Data, Study, check_vocabulary, corpus_source, load_study
 from harness.study.packed import check_corpus_fits
 from harness.system.errors import HarnessError
@@ -63,7 +63,7 @@ def prepare_corpus(
     else:
         _describe(done.corpus, done.folder)
         if not done.made and not done.kept:
-            print("It was prepared before; every shard is as it was written.")
+            print("It was prepared before, and no shard has changed since.")
         elif done.kept:
             print(f"{done.kept} of its {done.made + done.kept} parts were finished before.")
     check_corpus_fits(load_study(study_file))
@@ -117,8 +117,7 @@ def _found(path: Path) -> tuple[Corpus, Path]:
         raise HarnessError(
             f"data.path: {data.path} is not prepared, or has changed since; run `hpz data prepare {path}` first"
         )
-    folder = corpus_folder(data.prepared, data.sha256)
-    return load_corpus(folder), folder
+    return open_corpus(data.prepared, data.sha256)
 
 
 @contextmanager

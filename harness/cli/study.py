@@ -45,7 +45,10 @@ def plan(
     ]:
         console.print(note, highlight=False)
     if study.data.packed and study.data.sha256 is None:
-        console.print(f"The text is not prepared yet, and the ids will change: hpz data prepare {study_file}")
+        console.print(
+            f"The text is not prepared yet, and the ids will change: hpz data prepare {study_file}",
+            soft_wrap=True,
+        )
 
 
 def run(

@@ -64,21 +64,21 @@ class Tokenizer:
                 f"({reason}); download it where there is a network and give its folder"
             ) from error
         self.name = name
+        self._fast: Any = getattr(self._tokenizer, "backend_tokenizer", None)  # None: one written in Python
+        if self._fast is not None:  # what a tokenizer.json says of these is for one text at a time
+            self._fast.no_truncation()
+            self._fast.no_padding()
         self.vocab_size = 1 + max(self._tokenizer.get_vocab().values())  # ids may have holes
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def encode_batch(self, texts: Sequence[str]) -> list[Sequence[int]]:
-        # Without the warning of texts longer than the model takes: they are cut later.
-        encoded = self._tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        return list(encoded["input_ids"])
+        if self._fast is None:
+            return [self.encode(text) for text in texts]
+        # Without offsets into the text, which take a third of the time.
+        encoded = self._fast.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [one.ids for one in encoded]
 
     @property
     def separator(self) -> int:
@@ -91,9 +91,11 @@ class Tokenizer:
 
     @property
     def sha256(self) -> str:
-        backend = getattr(self._tokenizer, "backend_tokenizer", None)
-        how = backend.to_str() if backend else json.dumps(sorted(self._tokenizer.get_vocab().items()))
-        named = [type(self._tokenizer).__name__ if backend is None else "", how, self.separator]
+        if self._fast is None:
+            how = [type(self._tokenizer).__name__, sorted(self._tokenizer.get_vocab().items())]
+        else:
+            how = [self._fast.to_str()]
+        named = [*how, self.separator]
         return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
 

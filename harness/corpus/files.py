@@ -76,7 +76,7 @@ def _packed(file: Path) -> bool:
 
 
 def parts_of(files: list[Path], size: int | None = None) -> list[Part]:
-    """Pieces in order, in parts of about `size` bytes (default: PARTS of them); nothing else decides. HarnessError."""
+    """Pieces in order, in parts of about `size` bytes, by default as the files' size says. Raises HarnessError."""
     if size is None:
         least, most = PART_BYTES
         size = min(most, max(least, sum(file.stat().st_size for file in files) // PARTS))

@@ -22,6 +22,7 @@ from harness.corpus.records import Corpus, Source, TokenizerInfo, content_hash, 
 from harness.corpus.store import (
     INDEX,
     REQUESTS,
+    check_shards,
     corpus_folder,
     file_sha256,
     find_corpus,
@@ -30,7 +31,6 @@ from harness.corpus.store import (
     root_folder,
     source_stamps,
     stamp,
-    verify_shards,
 )
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.whole_file import write_text_whole
@@ -72,11 +72,11 @@ def prepare(
     `check` may refuse the tokenizer before any work. Raises HarnessError for bad input, and RunFailed where a worker is
     killed. Whatever the end, finished shards are kept, and the same call goes on from them.
     """
-    with _only_one(source):
+    with _only_one(source.root, source.request):
         if (corpus := find_corpus(source)) is not None:
             check(corpus.tokenizer)
             folder = corpus_folder(source.root, corpus.content)
-            verify_shards(corpus, folder)
+            check_shards(corpus, folder)
             return Prepared(corpus, folder)
         tokenizer = tokenizer_info(source.tokenizer)
         check(tokenizer)
@@ -120,20 +120,21 @@ def _prepared(source: Source, tokenizer: TokenizerInfo, crew: Crew, watch: Watch
         )
     key = source.key(texts, tokenizer.sha256)
     made = kept = 0
-    corpus = next((known for known in known_corpora(source.root) if known.key == key), None)
-    if corpus is None:
-        work = root_folder(source.root) / f"preparing-{key[:16]}"
-        work.mkdir(exist_ok=True)
-        job = Job(work, exact, smallest_dtype(tokenizer.vocabulary), tokenizer.separator)
-        parts = parts_of(files) if source.kind == "file" else hub_parts(exact)
-        packed, kept = _packed(job, parts, crew, watch)
-        if source_stamps(source) != stamps:
-            raise HarnessError(
-                f"data.path: {source.path} changed while it was read; run again once it is whole"
-            )
-        made = len(packed) - kept
-        corpus = _index(job, key, tokenizer, packed, files)
-        _publish(corpus, work)
+    with _only_one(source.root, key):  # another path may hold the same text
+        corpus = next((known for known in known_corpora(source.root) if known.key == key), None)
+        if corpus is None:
+            work = root_folder(source.root) / f"preparing-{key[:16]}"
+            work.mkdir(exist_ok=True)
+            job = Job(work, exact, smallest_dtype(tokenizer.vocabulary), tokenizer.separator)
+            parts = parts_of(files) if source.kind == "file" else hub_parts(exact)
+            packed, kept = _packed(job, parts, crew, watch)
+            if source_stamps(source) != stamps:
+                raise HarnessError(
+                    f"data.path: {source.path} changed while it was read; run again once it is whole"
+                )
+            made = len(packed) - kept
+            corpus = _index(job, key, tokenizer, packed, files)
+            _publish(corpus, work)
     remember(source, corpus.content, stamps)
     return Prepared(corpus, corpus_folder(source.root, corpus.content), made, kept)
 
@@ -159,7 +160,7 @@ def _packed(
 ) -> tuple[list[Packed], int]:
     """What the parts have become, in order, up to the one that makes the tokens enough; and how many were kept."""
     sizes = [1 if isinstance(part, HubPart) else sum(piece.bytes for piece in part) for part in parts]
-    unit = "parts" if isinstance(parts[0], HubPart) else "bytes"
+    unit = "parts" if job.source.kind == "hub" else "bytes"
     wanted = job.source.max_tokens
     done: dict[int, Packed] = {}
     kept: set[int] = set()
@@ -201,10 +202,8 @@ def _first(done: dict[int, Packed], wanted: int | None) -> list[Packed]:
 def _index(
     job: Job, key: str, tokenizer: TokenizerInfo, packed: Sequence[Packed], files: Sequence[Path]
 ) -> Corpus:
-    train, held_out = (
-        [shard for shard in part if shard.tokens]
-        for part in zip(*(one.shards for one in packed), strict=True)
-    )
+    train = [one.shards[0] for one in packed if one.shards[0].tokens]
+    held_out = [one.shards[1] for one in packed if one.shards[1].tokens]
     return Corpus(
         content=content_hash(job.dtype, tokenizer, train, held_out),
         key=key,
@@ -235,12 +234,12 @@ def _publish(corpus: Corpus, work: Path) -> None:
 
 
 @contextmanager
-def _only_one(source: Source) -> Iterator[None]:
-    """Two preparations of one source wait for each other. Raises HarnessError where the folder cannot be written."""
-    folder = root_folder(source.root) / REQUESTS
+def _only_one(root: str | None, name: str) -> Iterator[None]:
+    """Two preparations of one thing wait for each other. Raises HarnessError where the folder cannot be written."""
+    folder = root_folder(root) / REQUESTS
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / f"{source.request}.lock").open("w")
+        lock = (folder / f"{name}.lock").open("w")
     except OSError as error:
         raise HarnessError(
             f"{folder}: corpora cannot be kept there ({error.strerror}); name another folder with "

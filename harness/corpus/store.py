@@ -102,16 +102,21 @@ def load_corpus(folder: Path) -> Corpus:
         ) from error
 
 
+def find_folder(root: str | None, content: str) -> Path | None:
+    """Where the corpus with this content hash lies: under `root`, else in the cache; None where it is in neither."""
+    folders = (corpus_folder(place, content) for place in (root, None))
+    return next((folder for folder in folders if (folder / INDEX).is_file()), None)
+
+
 def open_corpus(root: str | None, content: str) -> tuple[Corpus, Path]:
     """A corpus by its content hash, sizes checked, and its folder. Raises HarnessError."""
-    folder = corpus_folder(root, content)
-    try:
-        corpus = load_corpus(folder)
-    except HarnessError as error:
+    folder = find_folder(root, content)
+    if folder is None:
         raise HarnessError(
-            f"data: the packed corpus {content[:16]} is not in {folder.parent}; run `hpz data prepare STUDY` there, or "
-            "name a folder that every node sees in data.prepared"
-        ) from error
+            f"data: the packed corpus {content[:16]} is not in {root_folder(root)}; run `hpz data prepare STUDY` "
+            "there, or name a folder that every node sees in data.prepared"
+        )
+    corpus = load_corpus(folder)
     for shard in corpus.shards:
         _check_size(folder, shard, corpus.dtype)
     return corpus, folder

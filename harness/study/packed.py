@@ -9,8 +9,8 @@ from harness.corpus import (
     Source,
     TokenizerInfo,
     check_shards,
-    corpus_folder,
     find_corpus,
+    find_folder,
     load_corpus,
     open_corpus,
 )
@@ -81,14 +81,12 @@ def check_corpus(study: Study) -> None:
 
 def check_corpus_fits(study: Study) -> None:
     """Refuse runs that their packed corpus cannot serve, as far as it is prepared and here. Raises HarnessError."""
-    if not study.data.packed:
+    if not study.data.packed or study.data.sha256 is None:
         return
-    if study.data.sha256 is None:
-        return
-    try:
-        corpus = load_corpus(corpus_folder(study.data.prepared, study.data.sha256))
-    except HarnessError:
+    folder = find_folder(study.data.prepared, study.data.sha256)
+    if folder is None:
         return  # results are read on machines that need not have the text
+    corpus = load_corpus(folder)
     check_vocabulary(study, corpus.tokenizer)
     for run in study.runs:
         check_tokens(run, corpus)

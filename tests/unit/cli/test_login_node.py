@@ -51,6 +51,7 @@ def test_there_really_is_no_torch(packages: Path) -> None:
         ("doctor", "--release", "0.13.4"),
         ("audit", "experiments/models/llama2-70b.yaml", "--nodes", "1-4"),
         ("patch", "list", "--release", "0.19.8"),
+        ("data", "--help"),
         ("race", "--help"),
         ("simulate", "--help"),
     ],

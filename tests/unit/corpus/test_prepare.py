@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from harness.corpus import Corpus, Source, find_corpus, open_encoder, open_tokens
-from harness.corpus import prepare as preparation
 from harness.corpus.files import local_files, parts_of
 from harness.corpus.prepare import Prepared, prepare
 from harness.system.errors import HarnessError
@@ -35,9 +34,9 @@ def tokens_of(done: Prepared, held_out: bool = False) -> np.ndarray[Any, Any]:
     return tokens.read(0, len(tokens))
 
 
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_parts(monkeypatch: pytest.MonkeyPatch, size: int = 1000) -> None:
     """Parts of a kilobyte, where a corpus of tests would else be one."""
-    monkeypatch.setattr(preparation, "parts_of", lambda files: parts_of(files, 1000))
+    monkeypatch.setattr("harness.corpus.files.PART_BYTES", (size, size))
 
 
 def test_bytes_are_packed_end_to_end_with_a_zero_behind_each_document(text: Path) -> None:
@@ -53,6 +52,13 @@ def test_a_tokenizers_own_end_token_separates_documents(text: Path, bpe: Path) -
     expected = [token for one in texts for token in [*encoder.encode(one), encoder.separator]]
     assert tokens_of(done).tolist() == expected and encoder.separator == 0
     assert done.corpus.tokenizer.vocabulary == 500
+
+
+def test_large_vocabularies_have_wider_tokens(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.corpus.encoder.Bytes.vocab_size", 100_000)
+    done = prepare(source_of(write_lines(text / "a.jsonl", ["one", "two"])), workers=1)
+    assert done.corpus.dtype == "uint32" and (done.folder / "train-00000.bin").stat().st_size == 4 * 8
+    assert bytes(tokens_of(done).tolist()) == b"one\0two\0"
 
 
 def test_workers_do_not_show_in_a_corpus(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,10 +129,14 @@ def test_no_more_is_prepared_than_asked_for(text: Path, monkeypatch: pytest.Monk
     }
 
 
+PARTS = 100_000  # bytes of each part where a preparation is interrupted
+
+
 def interrupted(source: Source, cache: Path, text: Path) -> Path:
     """Kill a preparation after some of its parts; returns its unfinished folder."""
     script = (
-        "import sys; from harness.corpus import Source; from harness.corpus.prepare import prepare\n"
+        "import sys; from harness.corpus import Source, files; from harness.corpus.prepare import prepare\n"
+        f"files.PART_BYTES = {PARTS, PARTS}\n"
         "if __name__ == '__main__': prepare(Source.model_validate_json(sys.argv[1]), workers=1)"
     )
     (text / "go.py").write_text(script)
@@ -145,9 +155,10 @@ def interrupted(source: Source, cache: Path, text: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_killed_preparation_goes_on_with_what_it_had(
-    text: Path, cache: Path, tmp_path: Path, bpe: Path
+    text: Path, cache: Path, tmp_path: Path, bpe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [f"line {n} of a text that is long enough to take a while\n" * 2000 for n in range(300)]
+    small_parts(monkeypatch, PARTS)
+    words = [f"line {n} of a text that is long enough to take a while\n" * 100 for n in range(120)]
     source = source_of(write_lines(text / "a.jsonl", words), tokenizer=str(bpe))
     folder = interrupted(source, cache, text)
     finished = sorted(folder.glob("part-*.json"))

@@ -1,4 +1,4 @@
-"""A corpus that was altered is refused with the file's name; one that only moved is hashed once and then trusted."""
+"""A corpus that was altered is refused with the file's name; one that only moved is hashed once and trusted."""
 
 from __future__ import annotations
 
