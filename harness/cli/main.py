@@ -11,6 +11,7 @@ import typer
 from harness.cli.cluster import app as cluster_app
 from harness.cli.diagnose import audit, doctor, triage
 from harness.cli.mirror import wandb
+from harness.cli.model import app as model_app
 from harness.cli.patch import app as patch_app
 from harness.cli.race import race
 from harness.cli.simulate import calibrate, simulate
@@ -38,6 +39,7 @@ VERBS: tuple[Callable[..., None], ...] = (
 )
 for verb in VERBS:
     app.command()(verb)
+app.add_typer(model_app, name="model")
 app.add_typer(patch_app, name="patch")
 app.add_typer(cluster_app, name="cluster")
 
