@@ -26,8 +26,8 @@ from harness.study.messages import first_message
 from harness.study.models import SHIPPED_MODELS, ModelFile, PublicConfig, Scale, parse_model
 from harness.study.scale import scaled
 from harness.study.shape_ranges import Shapes, compress, expand
+from harness.system.child import python_path
 from harness.system.errors import HarnessError
-from harness.system.places import REPOSITORY
 from harness.system.whole_file import write_json
 from harness.system.yaml_file import read_keys
 from harness.variants import cache_folder
@@ -194,7 +194,7 @@ def _asked(what: str, given: str) -> Any:
     """The program's answer. Raises HarnessError with its sentence."""
     done = subprocess.run(
         [sys.executable, "-m", PROGRAM, what],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        env={**os.environ, "PYTHONPATH": python_path()},
         capture_output=True,
         text=True,
         check=False,

@@ -90,10 +90,10 @@ def transformers_config(keys: Mapping[str, Any]) -> Any:
     tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     try:
         return AutoConfig.for_model(**{**keys, **tokens, "use_cache": False})
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # each family checks its keys in its own way
         raise HarnessError(
             f"config: transformers {__version__} makes no model of model_type {keys.get('model_type')!r} with these "
-            f"keys ({_first_line(error)}); mend the configuration or install a transformers that knows it"
+            f"keys ({_one_line(error)}); mend the configuration or install a transformers that knows it"
         ) from error
 
 
@@ -103,9 +103,10 @@ def language_model(config: Any, weights: Any, attention: str = "eager") -> PreTr
 
     try:
         return AutoModelForCausalLM.from_config(config, attn_implementation=attention, **_typed(weights))
-    except ValueError as error:
+    except Exception as error:
         raise HarnessError(
-            f"config: no causal language model can be made of model_type {config.model_type!r} ({_first_line(error)})"
+            f"config: no causal language model can be made of model_type {config.model_type!r} ({_one_line(error)}); "
+            "give the configuration of one"
         ) from error
 
 
@@ -200,6 +201,11 @@ def _check_same(built: PreTrainedModel, model: ModelFile, checkpoint: str) -> No
                 f"training.checkpoint: {checkpoint!r} is another model than matrix.model says: "
                 f"{name} is {found.get(name)} there and {shape} in the model file"
             )
+
+
+def _one_line(error: Exception) -> str:
+    words = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
+    return words if len(words) < 300 else f"{words[:300]}…"
 
 
 def _first_line(error: Exception) -> str:
