@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.cli.console import wide_console
-from harness.cli.options import JsonOption
+from harness.cli.options import A_MODEL, JsonOption
 from harness.diagnose import Exposure, Setup
 from harness.diagnose.doctor import Machine, examine, load_config, machine, model_sizes
 from harness.diagnose.setup import judged_as
-from harness.study import load_model_file
+from harness.study import any_model, model_name
 from harness.system.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def doctor(
     release: Annotated[
         str | None, typer.Option(help="DeepSpeed release; default: the installed one.")
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="A model file, for its parameter sizes.")] = None,
+    model: Annotated[Path | None, typer.Option(help=f"For parameter sizes: {A_MODEL}.")] = None,
     sizes: Annotated[
         str | None, typer.Option(help="Parameter shapes instead, such as 4096x11008,4096.")
     ] = None,
@@ -107,7 +107,7 @@ def triage(
     release: Annotated[str | None, typer.Option(help="The DeepSpeed release of the run.")] = None,
     world_size: Annotated[int | None, typer.Option(help="Ranks in all.")] = None,
     ranks_per_node: Annotated[int | None, typer.Option(help="Ranks on one node.")] = None,
-    model: Annotated[Path | None, typer.Option(help="A model file, for sizes and vocabulary.")] = None,
+    model: Annotated[Path | None, typer.Option(help=f"For sizes and vocabulary: {A_MODEL}.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell known hpZ faults apart by curve, configuration and release.
@@ -128,7 +128,7 @@ def triage(
         world_size=world_size,
         ranks_per_node=ranks_per_node,
         numels=model_sizes(model, None),
-        vocabulary=load_model_file(model).config.vocab_size if model else None,
+        vocabulary=any_model(model).config.vocab_size if model else None,
     )
     found = judge(open_case(curve, known, now=time.time()))
     if as_json:
@@ -172,7 +172,7 @@ def _why(finding: Finding) -> str:
 
 
 def audit(
-    model_file: Annotated[Path, typer.Argument(metavar="MODEL", help="A file of experiments/models.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help=f"{A_MODEL[0].upper()}{A_MODEL[1:]}.")],
     ranks_per_node: Annotated[int, typer.Option(help="Ranks (GPUs) of a node.")] = 8,
     nodes: Annotated[str, typer.Option(help="Numbers of nodes: 4, 1-64 or 2,3,6.")] = "1-16",
     hpz: Annotated[
@@ -185,24 +185,24 @@ def audit(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Map the missing copy. Example: hpz audit experiments/models/llama2-70b.yaml --nodes 1-64"""
+    """Map the missing copy. Example: hpz audit mixtral-8x7b --nodes 1-64"""
     from analysis.draw.missing import answer, by_nodes, missing_map, missing_table, parameter_table
 
     if ranks_per_node < 1:
         raise HarnessError(f"--ranks-per-node: {ranks_per_node} is not a number of ranks; give 1 or more")
-    rows = missing_map(load_model_file(model_file), parse_nodes(nodes), ranks_per_node, hpz, release)
+    rows = missing_map(any_model(model), parse_nodes(nodes), ranks_per_node, hpz, release)
     files: list[Path] = []
     if out is not None:
         from analysis.draw.missing import missing_figure
 
-        files = missing_figure(rows, model_file.stem).write(out)
+        files = missing_figure(rows, model_name(model)).write(out)
     said = answer(rows, release)
     if as_json:
         parameters = [{**vars(row), "share": row.share} for row in rows]
         print(json.dumps({"answer": said, "nodes": by_nodes(rows), "parameters": parameters}, indent=1))
         return
     console, single = wide_console(110), len({row.nodes for row in rows}) == 1
-    title = f"{model_file.stem}, DeepSpeed {release}: what the copy into the secondary tensor never writes"
+    title = f"{model_name(model)}, DeepSpeed {release}: what the copy into the secondary tensor never writes"
     console.print((parameter_table if single else missing_table)(rows, title))
     console.print(said, highlight=False)
     for file in files:

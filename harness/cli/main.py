@@ -13,6 +13,7 @@ from harness.cli.data import app as data_app
 from harness.cli.diagnose import audit, doctor, triage
 from harness.cli.logs import logs
 from harness.cli.mirror import wandb
+from harness.cli.model import app as model_app
 from harness.cli.patch import app as patch_app
 from harness.cli.race import race
 from harness.cli.simulate import calibrate, simulate
@@ -39,6 +40,7 @@ VERBS: tuple[Callable[..., None], ...] = (
 )
 for verb in VERBS:
     app.command()(verb)
+app.add_typer(model_app, name="model")
 app.add_typer(patch_app, name="patch")
 app.add_typer(data_app, name="data")
 app.add_typer(cluster_app, name="cluster")

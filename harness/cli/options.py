@@ -17,6 +17,7 @@ ResultsOption = Annotated[Path | None, typer.Option(help="Results folder; defaul
 ReleaseOption = Annotated[
     str | None, typer.Option(help="Use this DeepSpeed release in place of those that the study names.")
 ]
+A_MODEL = "a model file or its name, a folder with a config.json, a config.json, or a name on the Hub"
 UnpinnedOption = Annotated[
     bool,
     typer.Option(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from itertools import islice
+from math import prod
 from typing import Any
 
 from harness.clock.collectives import collective, layout
@@ -17,7 +18,8 @@ from harness.device.observe import HOST, Access, Observer, OpRecord, Site, WaitT
 from harness.device.schedule import Op, Policy, Queue, Schedule
 from harness.hardware import Cluster, cluster
 
-MATMULS = ("mm", "addmm", "bmm", "baddbmm")
+GROUPED = "_grouped_mm"  # of experts
+MATMULS = ("mm", "addmm", "bmm", "baddbmm", GROUPED)
 
 
 def clocked(network: str = "ethernet-12.5gbps", gpu: str = "a100-sxm-80gb") -> Cluster:
@@ -141,10 +143,11 @@ def matmul_flops(op: OpRecord) -> float:
     """Multiplications and additions of a matrix product, from the shapes that it touches; 0 for other ops."""
     if op.name not in MATMULS or len(op.reads) < 2:
         return 0.0
-    product, columns = 2.0, op.reads[-1].sizes[-1]
-    for size in op.reads[-2].sizes:
-        product *= size
-    return product * columns
+    if op.name == GROUPED:  # each row meets one of the matrices; the last read says which
+        rows, columns = op.reads[0].sizes[-2:], op.reads[1].sizes[-1]
+    else:
+        rows, columns = op.reads[-2].sizes, op.reads[-1].sizes[-1]
+    return 2.0 * prod(rows) * columns
 
 
 def _nbytes(item: Access) -> int:

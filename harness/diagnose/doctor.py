@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.diagnose.faults import Exposure, exposures
 from harness.diagnose.setup import Setup
-from harness.study import load_model_file, parameter_shapes
+from harness.study import any_model, parameter_shapes
 from harness.system.errors import HarnessError
 from harness.variants import installed_release, release_ranges
 from harness.variants.sources import resolve
@@ -118,11 +118,11 @@ def examine(
 
 
 def model_sizes(model: Path | None, sizes: str | None) -> tuple[int, ...] | None:
-    """Parameter sizes from a model file (as in experiments/models) or from a text; None where neither is given."""
+    """Parameter sizes from a model (`harness.study.any_model`) or from a text; None where neither is given."""
     if model and sizes:
         raise HarnessError("--model and --sizes both give parameter sizes; give one of them")
     if model:
-        return tuple(prod(shape) for _, shape in parameter_shapes(load_model_file(model)))
+        return tuple(prod(shape) for _, shape in parameter_shapes(any_model(model)))
     return parameter_sizes(sizes) if sizes else None
 
 

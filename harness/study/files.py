@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from harness.study.extends import read_extended
 from harness.study.messages import first_message
+from harness.study.model_axis import model_blocks, with_public_models
 from harness.study.models import SHIPPED_MODELS, parse_model
 from harness.study.packed import check_corpus_fits, located_corpus
 from harness.study.records import SHIPPED, Data
@@ -36,6 +37,7 @@ def load_study(path: str | Path, release: str | None = None) -> Study:
     )
     if release is not None:
         content = _on_release(content, release)
+    content = with_public_models(content, file)
     given = content.get("models") or {}
     if isinstance(given, dict):
         content = {
@@ -120,10 +122,7 @@ def _models_for(folders: Iterable[Path], names: Iterable[str]) -> dict[str, dict
 
 def _model_names(content: dict[str, Any]) -> set[str]:
     """The models that a study names, in its matrix and in what it simulates, before anything of it is checked."""
-    matrix, simulated = content.get("matrix"), content.get("simulate")
-    tables = [matrix, *(simulated.values() if isinstance(simulated, dict) else [])]
-    blocks = [block for table in tables for block in (table if isinstance(table, list) else [table])]
-    named = [block.get("model", []) for block in blocks if isinstance(block, dict)]
+    named = [block.get("model", []) for block in model_blocks(content)]
     return {str(name) for names in named for name in (names if isinstance(names, list) else [names])}
 
 

@@ -1,23 +1,34 @@
-"""Falcon and Llama-2 from model files: dimensions as published, or the same families scaled down."""
+"""Model files: what is published of a model, or the same family scaled down, with every parameter's shape.
+
+Falcon and Llama-2 are dimensions from which the shapes follow here. Any other model is its Hugging Face configuration
+as it is, beside the shapes that transformers makes of it, so that a machine without torch knows them, too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from harness.study.shape_ranges import Shapes, expand
 from harness.system.errors import HarnessError, nearest
 from harness.system.places import REPOSITORY
 from harness.system.yaml_file import read_keys
 
-if TYPE_CHECKING:
-    pass
-
 SHIPPED_MODELS = REPOSITORY / "experiments" / "models"
-Shapes = list[tuple[str, tuple[int, ...]]]  # (parameter name, its shape), in the order of named_parameters()
+KINDS = ("llama", "falcon", "public")  # tags of the union of configurations
 
 
 class _Frozen(BaseModel):
@@ -115,21 +126,84 @@ class FalconDimensions(_Dimensions):
             yield "lm_head.weight", (self.vocab_size, hidden)
 
 
+class PublicConfig(BaseModel):
+    """The Hugging Face configuration of a model as it is published, for whatever transformers can build."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    model_type: str
+    vocab_size: int = Field(ge=1)
+
+
+class Scale(_Frozen):
+    """How a toy was made from a model of real size; the rule is harness.study.scale."""
+
+    of: str  # the model file or the name on the Hub that was scaled down
+    width: int = Field(ge=8)
+    unaligned: bool = False
+
+
+def _kind(config: Any) -> str | None:
+    if isinstance(config, BaseModel):
+        return "public" if isinstance(config, PublicConfig) else str(vars(config)["model_type"])
+    return str(config.get("model_type")) if isinstance(config, dict) else None
+
+
+Config = Annotated[
+    Annotated[LlamaDimensions, Tag("llama")]
+    | Annotated[FalconDimensions, Tag("falcon")]
+    | Annotated[PublicConfig, Tag("public")],
+    Discriminator(
+        _kind,
+        custom_error_type="model_kind",
+        custom_error_message="model_type is one of 'llama', 'falcon' where the file holds no shapes; "
+        "`hpz model add` writes a file with shapes for any other",
+    ),
+]
+
+
 class ModelFile(_Frozen):
-    """One file of experiments/models: the dimensions, their parameter count and where both come from."""
+    """One file of experiments/models: the configuration, the parameter count and where both come from."""
 
     source: str  # the public configuration, or the model file that this one scales down
-    parameters: int  # published count; checked against the dimensions
-    config: Annotated[LlamaDimensions | FalconDimensions, Field(discriminator="model_type")]
+    parameters: int  # published count; checked against the shapes
+    config: Config
+    scale: Scale | None = None
+    shapes: dict[str, tuple[int, ...]] | None = None  # by name with ranges; None: they follow from dimensions
+
+    @model_validator(mode="before")
+    @classmethod
+    def _public_with_shapes(cls, given: Any) -> Any:
+        """Shapes in the file say that the configuration is the public one, whatever its model_type."""
+        if isinstance(given, dict) and given.get("shapes") and isinstance(given.get("config"), dict):
+            return {**given, "config": _public(given["config"])}
+        return given
+
+    @field_validator("shapes")
+    @classmethod
+    def _shapes_are_sizes(
+        cls, shapes: dict[str, tuple[int, ...]] | None
+    ) -> dict[str, tuple[int, ...]] | None:
+        for name, shape in (shapes or {}).items():
+            if not all(size > 0 for size in shape):
+                raise ValueError(f"{name} has a size below 1")
+        return shapes
 
     @model_validator(mode="after")
     def _count_is_right(self) -> Self:
         counted = parameter_count(self)
         if counted != self.parameters:
-            raise ValueError(
-                f"parameters: {self.parameters} stated, but the dimensions under config give {counted}"
-            )
+            what = "dimensions under config" if self.shapes is None else "shapes"
+            raise ValueError(f"parameters: {self.parameters} stated, but the {what} give {counted}")
         return self
+
+
+def _public(config: dict[str, Any]) -> PublicConfig:
+    try:
+        return PublicConfig.model_validate(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"config.{first['loc'][0]}: {first['msg']}") from error
 
 
 def parse_model(content: Any, where: str) -> ModelFile:
@@ -148,24 +222,26 @@ def load_model_file(path: str | Path) -> ModelFile:
 
 def parameter_shapes(model: ModelFile) -> Shapes:
     """Every parameter's name and shape, tied ones once, named and ordered as transformers does."""
+    if isinstance(model.config, PublicConfig):
+        return expand(model.shapes or {})
     return list(model.config.shapes())
 
 
 def parameter_count(model: ModelFile) -> int:
     """Number of trainable elements."""
-    return sum(prod(shape) for _, shape in model.config.shapes())
+    return sum(prod(shape) for _, shape in parameter_shapes(model))
 
 
 def unaligned_parameters(model: ModelFile, world_size: int) -> Shapes:
     """The parameters that `world_size` ranks cannot share equally: hpZ's old copy loses some (#5216)."""
-    return [(name, shape) for name, shape in model.config.shapes() if prod(shape) % world_size]
+    return [(name, shape) for name, shape in parameter_shapes(model) if prod(shape) % world_size]
 
 
 def _sentence(error: ValidationError) -> str:
     """The first of pydantic's complaints with its key."""
     first = error.errors()[0]
     # The union's tag ("llama") stands in the location but not in the file.
-    keys = [str(part) for part in first["loc"] if part not in ("llama", "falcon")]
+    keys = [str(part) for part in first["loc"] if part not in KINDS]
     if first["type"] == "extra_forbidden":
         return f"{'.'.join(keys)} is not a key; {nearest(keys[-1], _valid_keys(first['loc']))}"
     return f"{': '.join(filter(None, ['.'.join(keys), first['msg'].removeprefix('Value error, ')]))}"

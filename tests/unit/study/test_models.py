@@ -22,6 +22,20 @@ PUBLISHED = {
     "llama2-70b": 68_976_648_192,
     "falcon-7b": 6_921_720_704,
     "falcon-40b": 41_303_293_952,
+    "llama3.1-8b": 8_030_261_248,
+    "llama3.1-70b": 70_553_706_496,
+    "llama3.2-1b": 1_235_814_400,
+    "mistral-7b": 7_241_732_096,
+    "mixtral-8x7b": 46_702_792_704,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "gemma2-9b": 9_241_705_984,
+    "gemma3-1b": 999_885_952,
+    "phi3-mini": 3_821_079_552,
+    "olmo2-7b": 7_298_617_344,
+    "gpt-neox-20b": 20_554_567_680,
+    "gpt2": 124_439_808,
 }
 FAMILIES = ("llama2", "falcon-7b", "falcon-40b")
 SHIPPED = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -143,6 +157,22 @@ def test_a_model_file_that_is_not_yaml_is_named(tmp_path: Path) -> None:
         load_model_file(tmp_path / "m.yaml")
 
 
+def test_shapes_that_the_installed_transformers_does_not_make_are_refused() -> None:
+    bad = content("gpt2-toy")
+    bad["shapes"] = {name.replace("ln_f", "norm_f"): shape for name, shape in bad["shapes"].items()}
+    with pytest.raises(
+        HarnessError,
+        match=r"model: transformers [\d.]+ makes 28 parameters of 165632 .* first differ in "
+        r"transformer.ln_f.weight \[64\] and transformer.norm_f.weight \[64\]; write the file anew with hpz model add",
+    ):
+        build_model(parse_model(bad, "x"), device="meta")
+
+
+def test_another_attention_can_be_asked_for() -> None:
+    built = build_model(shipped("qwen3-toy"), device="meta", attention="sdpa")
+    assert built.config._attn_implementation == "sdpa"
+
+
 def test_an_unknown_key_names_the_nearest_valid_one() -> None:
     bad = content()
     bad["config"]["hiden_size"] = 64
@@ -154,7 +184,7 @@ def test_an_unknown_key_names_the_nearest_valid_one() -> None:
     ("changes", "message"),
     [
         ({"hidden_size": 66}, "hidden_size=66 must be a multiple of num_attention_heads=4"),
-        ({"model_type": "gpt"}, "config: .*'llama', 'falcon'"),
+        ({"model_type": "gpt"}, "config: .*'llama', 'falcon' .* `hpz model add` writes a file with shapes"),
         ({"vocab_size": 0}, "config.vocab_size: .*greater than or equal to 1"),
         ({"vocab_size": 513}, "parameters: 166208 stated, but the dimensions under config give 166336"),
     ],
