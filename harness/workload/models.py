@@ -21,7 +21,6 @@ def build_model(
     *,
     seed: int = 0,
     dtype: Literal["bf16", "fp32"] = "fp32",
-    attention: str = "eager",
     activation_checkpointing: bool = False,
     device: str = "cpu",
     checkpoint: str | None = None,
