@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.budget import model_flops_per_token, model_of
 from harness.record.directory import RunDirectory, Status
 from harness.study import Run
 from harness.system.errors import HarnessError
@@ -92,7 +93,7 @@ def _push(directory: RunDirectory, mode: Mode, last: int) -> Mirrored:
     session = _open(directory, run, mode)
     for line in lines:
         values = {key: value for key, value in line.items() if key not in NOT_LOGGED}
-        session.log(values | _nonfinite(line), step=line["step"])
+        session.log(values | step_rates(run, line) | _nonfinite(line), step=line["step"])
     session.summary.update(_summary(status))
     session.finish()
     after = {**before, mode: now}
@@ -132,6 +133,15 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(text)
         except ValueError:
             return
+
+
+def step_rates(run: Run, line: dict[str, Any]) -> dict[str, float]:
+    """Throughput of a step as the report states it; not of the virtual device, whose seconds mean nothing."""
+    if run.device == "virtual" or not line["step_seconds"]:
+        return {}
+    a_rank = line["tokens"] / line["step_seconds"] / run.shape.world_size
+    flops = model_flops_per_token(model_of(run), run.training.sequence_length)
+    return {"tokens_per_second_per_rank": a_rank, "model_tflops_per_rank": a_rank * flops / 1e12}
 
 
 def _nonfinite(line: dict[str, Any]) -> dict[str, float]:

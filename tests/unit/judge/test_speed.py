@@ -57,7 +57,7 @@ def test_a_cpu_has_rates_and_no_peak(tmp_path: Path) -> None:
 def test_a_card_whose_peak_is_not_known_has_tflops_without_mfu(small: Small) -> None:
     first = small(record={"gpu": "Somebody's Card"})["throughput"]["runs"][0]
     assert first["mfu"] is None and first["model_tflops_per_rank"] > 0
-    assert "the peak of \"Somebody's Card\" is not known" in first["why_no_mfu"]
+    assert 'the peak of "Somebody\'s Card" is not known' in first["why_no_mfu"]
 
 
 def test_the_studys_card_stands_in_where_a_run_recorded_none(small: Small) -> None:
