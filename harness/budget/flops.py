@@ -54,8 +54,13 @@ def attention_width(model: ModelFile) -> int:
 
 def model_flops_per_token(model: ModelFile, sequence_length: int) -> float:
     """FLOPs that one token of a sequence of `sequence_length` needs, forward and backward."""
-    attention = 12 * model.config.num_hidden_layers * attention_width(model) * sequence_length
-    return 6 * matrix_parameters(model) + attention
+    layers, width = model.config.num_hidden_layers, attention_width(model)
+    return palm_flops(matrix_parameters(model), layers, width, sequence_length)
+
+
+def palm_flops(weights: float, layers: int, width: int, sequence_length: int) -> float:
+    """PaLM's formula itself: N, L, H·Q and S."""
+    return 6 * weights + 12 * layers * width * sequence_length
 
 
 def hardware_flops_per_token(model: ModelFile, training: Training) -> float:

@@ -94,4 +94,5 @@ def test_the_page_and_the_text_state_the_formula_and_the_table(folder: Path) -> 
         assert "6·N + 12·L·H·Q·S" in where
         assert "312 TFLOP/s (a100-sxm-80gb, bf16)" in where
         assert "GPU-hours in the recorded steps of 120 runs (multi-node)" in where
+    assert "tokens/s a GPU" in page and "model TFLOP/s a GPU" in text
     assert 'id="throughput"' in page and "not drawn" not in page.lower()
