@@ -41,7 +41,7 @@ def sweep(steps: int = 60, models: tuple[str, ...] = MODELS, **changes: Any) -> 
             "matrix": {
                 "model": list(models),
                 "variant": ["unordered", "fixed", "event"],
-                "shape": ["2x8-hpz8", "3x8-hpz8", "4x8-hpz8"],
+                "shape": ["2x8-hpz8", "4x8-hpz8"],
                 "seed": [1, 2, 3],
             },
             "models": {name: read_keys(SHIPPED_MODELS / f"{name}.yaml", "") for name in models},

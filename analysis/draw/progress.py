@@ -89,6 +89,8 @@ def draw_progress(table: pd.DataFrame) -> Canvas:
     by_step.set_xlabel("step")
     by_step.set_ylabel("loss (nats per token)")
     by_time.set_xlabel(f"{'hours' if hours else 'seconds'} of steps")
+    for axes in (by_step, by_time):
+        axes.set_axisbelow(True)
     low, high = _limits(table)
     by_step.set_ylim(low, high)
     by_step.set_title("lines: running mean of the training loss", fontsize=7.5)

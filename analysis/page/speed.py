@@ -11,44 +11,24 @@ from analysis.judge.speed import SPLIT, settings_apart
 from analysis.page.tables import number, size
 
 Record = Mapping[str, Any]
-HEAD = (
-    "model",
-    "variant",
-    "shape",
-    "settings",
-    "seeds",
-    "tokens/s",
-    "tokens/s a rank",
-    "model TFLOP/s",
-    "with recompute",
-    "MFU",
-    "HFU",
-    "step",
-    "forward / backward / optimizer",
-    "exposed comm.",
-    "allocated",
-    "reserved",
-    "held-out loss",
-    "hours",
-    "evidence",
-    "runs",
-    "patches",
-)
 
 
 def throughput_rows(summary: Record) -> list[dict[str, str]]:
-    """The table of the page: groups of runs that differ in the seed alone, columns as HEAD names them."""
+    """The table of the page by column: groups of runs that differ in the seed alone; rates of a rank, or of a GPU."""
     groups = (summary["throughput"] or {"groups": []})["groups"]
-    return [_row(group, words) for group, words in zip(groups, settings_apart(groups), strict=True)]
+    one = " / ".join(dict.fromkeys(per_rank(group["device"], group["evidence"]) for group in groups))
+    rows = [_row(group, words) for group, words in zip(groups, settings_apart(groups), strict=True)]
+    return [{name.replace("a rank", f"a {one}"): text for name, text in row.items()} for row in rows]
 
 
 def shown(rows: list[dict[str, str]]) -> list[str]:
-    """The columns of HEAD in which anything stands."""
-    return [name for name in HEAD if any(row[name] not in ("", "–") for row in rows)]
+    """The columns in which anything stands."""
+    return [name for name in (rows[0] if rows else ()) if any(row[name] not in ("", "–") for row in rows)]
 
 
 def _row(group: Record, words: str) -> dict[str, str]:
     split, memory = group["split"] or dict.fromkeys(SPLIT), group["memory"] or {}
+    again = group["hardware_tflops_per_rank"] > group["model_tflops_per_rank"]
     passes = [split[name] for name in SPLIT[:3]]
     return {
         "model": group["model"],
@@ -58,10 +38,10 @@ def _row(group: Record, words: str) -> dict[str, str]:
         "seeds": str(len(group["seeds"])),
         "tokens/s": _count(group["tokens_per_second"]),
         "tokens/s a rank": _rate(group),
-        "model TFLOP/s": number(group["model_tflops_per_rank"]),
-        "with recompute": number(group["hardware_tflops_per_rank"]),
+        "model TFLOP/s a rank": number(group["model_tflops_per_rank"]),
+        "with recompute": number(group["hardware_tflops_per_rank"]) if again else "–",
         "MFU": _share(group["mfu"]),
-        "HFU": _share(group["hfu"]),
+        "HFU": _share(group["hfu"]) if again else "–",
         "step": _seconds(group["step_seconds"]),
         "forward / backward / optimizer": "–"
         if all(one is None for one in passes)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from math import prod
 
-from harness.study import ModelFile, Run, Training, parse_model
+from harness.budget.sizes import sizes_of
+from harness.study import ModelFile, Run, Training, parameter_shapes, parse_model
 
 CONVENTION = (
     "Model FLOPs a token: 6·N + 12·L·H·Q·S (PaLM, appendix B), forward and backward. N: weights of matrices that "
@@ -32,30 +33,29 @@ def model_of(run: Run) -> ModelFile:
 
 def matrix_parameters(model: ModelFile) -> float:
     """N of the formula: weights that multiply every token (see CONVENTION)."""
-    tied, share = model.config.tie_word_embeddings, _active_experts(model)
+    sizes = sizes_of(model)
     return sum(
-        prod(shape) * (share if EXPERTS.search(name) else 1.0)
-        for name, shape in model.config.shapes()
-        if len(shape) > 1 and not POSITIONS.search(name) and (tied or not LOOKED_UP.search(name))
+        float(prod(shape)) * (sizes.active_experts if EXPERTS.search(name) else 1.0)
+        for name, shape in parameter_shapes(model)
+        if len(shape) > 1 and not POSITIONS.search(name) and (sizes.tied or not LOOKED_UP.search(name))
     )
 
 
 def output_parameters(model: ModelFile) -> int:
     """Weights of the output projection, which no checkpoint computes again."""
-    return model.config.vocab_size * model.config.hidden_size
-
-
-def attention_width(model: ModelFile) -> int:
-    """H·Q: what all heads of a layer are wide together; the hidden size unless the model says otherwise."""
-    config = model.config
-    head: int | None = getattr(config, "head_dim", None)
-    return config.num_attention_heads * (head or config.hidden_size // config.num_attention_heads)
+    sizes = sizes_of(model)
+    return sizes.vocabulary * sizes.hidden
 
 
 def model_flops_per_token(model: ModelFile, sequence_length: int) -> float:
     """FLOPs that one token of a sequence of `sequence_length` needs, forward and backward."""
-    attention = 12 * model.config.num_hidden_layers * attention_width(model) * sequence_length
-    return 6 * matrix_parameters(model) + attention
+    sizes = sizes_of(model)
+    return palm_flops(matrix_parameters(model), sizes.layers, sizes.attention, sequence_length)
+
+
+def palm_flops(weights: float, layers: int, width: int, sequence_length: int) -> float:
+    """PaLM's formula itself: N, L, H·Q and S."""
+    return 6 * weights + 12 * layers * width * sequence_length
 
 
 def hardware_flops_per_token(model: ModelFile, training: Training) -> float:
@@ -69,17 +69,3 @@ def hardware_flops_per_token(model: ModelFile, training: Training) -> float:
 def step_flops(run: Run) -> float:
     """Model FLOPs of one optimizer step over all ranks."""
     return run.tokens_per_step * model_flops_per_token(model_of(run), run.training.sequence_length)
-
-
-def _active_experts(model: ModelFile) -> float:
-    """The share of experts that a token meets; 1 for dense models."""
-    config = model.config
-    number = next(
-        (
-            n
-            for name in ("num_local_experts", "num_experts", "n_routed_experts")
-            if (n := getattr(config, name, None))
-        ),
-        None,
-    )
-    return getattr(config, "num_experts_per_tok", number) / number if number else 1.0

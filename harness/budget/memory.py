@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
-from harness.budget.flops import attention_width, model_of
-from harness.study import ModelFile, Run
+from harness.budget.flops import model_of
+from harness.budget.sizes import sizes_of
+from harness.study import ModelFile, Run, parameter_shapes
 from harness.study.deepspeed_json import value_at
 
 # What DeepSpeed takes where its JSON says nothing (runtime/zero/config.py), in elements.
@@ -107,14 +108,12 @@ def activation_bytes(model: ModelFile, run: Run, logits: float) -> float:
 
     The logits are gone when the last layer's backward pass begins; with checkpointing it computes its layer again.
     """
-    config: Any = model.config
+    sizes = sizes_of(model)
     training, size = run.training, _element(run)
     layer, working = layer_bytes(model, run), working_bytes(model, run)
-    boundary = size * config.hidden_size
-    norm = (
-        4 + 2 * size if _gated(model) else 2 * size
-    ) * config.hidden_size  # the last one, before the logits
-    tokens, layers = training.micro_batch * training.sequence_length, config.num_hidden_layers
+    boundary = size * sizes.hidden
+    norm = (4 + 2 * size if sizes.gated else 2 * size) * sizes.hidden  # the last one, before the logits
+    tokens, layers = training.micro_batch * training.sequence_length, sizes.layers
     saved = layers * (boundary if training.activation_checkpointing else layer)
     working += layer if training.activation_checkpointing else 0
     return float(tokens * (saved + norm) + max(tokens * (working - norm) - logits, 0))
@@ -122,19 +121,18 @@ def activation_bytes(model: ModelFile, run: Run, logits: float) -> float:
 
 def layer_bytes(model: ModelFile, run: Run) -> float:
     """Bytes a token that autograd saves in one decoder layer without checkpointing, weights left out."""
-    config: Any = model.config  # families differ in their keys
-    size, hidden, width = _element(run), config.hidden_size, attention_width(model)
+    sizes, size = sizes_of(model), _element(run)
     attention, length = run.training.attention, run.training.sequence_length
-    scores = config.num_attention_heads * length
-    if _gated(model):
+    hidden, width, scores = sizes.hidden, sizes.attention, sizes.heads * length
+    if sizes.gated:
         # Each norm computes in single precision and keeps that beside its own result twice; so does an eager softmax.
-        outside = 2 * (4 + 2 * size) * hidden + 4 * size * config.intermediate_size
+        outside = 2 * (4 + 2 * size) * hidden + 4 * size * sizes.feed_forward
         if attention == "eager":
             return float(outside + 4 * size * width + (4 + size if size < 4 else 4) * scores)
-        return float(outside + 2 * size * (width + _key_width(model)))
-    # Falcon: attention and feed-forward side by side, under one norm or two; a plain feed-forward.
-    norms = 2 if config.new_decoder_architecture else 1
-    outside = (1 + norms) * size * hidden + 2 * size * config.ffn_hidden_size
+        return float(outside + 2 * size * (width + sizes.key_heads * sizes.head))
+    # Falcon, GPT-NeoX, GPT-2: a plain feed-forward, beside the attention or after it, under one norm or two.
+    norms = 1 if _one_key_head(model) else 2
+    outside = (1 + norms) * size * hidden + 2 * size * sizes.feed_forward
     if attention == "eager":
         return float(outside + 4 * size * width + size * scores)
     if _unfused(model, run):
@@ -145,36 +143,28 @@ def layer_bytes(model: ModelFile, run: Run) -> float:
 
 def working_bytes(model: ModelFile, run: Run) -> float:
     """Bytes a token that the backward pass of one layer needs for gradients, at its peak (measured on an H100)."""
-    config: Any = model.config
-    size, eager = _element(run), run.training.attention == "eager"
-    scores = config.num_attention_heads * run.training.sequence_length
-    if _gated(model):
-        feed_forward = size * (3 * config.intermediate_size + config.hidden_size)
+    sizes, size, eager = sizes_of(model), _element(run), run.training.attention == "eager"
+    scores = sizes.heads * run.training.sequence_length
+    if sizes.gated:
+        feed_forward = size * (3 * sizes.feed_forward + sizes.hidden)
         return float(max(8 * scores if eager else 0, feed_forward))
     attention = 3 * size * scores if eager else 12 * scores if _unfused(model, run) else 0
-    return float(attention + 2 * size * config.ffn_hidden_size)
+    return float(attention + 2 * size * sizes.feed_forward)
 
 
-def _gated(model: ModelFile) -> bool:
-    """Whether the feed-forward is gated, under root-mean-square norms: Llama and its kin."""
-    return getattr(model.config, "intermediate_size", None) is not None
+def _one_key_head(model: ModelFile) -> bool:
+    """Falcon 7B's decoder: one key head for all, attention and feed-forward side by side under one norm."""
+    return model.config.model_type == "falcon" and sizes_of(model).key_heads == 1
 
 
 def _unfused(model: ModelFile, run: Run) -> bool:
-    """Falcon 7B has one key head for all: no fused kernel takes that, and torch's own way is in single precision."""
-    config: Any = model.config
-    return not _gated(model) and not config.new_decoder_architecture and run.training.attention == "sdpa"
-
-
-def _key_width(model: ModelFile) -> int:
-    config: Any = model.config
-    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or 1
-    return int(int(heads) * attention_width(model) // config.num_attention_heads)
+    """No fused kernel takes a single key head, and torch's own way is in single precision."""
+    return _one_key_head(model) and run.training.attention == "sdpa"
 
 
 def _gathered(model: ModelFile, zero: dict[str, Any]) -> float:
     """Elements: the largest parameter and its gradient, what is fetched ahead of it, and what is kept for reuse."""
-    largest = max(prod(shape) for _, shape in model.config.shapes())
+    largest = max(prod(shape) for _, shape in parameter_shapes(model))
     ahead = min(zero["stage3_prefetch_bucket_size"], zero["stage3_max_live_parameters"])
     kept = largest + ahead + zero["stage3_max_reuse_distance"]
     return float(largest + min(model.parameters, kept))

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.budget import model_flops_per_token, model_of
 from harness.record.directory import RunDirectory, Status
 from harness.study import Run
 from harness.system.errors import HarnessError
@@ -149,10 +150,23 @@ def logged(lines: Iterable[Mapping[str, Any]], run: Run) -> Iterator[tuple[int, 
             "samples": (step + 1) * per_step // run.training.sequence_length,
             "elapsed_seconds": elapsed,
         }
-        if seconds > 0:
-            values["tokens_per_second"] = per_step / seconds
+        values |= step_rates(run, line)
         values |= {alias: values[name] * unit for alias, (name, unit) in ALIASES.items() if name in values}
         yield step, values
+
+
+def step_rates(run: Run, line: Mapping[str, Any]) -> dict[str, float]:
+    """Throughput of a step as the report states it; not of the virtual device, whose seconds mean nothing."""
+    if run.device == "virtual" or not line["step_seconds"]:
+        return {}
+    rate = line["tokens"] / line["step_seconds"]
+    a_rank = rate / run.shape.world_size
+    flops = model_flops_per_token(model_of(run), run.training.sequence_length)
+    return {
+        "tokens_per_second": rate,
+        "tokens_per_second_per_rank": a_rank,
+        "model_tflops_per_rank": a_rank * flops / 1e12,
+    }
 
 
 def _open(directory: RunDirectory, run: Run, mode: Mode) -> Any:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.budget import hardware_flops_per_token, matrix_parameters, model_flops_per_token
+from harness.budget.flops import palm_flops
 from harness.hardware import card_called, cards, find_card
 from harness.study import ModelFile, Training, load_model_file
 from harness.study.models import SHIPPED_MODELS
@@ -29,6 +30,12 @@ def test_a_token_of_llama2_7b_needs_6n_and_its_attention() -> None:
     expected = 6 * matrix_parameters(llama) + 12 * 32 * 4096 * 2048
     assert model_flops_per_token(llama, 2048) == expected
     assert 42e9 < expected < 43e9  # 0.04 TFLOPs a token, as anybody would say of seven billion parameters
+
+
+def test_the_formula_gives_palms_own_utilisation() -> None:
+    """Chowdhery et al. 2022: 540.35 billion weights, 238.3K tokens/s on 6144 chips of 275 TFLOP/s: 46.2 %."""
+    flops = palm_flops(540.35e9, layers=118, width=48 * 256, sequence_length=2048)
+    assert 238.3e3 * flops / (6144 * 275e12) == pytest.approx(0.462, abs=0.0005)
 
 
 def test_recomputation_is_counted_as_megatron_counts_it() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harness.record import RunDirectory, StepWriter
-from harness.record.mirror import mirror_run, mirror_study
+from harness.record.mirror import mirror_run, mirror_study, step_rates
 from harness.study import load_study
 from harness.system.errors import HarnessError
 from tests.conftest import StudyFile
@@ -187,3 +187,15 @@ def test_a_broken_mirror_is_reported_and_harms_nothing(directory: RunDirectory) 
 def test_a_study_is_pushed_in_parallel(directory: RunDirectory) -> None:
     (mirrored,) = mirror_study(directory.path.parent.parent, "offline")
     assert mirrored.error is None and mirrored.new_steps == 3
+
+
+def test_steps_carry_throughput_where_time_is_time(study_file: StudyFile, tmp_path: Path) -> None:
+    matrix = {"model": "llama2-toy", "variant": "zero3", "shape": "2x2"}
+    cpu, virtual = (
+        load_study(study_file(device=device, matrix=matrix)).runs[0] for device in ("cpu", "virtual")
+    )
+    line = {"tokens": 800, "step_seconds": 2.0}
+    rates = step_rates(cpu, line)
+    assert rates["tokens_per_second_per_rank"] == 100
+    assert 0 < rates["model_tflops_per_rank"] < 1
+    assert step_rates(virtual, line) == step_rates(cpu, {**line, "step_seconds": None}) == {}
