@@ -17,7 +17,14 @@ from harness.system.yaml_file import read_keys
 CARD = "NVIDIA A100-SXM4-80GB"
 MODELS = ("llama2-7b", "falcon-7b", "llama2-13b", "falcon-40b", "llama2-70b")
 # Made up: the share of its peak that a card reaches under each variant, and what another node costs of it.
-SHARES = {"zero3": 0.21, "unordered": 0.405, "fixed": 0.39, "event": 0.40}
+SHARES = {
+    "zero3": 0.21,
+    "stock": 0.41,
+    "unordered": 0.405,
+    "fixed": 0.39,
+    "event": 0.40,
+    "event+step": 0.398,
+}
 
 
 def sweep(steps: int = 60, models: tuple[str, ...] = MODELS, **changes: Any) -> Study:

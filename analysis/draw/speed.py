@@ -16,7 +16,7 @@ from analysis.draw.style import DOT, GRID, INK, MUTED, PALETTE, line_of
 from analysis.judge.speed import SPLIT, settings_apart
 
 Record = Mapping[str, Any]
-LEAST_STEPS = 30  # of a run whose throughput is worth a picture: the paper's form of one needs steady steps
+LEAST_STEPS = 20  # of a run whose throughput is worth a picture: the paper's form of one needs steady steps
 COLUMNS = 3  # panels side by side
 PARTS = {
     "forward": ("forward_seconds", PALETTE[5]),

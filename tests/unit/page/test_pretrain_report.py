@@ -13,6 +13,7 @@ import pytest
 from analysis.draw.figure import Figure
 from analysis.page.report import build_report
 from harness.budget import model_flops_per_token, model_of
+from harness.study import Study, load_study
 from harness.system.places import REPOSITORY
 from tests.pretraining import MODELS, sweep, write_sweep
 from tests.synthetic import fake_patches
@@ -96,3 +97,24 @@ def test_the_page_and_the_text_state_the_formula_and_the_table(folder: Path) -> 
         assert "GPU-hours in the recorded steps of 120 runs (multi-node)" in where
     assert "tokens/s a GPU" in page and "model TFLOP/s a GPU" in text
     assert 'id="throughput"' in page and "not drawn" not in page.lower()
+
+
+def test_the_study_that_is_shipped_gets_its_report_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its smallest and its largest model; what the text was is all that a first run would add."""
+    content = load_study(REPOSITORY / "experiments" / "pretrain.yaml").model_dump(mode="json")
+    content["data"]["sha256"] = "0" * 64
+    content["matrix"] = [content["matrix"][0], content["matrix"][-1]]
+    study = Study.model_validate(content)
+    monkeypatch.setattr(Figure, "write", partialmethod(Figure.write, formats=("svg",)))
+    write_sweep(tmp_path, study)
+    build_report(tmp_path)
+    drawn = {file.stem for file in (tmp_path / "figures").glob("*.svg")}
+    assert {"throughput", "step_split", "verdicts"} <= drawn
+    for model in ("llama2-7b", "llama2-70b"):
+        for picture in ("loss", "progress"):
+            assert any(name.startswith(f"{picture}_{model}_8x8-hpz8") for name in drawn)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {group["evidence"] for group in summary["throughput"]["groups"]} == {"multi-node"}
+    assert len(summary["pairs"]) == len(study.pairs) and not summary["not_run"]
