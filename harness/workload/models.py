@@ -149,7 +149,7 @@ def _set_leaves(model: PreTrainedModel, blocks: set[type]) -> None:
     except ImportError as error:
         raise HarnessError(
             f"model: the experts of {', '.join(sorted(block.__name__ for block in blocks))} are separate modules, and "
-            "this DeepSpeed cannot gather them together (0.13.2 and later can); take a later release"
+            "this DeepSpeed cannot gather them together (0.13.0 and later can, #4966); take a later release"
         ) from error
     set_z3_leaf_modules(model, list(blocks))
 
