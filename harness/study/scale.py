@@ -19,10 +19,10 @@ Config = dict[str, Any]  # keys of a public Hugging Face configuration
 
 # Families name the same size differently.
 HIDDEN = ("hidden_size", "n_embd", "d_model")
-HEADS = ("num_attention_heads", "n_head", "num_heads")
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
-LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
-POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx")
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 FEED_FORWARD = (
     *("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size"),
     *("n_inner", "ffn_hidden_size", "ffn_dim"),
@@ -60,8 +60,10 @@ def scaled(config: Mapping[str, Any], width: int, unaligned: bool = False) -> Co
     _set(toy, HEADS, toy_heads)
     _set(toy, KEY_HEADS, toy_keys)
     for key in FEED_FORWARD:
-        if toy.get(key):
+        if isinstance(toy.get(key), int):
             toy[key] = _rounded(toy[key] * toy_hidden / hidden, unaligned)
+        elif isinstance(toy.get(key), list):  # one for each layer
+            toy[key] = [_rounded(size * toy_hidden / hidden, unaligned) for size in toy[key]]
     if (
         unaligned and "n_inner" in toy and toy["n_inner"] is None
     ):  # four times an even size, unless it is said
@@ -99,12 +101,16 @@ def _set_experts(toy: Config, unaligned: bool) -> None:
 
 
 def _set_layers(toy: Config) -> None:
-    """Two layers, or one of each kind that the configuration lists."""
-    kinds = list(dict.fromkeys(toy.get("layer_types") or ()))
-    count = max(len(kinds), min(_size(toy, LAYERS), MOST_LAYERS))
-    _set(toy, LAYERS, count)
-    if kinds:
-        toy["layer_types"] = (kinds * count)[:count]
+    """The first layer of each kind that the configuration lists, and as many more as make two."""
+    layers = _size(toy, LAYERS)
+    kinds = toy.get("layer_types") or [None] * layers
+    firsts = {kind: layer for layer, kind in reversed(list(enumerate(kinds)))}.values()
+    others = [layer for layer in range(layers) if layer not in firsts]
+    kept = sorted([*firsts, *others[: max(0, MOST_LAYERS - len(firsts))]])
+    for key, value in toy.items():
+        if isinstance(value, list) and len(value) == layers:  # something of each layer
+            toy[key] = [value[layer] for layer in kept]
+    _set(toy, LAYERS, len(kept))
     for key in ("sliding_window_pattern", "first_k_dense_replace", "max_window_layers"):
         if toy.get(key):
             toy[key] = min(toy[key], {"sliding_window_pattern": 2}.get(key, 1))
@@ -112,7 +118,7 @@ def _set_layers(toy: Config) -> None:
 
 def _set_tokens(toy: Config, unaligned: bool) -> None:
     toy["vocab_size"] = VOCABULARY + 3 * int(unaligned)
-    positions = _size(toy, POSITIONS)
+    positions = next((int(toy[key]) for key in POSITIONS if toy.get(key)), LENGTH)
     _set(toy, POSITIONS, min(positions, LENGTH) - int(unaligned))
     rope, before = toy.get("rope_scaling"), "original_max_position_embeddings"
     if isinstance(rope, Mapping) and rope.get(

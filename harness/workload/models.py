@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,7 +60,7 @@ def build_model(
     return built
 
 
-@contextmanager
+@contextlib.contextmanager
 def _partitioned(deepspeed: Mapping[str, Any] | None) -> Iterator[None]:
     """Inside, transformers builds models under deepspeed.zero.Init, so that no rank ever holds a whole one."""
     if deepspeed is None:
@@ -86,10 +86,12 @@ def transformers_config(keys: Mapping[str, Any]) -> Any:
     """The transformers configuration of a public one's keys. Raises HarnessError for one that it does not know."""
     from transformers import AutoConfig, __version__
 
-    # Token ids may lie outside a scaled vocabulary, and training knows none.
+    # Token ids may lie outside a scaled vocabulary, and training knows none; yet some families insist on theirs.
     tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     try:
-        return AutoConfig.for_model(**{**keys, **tokens, "use_cache": False})
+        with contextlib.suppress(Exception):
+            return AutoConfig.for_model(**{**keys, **tokens, "use_cache": False})
+        return AutoConfig.for_model(**{**keys, "use_cache": False})
     except Exception as error:  # each family checks its keys in its own way
         raise HarnessError(
             f"config: transformers {__version__} makes no model of model_type {keys.get('model_type')!r} with these "
@@ -147,7 +149,7 @@ def _set_leaves(model: PreTrainedModel, blocks: set[type]) -> None:
     except ImportError as error:
         raise HarnessError(
             f"model: the experts of {', '.join(sorted(block.__name__ for block in blocks))} are separate modules, and "
-            "this DeepSpeed cannot gather them together (0.13.2 and later can); take a later release"
+            "this DeepSpeed cannot gather them together (0.13.0 and later can, #4966); take a later release"
         ) from error
     set_z3_leaf_modules(model, list(blocks))
 

@@ -12,6 +12,7 @@ import torch
 from harness.launch.local import run_study
 from harness.record import RunDirectory
 from harness.study import Run, load_model_file, load_study
+from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from harness.workload.models import _prepare_experts, build_model
 from tests.conftest import write_study
@@ -53,6 +54,14 @@ def test_separate_experts_are_gathered_together() -> None:
     model = torch.nn.Sequential(Block(), torch.nn.Linear(8, 8), Block())
     _prepare_experts(model)
     assert [z3_leaf_module(layer) for layer in model] == [True, False, True]
+
+
+def test_separate_experts_need_a_deepspeed_that_knows_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("deepspeed.utils.set_z3_leaf_modules")
+    with pytest.raises(
+        HarnessError, match=r"model: the experts of Block are separate modules, .* take a later release"
+    ):
+        _prepare_experts(Block())
 
 
 def test_experts_in_one_parameter_need_no_leaf() -> None:

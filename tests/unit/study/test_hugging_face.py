@@ -121,6 +121,12 @@ def test_a_family_that_transformers_does_not_know_is_named(folder: Path) -> None
         any_model(folder)
 
 
+def test_a_model_that_is_no_language_model_is_named(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "t5", "vocab_size": 512}))
+    with pytest.raises(HarnessError, match=r"no causal language model can be made of model_type 't5'"):
+        any_model(folder)
+
+
 def test_sizes_that_do_not_fit_are_named(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**CONFIG, "vocab_size": "many"}))
     with pytest.raises(
@@ -154,6 +160,12 @@ def test_a_name_that_the_hub_does_not_give_is_named() -> None:
         HarnessError, match=r"some/body: no folder, .* the Hub did not give it .* give a folder with its"
     ):
         any_model("some/body")
+
+
+def test_without_torch_the_hub_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hugging_face, "_transformers", lambda: None)
+    with pytest.raises(HarnessError, match=r"to ask the Hub, torch and transformers must be installed"):
+        any_model("some/one")
 
 
 def test_a_path_that_is_not_there_is_not_asked_of_the_hub() -> None:
