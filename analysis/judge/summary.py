@@ -101,6 +101,10 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
         "versions": {"hpz-lab": __version__, **(environments[0]["versions"] if environments else {})},
         "environments": environments,
         "rule": study.rule.model_dump(mode="json"),
+        "trained_with": {
+            name: sorted({str(getattr(run.training, name)) for run in study.runs})
+            for name in ("attention", "optimizer")
+        },
         "pairs": pairs,
         "variants": [
             variant_record(name, pairs) for name in dict.fromkeys(pair["variant"] for pair in pairs)

@@ -28,6 +28,7 @@ from analysis.page.explained import explained, notes_of, patches_of
 from analysis.page.explorer import as_script, explorer_data
 from analysis.page.grids import band_note, grids
 from analysis.page.levels import compared
+from analysis.page.loop import loop_note, loops_differ
 from analysis.page.races import race_rows
 from analysis.page.simulated import section
 from analysis.page.speed import hours_sentences, shown, throughput_rows
@@ -48,6 +49,7 @@ class Comparison:
     summary: Mapping[str, Any]
     rows: list[dict[str, Any]]
     levels: list[dict[str, Any]]
+    loops: str | None = None  # where the two did not train with the same
 
 
 def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
@@ -79,6 +81,7 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
         speeds=drawn.speed,
         profiles=profiles(folder),
         comparison=comparison,
+        loop_note=loop_note(summary),
         clock=section(clock),
         clock_figures=drawn.clock,
         races=race_rows(matched, folder),
@@ -96,7 +99,7 @@ def build_report(folder: str | Path, against: str | Path | None = None) -> Path:
 
 def _compare(summary: Mapping[str, Any], against: str | Path) -> Comparison:
     other = load_summary(against)
-    return Comparison(str(against), other, *compared(summary, other))
+    return Comparison(str(against), other, *compared(summary, other), loops_differ(summary, other))
 
 
 def render(summary: Mapping[str, Any], **parts: Any) -> str:

@@ -14,6 +14,7 @@ from analysis.judge.trust import percent
 from analysis.page.answers import answers, headline
 from analysis.page.explained import notes_of
 from analysis.page.grids import Grid, band_note, grids
+from analysis.page.loop import loop_note
 from analysis.page.speed import hours_sentences, shown, throughput_rows
 
 Record = Mapping[str, Any]
@@ -63,7 +64,7 @@ def markdown(summary: Record) -> str:
         or "Nothing is missing."
     )
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items() if version)
-    parts.append(f"Made {summary['generated_utc']} with {versions}.")
+    parts.append(f"Made {summary['generated_utc']} with {versions}. {loop_note(summary)}".rstrip())
     return "\n\n".join(parts) + "\n"
 
 

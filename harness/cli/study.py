@@ -124,10 +124,14 @@ def _report(folder: Path, as_json: bool, against: Path | None = None) -> None:
     if against is not None:
         from analysis.page.compare import comparison_table
         from analysis.page.levels import compared, levels_table
+        from analysis.page.loop import loops_differ
 
-        rows, levels = compared(summary, load_summary(against))
+        other = load_summary(against)
+        rows, levels = compared(summary, other)
         if rows:
             console.print(comparison_table(rows, str(folder), str(against)))
         if levels:
             console.print(levels_table(levels, str(folder), str(against)))
+        if words := loops_differ(summary, other):
+            console.print(words, highlight=False)
     console.print(f"Report: {page}", soft_wrap=True, highlight=False)
