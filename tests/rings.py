@@ -25,8 +25,12 @@ TOGETHER = (
     "tests/deepspeed/simulate/test_trace.py",
     "tests/deepspeed/workload/test_finetune.py",
     "tests/deepspeed/workload/test_partitioned_build.py",
+    "tests/unit/cli/test_model_cli.py",
+    "tests/unit/page/test_pretrain_report.py",
     "tests/unit/page/test_report.py",
     "tests/unit/page/test_simulated_in_report.py",
+    "tests/unit/study/test_hugging_face.py",
+    "tests/unit/workload/test_packed.py",
 )
 
 
