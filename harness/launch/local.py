@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.launch.gpu import check_gpus
 from harness.launch.launcher import Launcher, Progress, Watcher
 from harness.record import RunDirectory, Status
-from harness.study import Study, check_corpus, check_weights, make_results_folder
+from harness.study import Study, check_attention, check_corpus, check_weights, make_results_folder
 from harness.system.errors import HarnessError
 from harness.system.utc import utc_now
 
@@ -33,6 +33,8 @@ def check_machine(study: Study, witness: str | None = None) -> None:
     check_weights(study)
     check_corpus(study)
     check_gpus(study.runs, gpu=study.gpu)
+    for run in study.runs:
+        check_attention(run.training)
 
 
 def run_study(

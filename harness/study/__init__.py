@@ -1,7 +1,14 @@
 """A study file and the runs it expands to: records that cross the house, axes, models, reading and writing."""
 
 from harness.study.axes import bits_per_second
-from harness.study.files import check_weights, data_file, load_study, make_results_folder, save_study
+from harness.study.files import (
+    check_attention,
+    check_weights,
+    data_file,
+    load_study,
+    make_results_folder,
+    save_study,
+)
 from harness.study.hugging_face import any_model, model_content, model_name, model_text, toy_name
 from harness.study.models import (
     ModelFile,
@@ -31,6 +38,7 @@ __all__ = [
     "Training",
     "any_model",
     "bits_per_second",
+    "check_attention",
     "check_corpus",
     "check_vocabulary",
     "check_weights",

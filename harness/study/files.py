@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from harness.study.messages import first_message
 from harness.study.model_axis import model_blocks, with_public_models
 from harness.study.models import SHIPPED_MODELS, parse_model
 from harness.study.packed import check_corpus_fits, located_corpus
-from harness.study.records import SHIPPED, Data
+from harness.study.records import SHIPPED, Data, Training
 from harness.study.study import Study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
@@ -105,6 +106,15 @@ def check_weights(study: Study) -> None:
         raise HarnessError(
             "training.checkpoint: a finetune starts from weights; give a folder or a Hub name, with {model} for each "
             "model's name where there are several"
+        )
+
+
+def check_attention(training: Training) -> None:
+    """Refuse flash attention where its package is not installed. Raises HarnessError."""
+    if training.attention == "flash_attention_2" and find_spec("flash_attn") is None:
+        raise HarnessError(
+            "training.attention: flash_attention_2 needs the package flash-attn, which is not installed here; install "
+            "it, or use attention: sdpa"
         )
 
 

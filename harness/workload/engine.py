@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from harness.device import Device
-from harness.study import ModelFile, Run, Training
+from harness.study import ModelFile, Run, Training, check_attention
 from harness.system.errors import HarnessError
 from harness.workload.models import build_model
 
@@ -31,6 +31,7 @@ def build_engine(run: Run, device: Device) -> Any:
     import deepspeed
 
     training, file = run.training, ModelFile.model_validate(run.model_spec)
+    check_attention(training)
     partitioned = device.kind == "cuda" and file.parameters > WHOLE_PARAMETERS
     model = build_model(
         file,

@@ -94,3 +94,13 @@ def test_what_cannot_be_swept_is_one_sentence(tmp_path: Path, block: dict[str, A
     with pytest.raises(HarnessError) as said:
         study(tmp_path, block)
     assert words in str(said.value) and str(tmp_path) in str(said.value)
+
+
+def test_flash_attention_without_its_package_is_one_sentence() -> None:
+    from harness.study import Training, check_attention
+
+    check_attention(Training(attention="sdpa"))
+    with pytest.raises(
+        HarnessError, match="needs the package flash-attn, which is not installed here; install"
+    ):
+        check_attention(Training(attention="flash_attention_2"))
