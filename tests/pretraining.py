@@ -44,6 +44,7 @@ def sweep(steps: int = 60, models: tuple[str, ...] = MODELS, **changes: Any) -> 
                 "activation_checkpointing": True,
                 "validate_every": max(1, steps // 6),
             },
+            "data": {"file": "made-up.jsonl", "packed": True, "sha256": "0" * 64},
             "rule": {"warmup_steps_dropped": 5, "minimum_seeds": 3},
             "matrix": {
                 "model": list(models),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,7 +50,10 @@ def prepare_corpus(
     terminate_on_sigterm()
     with _watched(quiet=as_json) as watch:
         done = prepare(
-            corpus_source(data), workers=workers, watch=watch, check=partial(check_vocabulary, study)
+            corpus_source(data),
+            workers=workers,
+            watch=watch,
+            check=lambda found: check_vocabulary(study, found.name, found.vocabulary),
         )
     if study.data.sha256 not in (None, done.corpus.content):
         raise HarnessError(

@@ -7,12 +7,12 @@ from pathlib import Path
 from harness.corpus import (
     Corpus,
     Source,
-    TokenizerInfo,
     check_shards,
     find_corpus,
     find_folder,
     load_corpus,
     open_corpus,
+    open_encoder,
 )
 from harness.study.models import parse_model
 from harness.study.records import Data, Run
@@ -68,8 +68,12 @@ def _existing(path: str, here: Path) -> str | None:
 
 
 def check_corpus(study: Study) -> None:
-    """Refuse to start runs whose packed corpus is not prepared, not here or altered since. Raises HarnessError."""
+    """Refuse to start runs whose packed corpus is not prepared, not here or altered since. Raises HarnessError.
+
+    Of text that is not packed, a tokenizer with more ids than a model has; where it cannot be had, the ranks will say.
+    """
     if not study.data.packed:
+        _check_tokenizer(study)
         return
     if study.data.sha256 is None:
         raise HarnessError(
@@ -87,18 +91,27 @@ def check_corpus_fits(study: Study) -> None:
     if folder is None:
         return  # results are read on machines that need not have the text
     corpus = load_corpus(folder)
-    check_vocabulary(study, corpus.tokenizer)
+    check_vocabulary(study, corpus.tokenizer.name, corpus.tokenizer.vocabulary)
     for run in study.runs:
         check_tokens(run, corpus)
 
 
-def check_vocabulary(study: Study, tokenizer: TokenizerInfo) -> None:
+def _check_tokenizer(study: Study) -> None:
+    if study.data.tokenizer:
+        try:
+            encoder = open_encoder(study.data.tokenizer)
+        except HarnessError:
+            return
+        check_vocabulary(study, study.data.tokenizer, encoder.vocab_size)
+
+
+def check_vocabulary(study: Study, tokenizer: str, ids: int) -> None:
     """Refuse a tokenizer with more ids than one of the study's models has. Raises HarnessError."""
     for name in sorted({run.model for run in study.runs}):
         size = parse_model(study.models[name], f"models.{name}").config.vocab_size
-        if tokenizer.vocabulary > size:
+        if ids > size:
             raise HarnessError(
-                f"data.tokenizer: {tokenizer.name!r} has {tokenizer.vocabulary:,} token ids, and model {name} a "
+                f"data.tokenizer: {tokenizer!r} has {ids:,} token ids, and model {name} a "
                 f"vocab_size of {size:,}; use the model's own tokenizer, or a model with a larger vocab_size"
             )
 

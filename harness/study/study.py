@@ -98,6 +98,15 @@ class Study(Frozen):
         return value
 
     @model_validator(mode="after")
+    def _held_out_text(self) -> Self:
+        if self.training.validate_every and not self.data.packed:
+            raise ValueError(
+                "training.validate_every: nothing is held out of this data; use text of your own with data.packed: "
+                "true, or set it to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _known_axes(self) -> Self:
         if not self.matrix:
             raise ValueError(

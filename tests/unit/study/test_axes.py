@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,14 @@ def test_flash_attention_without_its_package_is_one_sentence() -> None:
     from harness.study import Training, check_attention
 
     check_attention(Training(attention="sdpa"))
+    if find_spec("flash_attn"):
+        pytest.skip("flash-attn is installed here")
     with pytest.raises(
         HarnessError, match="needs the package flash-attn, which is not installed here; install"
     ):
         check_attention(Training(attention="flash_attention_2"))
+
+
+def test_validation_of_text_that_holds_nothing_out_is_refused_as_the_study_is_read(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"training\.validate_every: nothing is held out of this data"):
+        study(tmp_path, {}, training={"validate_every": 5})
