@@ -55,7 +55,7 @@ def sizes_of(model: ModelFile) -> Sizes:
             )
         return int(found)
 
-    hidden = first("hidden_size", "n_embd", "d_model")
+    hidden = first("hidden_size", "n_embd", "n_embed", "d_model")
     heads = first("num_attention_heads", "n_head", "n_heads")
     experts = first("num_local_experts", "num_experts", "n_routed_experts", default=0)
     a_token = first("num_experts_per_tok", "top_k", default=1)
@@ -68,7 +68,7 @@ def sizes_of(model: ModelFile) -> Sizes:
         layers=first("num_hidden_layers", "n_layer", "n_layers"),
         hidden=hidden,
         heads=heads,
-        head=first("head_dim", default=hidden // heads),
+        head=_latent_head(config) or first("head_dim", default=hidden // heads),
         key_heads=key_heads,
         feed_forward=wide,
         vocabulary=model.config.vocab_size,
@@ -77,3 +77,9 @@ def sizes_of(model: ModelFile) -> Sizes:
         experts=experts,
         experts_a_token=a_token,
     )
+
+
+def _latent_head(config: dict[str, Any]) -> int | None:
+    """Of DeepSeek's latent attention the mean width of the two products: queries by keys, and weights by values."""
+    parts = [int(config.get(key) or 0) for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")]
+    return sum(parts) // 2 if all(parts) else None

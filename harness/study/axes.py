@@ -20,6 +20,7 @@ TIMED_POLICY = re.compile(r"timed\(\d+(?:,([\w.-]+))?(?:,([\w.-]+))?\)")  # scal
 POISONS = ("nan", "pattern", "stale")
 BITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 LINK = re.compile(rf"[1-9]\d*(?:\.\d+)?(?:{'|'.join(BITS)})")
+NUMBER_AS_TEXT = re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+")  # YAML wants a point and a sign: 1.0e+9
 LONGEST_STALL = 10_000  # µs; a step makes hundreds of copies, and a run must end
 Axis = Any  # a scalar or a list of them, checked when the matrix is expanded
 
@@ -65,6 +66,7 @@ def check_axes(block: Mapping[str, Any], where: str) -> None:
     for key, value in block.items():
         if str(key).startswith(DEEPSPEED):
             check_not_controlled(tuple(key.removeprefix(DEEPSPEED).split(".")), f"{where}.{key}")
+            check_no_number_as_text(value, f"{where}.{key}")
         elif key not in valid:
             raise ValueError(f"{where}.{key} is not an axis; {nearest(str(key), valid)}")
         if value in ([], ()):
@@ -78,6 +80,18 @@ def check_not_controlled(path: tuple[str, ...], where: str) -> None:
     for controlled, instead in CONTROLLED.items():
         if path[: len(controlled)] == controlled or controlled[: len(path)] == path:
             raise ValueError(f"{where} is the study's to decide: {instead}")
+
+
+def check_no_number_as_text(value: Any, where: str) -> None:
+    """Refuse `1e9` among DeepSpeed's values: YAML reads it as text, and DeepSpeed refuses that. Raises ValueError."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            check_no_number_as_text(inner, f"{where}.{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            check_no_number_as_text(inner, where)
+    elif isinstance(value, str) and NUMBER_AS_TEXT.fullmatch(value):
+        raise ValueError(f"{where}: {value!r} is text in YAML, not a number; write {float(value):.15g}")
 
 
 def parse_shape(value: Any) -> Shape:

@@ -18,7 +18,7 @@ from harness.system.errors import HarnessError
 Config = dict[str, Any]  # keys of a public Hugging Face configuration
 
 # Families name the same size differently.
-HIDDEN = ("hidden_size", "n_embd", "d_model")
+HIDDEN = ("hidden_size", "n_embd", "n_embed", "d_model")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")

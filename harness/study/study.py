@@ -22,6 +22,7 @@ from harness.study.axes import (
     TRAINING_AXES,
     Axis,
     check_axes,
+    check_no_number_as_text,
     parse_link,
     parse_poison,
     parse_policy,
@@ -95,6 +96,7 @@ class Study(Frozen):
             raise ValueError(
                 "deepspeed.zero_optimization must hold keys; leave it out where there is none to set"
             )
+        check_no_number_as_text(value, "deepspeed")
         return value
 
     @model_validator(mode="after")

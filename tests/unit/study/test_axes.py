@@ -80,6 +80,7 @@ def test_a_gpu_has_fused_defaults_and_the_virtual_device_what_it_can_order(tmp_p
     [
         ({"deepspeed.zero_optimization.stage": [2, 3]}, "stage is the study's to decide: always 3"),
         ({"deepspeed.optimizer.params.lr": [1.0]}, "set training.optimizer, training.learning_rate"),
+        ({PREFETCH: ["1e9"]}, "'1e9' is text in YAML, not a number; write 1000000000"),
         ({"deepspeed.": 1}, "names no key of DeepSpeed's JSON"),
         ({"deepspeed.zero_optimization": {"stage": 2}}, "is the study's to decide"),
         ({"global_batch": 100}, "no multiple of micro_batch × sequence_length × ranks"),
@@ -112,3 +113,8 @@ def test_flash_attention_without_its_package_is_one_sentence() -> None:
 def test_validation_of_text_that_holds_nothing_out_is_refused_as_the_study_is_read(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match=r"training\.validate_every: nothing is held out of this data"):
         study(tmp_path, {}, training={"validate_every": 5})
+
+
+def test_a_number_that_yaml_reads_as_text_is_refused_below_deepspeed_too(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="stage3_max_live_parameters: '1e9' is text in YAML"):
+        study(tmp_path, {}, deepspeed={"zero_optimization": {"stage3_max_live_parameters": "1e9"}})

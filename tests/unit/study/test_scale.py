@@ -84,7 +84,8 @@ def test_llama_2_and_falcon_scale_too() -> None:
 
 def test_a_configuration_without_sizes_is_refused() -> None:
     with pytest.raises(
-        HarnessError, match=r"scale: the configuration does not say hidden_size \(or n_embd, d_model\)"
+        HarnessError,
+        match=r"scale: the configuration does not say hidden_size \(or n_embd, n_embed, d_model\)",
     ):
         scaled({"model_type": "new", "vocab_size": 9}, 64)
 
