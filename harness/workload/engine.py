@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from harness.device import Device
 from harness.study import ModelFile, Run, Training, check_attention
@@ -46,9 +47,12 @@ def build_engine(run: Run, device: Device) -> Any:
     )
     optimizer = build_optimizer(model, training)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, training))
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, lr_scheduler=schedule, config=dict(run.deepspeed)
-    )
+    try:
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, lr_scheduler=schedule, config=dict(run.deepspeed)
+        )
+    except ValidationError as error:  # of DeepSpeed's own models of its configuration
+        raise HarnessError(refused_key(error, deepspeed.__version__)) from error
     if training.compile:
         engine.compile()
     engine.train()
@@ -57,6 +61,15 @@ def build_engine(run: Run, device: Device) -> Any:
     device.synchronize()
     device.use_policy()
     return engine
+
+
+def refused_key(error: ValidationError, release: str) -> str:
+    """What DeepSpeed does not take of its JSON, as a sentence with the key."""
+    first = error.errors()[0]
+    section = "zero_optimization." if "Zero" in error.title else ""
+    key = ".".join(str(part) for part in first["loc"])
+    given = "" if first["type"] == "extra_forbidden" else f" (given: {first['input']!r})"
+    return f"deepspeed.{section}{key}: DeepSpeed {release} refuses it: {first['msg']}{given}"
 
 
 def forget_secondary_partitions(engine: Any) -> None:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.study import Training
-from harness.workload.engine import build_optimizer, parameter_groups, rate_at
+from harness.workload.engine import build_optimizer, parameter_groups, rate_at, refused_key
 from harness.workload.laps import HostMark, Laps
 
 
@@ -77,3 +78,28 @@ def test_without_a_clock_there_are_no_laps() -> None:
 def test_a_cosine_halfway_is_between_peak_and_end() -> None:
     training = Training(steps=101, schedule="cosine", final_learning_rate=0.0)
     assert math.isclose(rate_at(50, training), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (
+            {"nonsense": 1},
+            "deepspeed.zero_optimization.nonsense: DeepSpeed 0.19.8 refuses it: Extra inputs are not",
+        ),
+        (
+            {"reduce_bucket_size": "abc"},
+            "deepspeed.zero_optimization.reduce_bucket_size: DeepSpeed 0.19.8 refuses it:",
+        ),
+    ],
+)
+def test_a_key_that_deepspeed_does_not_take_is_named(keys: dict[str, object], words: str) -> None:
+    class DeepSpeedZeroConfig(BaseModel):
+        """As DeepSpeed's own: it forbids what it does not know."""
+
+        model_config = ConfigDict(extra="forbid")
+        reduce_bucket_size: int = 1
+
+    with pytest.raises(ValidationError) as raised:
+        DeepSpeedZeroConfig.model_validate(keys)
+    assert refused_key(raised.value, "0.19.8").startswith(words)
