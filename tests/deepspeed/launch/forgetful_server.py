@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import harness.workload.session
+import harness.workload.checkpoints
 from harness.launch.forkserver import main
 
 if __name__ == "__main__":
-    harness.workload.session.forget_secondary_partitions = lambda engine: None
+    harness.workload.checkpoints.forget_secondary_partitions = lambda engine: None
     main()

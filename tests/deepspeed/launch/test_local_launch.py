@@ -87,7 +87,9 @@ def kill_the_warm_process(_: Progress) -> None:
     """What no watcher should do."""
     for child in psutil.Process().children():
         with suppress(psutil.ZombieProcess):  # of another test
-            if SERVER in child.cmdline():
+            while not (words := child.cmdline()):
+                time.sleep(0.001)  # between its exec and its first instruction a process has no words yet
+            if SERVER in words:
                 child.kill()
 
 
