@@ -34,10 +34,10 @@ def follow(folders: Sequence[Path], mode: Mode) -> int:
                     continue
                 try:
                     _tell(folder, mode, sessions, locks, ending)
-                except (
-                    Exception
-                ) as error:  # of wandb, of a full disk: this run is left to the mirror at the end
-                    failed.add(folder)
+                except Exception as error:
+                    failed.add(
+                        folder
+                    )  # wandb, a full disk: this run is left to the mirror at the end of the task
                     print(f"hpz: {folder.name} is no longer mirrored live: {error}", file=sys.stderr)
     return len(failed)
 
@@ -57,12 +57,10 @@ def _tell(folder: Path, mode: Mode, sessions: dict[Path, Session], locks: ExitSt
 
 def main(words: Sequence[str]) -> int:
     os.nice(LOWEST_PRIORITY)
-    os.environ.pop(
-        "WANDB_SERVICE", None
-    )  # a service that others started would keep our runs if we were killed
-    return int(
-        bool(follow([Path(word) for word in words[1:]], "online" if words[0] == "online" else "offline"))
-    )
+    # A service that others started would keep our runs if we were killed.
+    os.environ.pop("WANDB_SERVICE", None)
+    mode: Mode = "online" if words[0] == "online" else "offline"
+    return int(follow([Path(word) for word in words[1:]], mode) > 0)
 
 
 if __name__ == "__main__":

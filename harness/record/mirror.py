@@ -120,11 +120,10 @@ class Session:
     def log(self, lines: Sequence[Mapping[str, Any]]) -> list[int]:
         """Tell the steps that were not told yet, given the lines of all; returns which they were."""
         new = []
-        for step, values in logged(lines, self.run):
-            if step > self.last_step:
-                self._wandb.log(values, step=step)
-                self.last_step = step
-                new.append(step)
+        for step, values in logged(lines, self.run, self.last_step):
+            self._wandb.log(values, step=step)
+            self.last_step = step
+            new.append(step)
         return new
 
     def finish(self) -> None:
@@ -136,13 +135,20 @@ class Session:
         write_json(_pushed_file(self.directory), {name: vars(pushed) for name, pushed in told.items()})
 
 
-def logged(lines: Iterable[Mapping[str, Any]], run: Run) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each step and its values for wandb; `tokens`, `samples` and `elapsed_seconds` are of the run so far."""
+def logged(
+    lines: Iterable[Mapping[str, Any]], run: Run, told: int = -1
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each step after `told` with its values for wandb, given the lines of all steps.
+
+    `tokens`, `samples` and `elapsed_seconds` are of the run so far.
+    """
     elapsed, per_step = 0.0, run.tokens_per_step
+    flops = model_flops_per_token(model_of(run), run.training.sequence_length)
     for line in lines:
         step = int(line["step"])
-        seconds = line.get("step_seconds") or 0.0
-        elapsed += seconds
+        elapsed += line.get("step_seconds") or 0.0
+        if step <= told:
+            continue
         values = {k: v for k, v in line.items() if k not in NOT_LOGGED and v is not None} | _nonfinite(line)
         values |= {
             "step_tokens": line.get("tokens"),
@@ -150,18 +156,20 @@ def logged(lines: Iterable[Mapping[str, Any]], run: Run) -> Iterator[tuple[int, 
             "samples": (step + 1) * per_step // run.training.sequence_length,
             "elapsed_seconds": elapsed,
         }
-        values |= step_rates(run, line)
+        values |= step_rates(run, line, flops)
         values |= {alias: values[name] * unit for alias, (name, unit) in ALIASES.items() if name in values}
         yield step, values
 
 
-def step_rates(run: Run, line: Mapping[str, Any]) -> dict[str, float]:
-    """Throughput of a step as the report states it; not of the virtual device, whose seconds mean nothing."""
+def step_rates(run: Run, line: Mapping[str, Any], flops: float) -> dict[str, float]:
+    """Throughput of a step as the report states it; not of the virtual device, whose seconds mean nothing.
+
+    `flops` are the model's FLOPs a token.
+    """
     if run.device == "virtual" or not line["step_seconds"]:
         return {}
     rate = line["tokens"] / line["step_seconds"]
     a_rank = rate / run.shape.world_size
-    flops = model_flops_per_token(model_of(run), run.training.sequence_length)
     return {
         "tokens_per_second": rate,
         "tokens_per_second_per_rank": a_rank,

@@ -195,7 +195,7 @@ def test_steps_carry_throughput_where_time_is_time(study_file: StudyFile, tmp_pa
         load_study(study_file(device=device, matrix=matrix)).runs[0] for device in ("cpu", "virtual")
     )
     line = {"tokens": 800, "step_seconds": 2.0}
-    rates = step_rates(cpu, line)
+    rates = step_rates(cpu, line, 6e9)
     assert rates["tokens_per_second_per_rank"] == 100
-    assert 0 < rates["model_tflops_per_rank"] < 1
-    assert step_rates(virtual, line) == step_rates(cpu, {**line, "step_seconds": None}) == {}
+    assert rates["model_tflops_per_rank"] == 0.6
+    assert step_rates(virtual, line, 6e9) == step_rates(cpu, {**line, "step_seconds": None}, 6e9) == {}
