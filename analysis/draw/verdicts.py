@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from analysis.judge.evidence import RANK
 from harness.system.errors import HarnessError
 
 Record = Mapping[str, Any]
+LETTERS_A_COLUMN = 10.5  # of a model's name, which else runs into its neighbour's
 
 
 def matrix_figure(summary: Record) -> Figure:
@@ -91,7 +93,8 @@ def draw_matrix(table: pd.DataFrame) -> Canvas:
     axes.grid(False)
     for model in dict.fromkeys(column[0] for column in columns):
         places = [i for i, column in enumerate(columns) if column[0] == model]
-        axes.text((places[0] + places[-1] + 1) / 2, -0.25, model, ha="center", va="bottom", fontsize=8)
+        name = fill(model, int(LETTERS_A_COLUMN * len(places)), break_long_words=False)
+        axes.text((places[0] + places[-1] + 1) / 2, -0.25, name, ha="center", va="bottom", fontsize=8)
         axes.axvline(places[-1] + 1, color=MUTED, linewidth=0.6)
     for spine in axes.spines.values():
         spine.set_visible(False)
