@@ -1,7 +1,7 @@
 """Stands in for training where only SLURM is under test: same files, same signals, milliseconds instead of seconds.
 
 Started in place of harness.launch.slurm.rank with the same arguments. QUICK_RANK holds JSON: {"step_seconds": 0.02,
-"crash_rank": 1, "crash": "exit" | "kill" | "memory", "crash_attempts": 1}.
+"crash_rank": 1, "crash": "exit" | "kill" | "memory", "crash_attempts": 1, "deaf_seconds": 3}.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from harness.system.utc import utc_now
 
 
 def main() -> int:
+    behaviour = json.loads(os.environ.get("QUICK_RANK", "{}"))
+    time.sleep(behaviour.get("deaf_seconds", 0))  # as one that still imports
     listen()
     asked: list[int] = []
     signal.signal(signal.SIGUSR1, lambda *_: asked.append(1))
-    behaviour = json.loads(os.environ.get("QUICK_RANK", "{}"))
     directory, until = RunDirectory(sys.argv[-2]), int(sys.argv[-1])
     place = Place.from_slurm(os.environ)
     log_to(directory, place.rank)

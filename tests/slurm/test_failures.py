@@ -148,6 +148,17 @@ def test_the_signal_before_the_limit_saves_the_run_and_requeues_it(submitter: Su
     assert rest[-1]["restart"] >= 1
 
 
+def test_a_stop_that_comes_before_the_ranks_listen_is_called_a_stop(
+    submitter: Submitter, cluster: Cluster
+) -> None:
+    submitter.behaviour = {"deaf_seconds": 3}
+    study, results, (sent,) = submitter(matrix=ONE_RUN, training=STEPS)
+    wait_for_states(study, results, "running")
+    cluster.run(["scancel", "--batch", "--signal=USR1", f"{sent.job_id}_0"])
+    assert_complete(study, results)
+    assert [turn["outcome"] for turn in turns(results, study.runs[0].run_id)] == ["stopped", "reached"]
+
+
 def test_the_last_restart_ends_as_timed_out(submitter: Submitter, cluster: Cluster) -> None:
     study, results, _, job = start(submitter, restarts=0)
     cluster.run(["scancel", "--batch", "--signal=USR1", f"{job}_0"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from harness.record import Exit, RunDirectory
 from harness.study import Run
 
 FAILED_TASK = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<tasks>[\d,-]+): (?P<what>.+)")
-
+STOPS = (signal.SIGUSR1, signal.SIGTERM)
 
 Outcome = Literal["reached", "stopped", "failed", "out-of-memory", "killed"]
 
@@ -46,6 +47,8 @@ def judge(directory: RunDirectory, run: Run, until: int, code: int, errors: list
         if asked:
             return Ended("stopped", None, exits)
         return Ended("failed", "every rank ended with code 0 but none wrote the final record", exits)
+    if asked and _died_of_the_stop(exits, code):
+        return Ended("stopped", None, exits)
     if out_of_memory(directory, run.shape.world_size, errors):
         return Ended("out-of-memory", "a rank ran out of memory; see log/rank-*.txt", exits)
     first = next((rank for rank, e in sorted(exits.items()) if e.code not in (0, None)), None)
@@ -53,6 +56,12 @@ def judge(directory: RunDirectory, run: Run, until: int, code: int, errors: list
         return Ended("killed", _first_death(errors, code), exits)
     last = " ".join(directory.last_lines(first, 1)) or "no output"
     return Ended("failed", f"rank {first} ended with code {exits[first].code}: {last}", exits)
+
+
+def _died_of_the_stop(exits: dict[int, Exit], code: int) -> bool:
+    """Whether srun, or a rank that did not listen yet, ended by the signal that asks for a stop: no step is lost."""
+    words = {signal.strsignal(number) for number in STOPS}
+    return -code in STOPS or any(e.signal in words for e in exits.values())
 
 
 def _first_death(errors: list[str], code: int) -> str:
