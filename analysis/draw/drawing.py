@@ -69,7 +69,7 @@ def draw_all(
     lines = lines_figure(matched)
     return AllDrawn(
         losses=[_drawn(make, folder) for make in losses],
-        matrix=_drawn(partial(matrix_figure, summary), folder) if trained else None,
+        matrix=_drawn(partial(matrix_figure, summary), folder) if trained and summary["pairs"] else None,
         costs=[_drawn(make, folder) for make in cost_figures(summary)],
         lines=_written(lines, folder) if lines else None,
         missing=[_drawn(make, folder) for make in missing_figures(matched.study)],

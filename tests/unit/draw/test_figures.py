@@ -144,6 +144,12 @@ def test_rebuilding_fails_where_a_figure_lacks_a_run(
     assert "3 figures of 1 studies" in said.out
 
 
+def test_a_study_of_baselines_alone_lacks_no_figure(tmp_path: Path) -> None:
+    alone = {"model": "toy", "variant": "zero3", "shape": "2x2"}
+    write_study(tmp_path, baseline={"variant": "zero3"}, matrix=alone)
+    assert main(["figures", str(tmp_path)]) == 0
+
+
 def test_a_committed_figure_equals_its_rebuild() -> None:
     folder = REPOSITORY / "results" / "reference" / "slow-link"
     for figure in figures_of(folder):
