@@ -165,15 +165,26 @@ class Cluster:
 
     def kill_node(self, node: str) -> None:
         """End a node's slurmd at once, as a crash would, and see it gone; its jobs' processes stay."""
-        pid = int((self.folder / f"slurmd-{node}.pid").read_text())
-        self.run(["kill", "-9", str(pid)])
-        while self.run(["kill", "-0", str(pid)]).returncode == 0:  # until process 1 has reaped it
-            time.sleep(0.02)
+        self._kill_daemon(f"slurmd-{self._node(node).name}")
 
     def start_node(self, node: str) -> None:
         """Start a node's slurmd again."""
         command = ["slurmd", "-N", self._node(node).name, "-f", str(self.folder / "slurm.conf")]
         self.run(command, node=node, check=True)
+
+    def kill_controller(self) -> None:
+        """End slurmctld at once, as a crash would, and see it gone; nodes and their jobs go on."""
+        self._kill_daemon("slurmctld")
+
+    def start_controller(self) -> None:
+        """Start slurmctld again; it goes on from the state that it had saved."""
+        self.run(["slurmctld", "-f", str(self.folder / "slurm.conf")], check=True)
+
+    def _kill_daemon(self, name: str) -> None:
+        pid = (self.folder / f"{name}.pid").read_text().strip()
+        self.run(["kill", "-9", pid])
+        while self.run(["kill", "-0", pid]).returncode == 0:  # until process 1 has reaped it
+            time.sleep(0.02)
 
     def states(self) -> dict[str, str]:
         """SLURM's word for the state of each node."""

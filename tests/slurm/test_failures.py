@@ -130,6 +130,13 @@ def test_slurmd_may_die_and_come_back_under_a_running_job(submitter: Submitter, 
     assert_complete(study, results)
 
 
+def test_slurmctld_may_die_and_come_back_under_a_running_job(submitter: Submitter, cluster: Cluster) -> None:
+    study, results, _, _ = start(submitter)
+    cluster.kill_controller()
+    cluster.start_controller()
+    assert_complete(study, results)
+
+
 def test_a_run_without_heartbeat_is_called_stalled(submitter: Submitter, cluster: Cluster) -> None:
     submitter.behaviour = {"step_seconds": 30}
     study, results, _ = submitter(submitter.profile(stalled_after_seconds=1), matrix=ONE_RUN)
