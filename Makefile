@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STUDY ?= experiments/laptop.yaml
 ROUNDS ?= 20
+FAULTS ?= 50
 RELEASE ?= 0.13.4
 # Of the tests: one more than cores, as ranks wait for each other and those on SLURM for the scheduler.
 WORKERS ?= $(shell expr $$(nproc) + 1)
@@ -15,7 +16,7 @@ MAY_INSTALL := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] ||
 # Ranks are processes by the hundred; each would compile what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: reproduce test soak matrix releases lint types packages figures historical clean setup
+.PHONY: reproduce test soak chaos matrix releases lint types packages figures historical clean setup
 setup: .venv/.ready
 
 # torch comes first, so that nothing that depends on it brings another build.
@@ -51,6 +52,10 @@ test: lint types packages
 # Which tests do not pass every time? RINGS=tests/slurm or any other tests; by default all but the unit ring.
 soak: setup packages
 	$(BIN)/python -m tests.soak --rounds $(ROUNDS) $(RINGS)
+
+# Ranks, srun, drivers, daemons, nodes and the disk of a one-machine SLURM are broken at random moments: what was lost?
+chaos: setup packages
+	$(BIN)/python -m tests.chaos --faults $(FAULTS)
 
 # Every release that is pinned, not only the sample of `make test`: hashes, overlays, faults, copies.
 releases: setup
