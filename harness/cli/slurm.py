@@ -19,6 +19,7 @@ from harness.budget import check_fits
 from harness.cli.console import wide_console
 from harness.cli.options import JsonOption, ResultsOption, StudyArgument, results_folder
 from harness.launch.slurm.arrays import Submission, Submitted, pair_groups
+from harness.launch.slurm.checks import leaving_out, node_notes
 from harness.launch.slurm.clients import Clients
 from harness.launch.slurm.profile import load_profile
 from harness.launch.slurm.script import render
@@ -52,6 +53,7 @@ def submit(
     folder = results_folder(study_file, study, results)
     check_fits(study.runs, study.gpu)
     if dry_run:
+        profile = leaving_out(profile, folder / "slurm")
         for planned in plan_submissions(study, folder, profile, None):
             _print_script(planned, render(planned, profile))
         return
@@ -90,15 +92,17 @@ def _submitted_row(submitted: Submitted) -> dict[str, object]:
 def status(study_file: StudyArgument, results: ResultsOption = None, as_json: JsonOption = False) -> None:
     """Show each run's state, step and place. Example: hpz status results/slow-link"""
     study = load_study(study_file)
-    rows, problem = study_rows(study, results_folder(study_file, study, results))
+    folder = results_folder(study_file, study, results)
+    rows, problem = study_rows(study, folder)
+    notes = node_notes(folder / "slurm")
     if as_json:
-        print(
-            json.dumps(
-                {"problem": problem, "counts": count_states(rows), "runs": [asdict(row) for row in rows]}
-            )
-        )
+        found = {"problem": problem, "counts": count_states(rows), "runs": [asdict(row) for row in rows]}
+        print(json.dumps(found | {"nodes": [asdict(note) for note in notes]}))
         return
-    wide_console().print(status_table(rows, problem))
+    console = wide_console()
+    console.print(status_table(rows, problem))
+    for note in notes:
+        console.print(Text(note.sentence, style="yellow"))
 
 
 def watch(study_file: StudyArgument, results: ResultsOption = None) -> None:
