@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.launch.slurm.node import node_name
 from harness.launch.slurm.rank import Place
+from harness.system.node import node_name
 from harness.system.utc import utc_now
 from harness.system.whole_file import write_json
 

@@ -7,7 +7,6 @@ they will see; the first rank of each node answers, in FOLDER/NODE.json. A node 
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.launch.slurm.nvidia_smi import Cards, Gpu, ask_cards, ask_kernel
+from harness.system.node import node_name
 from harness.system.whole_file import write_json
 
 
@@ -41,11 +41,6 @@ class Facts:
             cards["problem"],
         )
         return cls(**{**content, "cards": known, "xids": tuple(content["xids"])})
-
-
-def node_name() -> str:
-    """This node as SLURM calls it, which need not be what it calls itself."""
-    return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
 def look(results: Path) -> Facts:
