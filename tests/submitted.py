@@ -14,7 +14,7 @@ from harness.study import Study, save_study
 from harness.system.whole_file import write_json
 
 LONG_BEFORE = "2026-01-01T00:00:00.000Z"  # any look at the queue is younger than the submission
-PROFILE = Profile(name="made-up", network_baseline=False, wandb="off")
+PROFILE = Profile(name="made-up", network_baseline=False, health=None, wandb="off")
 
 
 def submitted(

@@ -41,7 +41,7 @@ STEP_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     },
     "exposed_comm_seconds": (
         pa.float64(),
-        "seconds that the compute stream waited for communication, by CUDA events; missing without a GPU",
+        "seconds that the compute stream waited for communication, by CUDA events; on a cpu the host for collectives",
     ),
     "memory_allocated": (pa.int64(), "peak bytes that rank 0 allocated in the step; missing without a GPU"),
     "memory_reserved": (pa.int64(), "peak bytes that rank 0's allocator held in the step"),

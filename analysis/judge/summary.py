@@ -36,6 +36,7 @@ from analysis.judge.pair_records import Bands, check_secondary_gathers, pair_rec
 from analysis.judge.pairs import Matched, Pair, match
 from analysis.judge.race_matrix import load_matrix, matrix_record
 from analysis.judge.speed import throughput_record
+from analysis.judge.stragglers import straggler_records
 from analysis.judge.wire import wire_records
 from analysis.judge.witness import watched_runs
 from harness import __version__
@@ -115,6 +116,7 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
         "gpu": gpu_record(matched, pairs),
         "throughput": throughput_record(matched, pairs, watched),
         "witness": [asdict(one) for one in witness],
+        "stragglers": straggler_records(matched, collected.folder),
         "races": matrix_record(load_matrix(collected.folder)),
         "simulated": clock_record(load_clock(collected.folder, study.name)),
         "not_run": [{"run_id": run.run_id, "reason": reason} for run, reason in matched.not_run],

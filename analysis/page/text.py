@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from analysis.judge.clock import clock_sentence
@@ -49,6 +49,7 @@ def markdown(summary: Record) -> str:
     ]
     parts += _md_runs(summary) if ran(summary) else []
     parts += _md_throughput(summary) if summary["throughput"] else []
+    parts += _md_slow(summary["stragglers"])
     parts += _md_races(summary["races"]) if summary["races"] else []
     parts += _md_clock(summary["simulated"]) if summary["simulated"] else []
 
@@ -93,6 +94,12 @@ def _md_throughput(summary: Record) -> list[str]:
         _md_table(names, ([row[name] for name in names] for row in rows)),
         _md(summary["throughput"]["convention"]),
     ]
+
+
+def _md_slow(stragglers: Sequence[Record]) -> list[str]:
+    """Ranks that the others wait for; nothing where none is slow by more than noise."""
+    said = [f"- `{one['run_id']}`: {_md(who['says'])}" for one in stragglers for who in one["slow"]]
+    return ["## Slow ranks", "\n".join(said)] if said else []
 
 
 def _md_races(record: Record) -> list[str]:

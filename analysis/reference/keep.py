@@ -59,6 +59,7 @@ def keep(folder: str | Path, target: Path | None = None, *, unfinished: bool = F
         ("replay-*.json", "races"),
         ("witness-*.json", "witness"),
         ("profile-*.json.gz", "witness"),
+        ("ranks.jsonl", "ranks"),
     ):
         for found in folder.glob(f"runs/*/{pattern}"):
             place = target / part / found.parent.name

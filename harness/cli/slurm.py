@@ -19,6 +19,7 @@ from harness.budget import check_fits
 from harness.cli.console import wide_console
 from harness.cli.options import JsonOption, ResultsOption, StudyArgument, results_folder
 from harness.launch.slurm.arrays import Submission, Submitted, pair_groups
+from harness.launch.slurm.checks import leaving_out, node_notes
 from harness.launch.slurm.clients import Clients
 from harness.launch.slurm.profile import load_profile
 from harness.launch.slurm.script import render
@@ -52,6 +53,7 @@ def submit(
     folder = results_folder(study_file, study, results)
     check_fits(study.runs, study.gpu)
     if dry_run:
+        profile = leaving_out(profile, folder / "slurm")
         for planned in plan_submissions(study, folder, profile, None):
             _print_script(planned, render(planned, profile))
         return
@@ -90,15 +92,17 @@ def _submitted_row(submitted: Submitted) -> dict[str, object]:
 def status(study_file: StudyArgument, results: ResultsOption = None, as_json: JsonOption = False) -> None:
     """Show each run's state, step and place. Example: hpz status results/slow-link"""
     study = load_study(study_file)
-    rows, problem = study_rows(study, results_folder(study_file, study, results))
+    folder = results_folder(study_file, study, results)
+    rows, problem = study_rows(study, folder)
+    notes = node_notes(folder / "slurm")
     if as_json:
-        print(
-            json.dumps(
-                {"problem": problem, "counts": count_states(rows), "runs": [asdict(row) for row in rows]}
-            )
-        )
+        found = {"problem": problem, "counts": count_states(rows), "runs": [asdict(row) for row in rows]}
+        print(json.dumps(found | {"nodes": [asdict(note) for note in notes]}))
         return
-    wide_console().print(status_table(rows, problem))
+    console = wide_console()
+    console.print(status_table(rows, problem))
+    for note in notes:
+        console.print(Text(note.sentence, style="yellow"))
 
 
 def watch(study_file: StudyArgument, results: ResultsOption = None) -> None:
@@ -126,15 +130,16 @@ def _watch_live(study: Study, folder: Path, console: Console) -> list[Row]:
 
 
 def _watch_lines(study: Study, folder: Path, console: Console) -> list[Row]:
-    before: dict[str, str] = {}
+    before: dict[str, tuple[str, bool]] = {}
     while True:
         rows, _ = study_rows(study, folder)
         for row in rows:
-            if before.get(row.run_id) != row.state:
-                why = f": {row.why}" if row.why else ""
+            if before.get(row.run_id) != (row.state, bool(row.slow)):
+                said = "; ".join(filter(None, (row.why, f"slow: {row.slow}" if row.slow else "")))
+                why = f": {said}" if said else ""
                 line = f"{row.run_id}  {row.state}  {row.step}/{row.steps}{why}"
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
-        before = {row.run_id: row.state for row in rows}
+        before = {row.run_id: (row.state, bool(row.slow)) for row in rows}
         if not any(_may_go_on(row) for row in rows):
             return rows
         time.sleep(WATCH_SECONDS)
@@ -148,14 +153,17 @@ def status_table(rows: list[Row], problem: str | None, height: int | None = None
     """The runs as a table; those that are at work come first where not all fit into `height` lines."""
     counts = ", ".join(f"{count} {state}" for state, count in count_states(rows).items())
     table = Table(title=counts)
-    for column in ("run", "state", "step", "job", "nodes", "why"):
+    slow = ["slow"] if any(row.slow for row in rows) else []
+    for column in ("run", "state", "step", "job", "nodes", *slow, "why"):
         table.add_column(column, overflow="fold")
     shown = rows
     if height is not None and len(rows) > height:
         shown = sorted(rows, key=lambda row: (row.state == "done", not _may_go_on(row)))[: max(height, 1)]
     for row in shown:
         state = Text(row.state, style=COLOURS.get(row.state, ""))
-        table.add_row(row.run_id, state, f"{row.step}/{row.steps}", row.job or "", row.nodes, Text(row.why))
+        late = [Text(row.slow, style="yellow")] if slow else []
+        step = f"{row.step}/{row.steps}"
+        table.add_row(row.run_id, state, step, row.job or "", row.nodes, *late, Text(row.why))
     return Group(table, Text(f"SLURM could not be asked: {problem}", style="yellow")) if problem else table
 
 

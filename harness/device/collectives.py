@@ -1,9 +1,12 @@
-"""DeepSpeed's communication backend, wrapped: every collective is counted."""
+"""DeepSpeed's communication backend, wrapped: every collective is counted, and on plain CPU timed."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -214,6 +217,62 @@ class Backend:
 
     def _before_host_call(self) -> None:
         """Called before a collective that has no device tensors."""
+
+
+@dataclass(frozen=True)
+class HostMark:
+    """A moment of the host's clock; called with an earlier one, the seconds between them."""
+
+    seconds: float = field(default_factory=time.perf_counter)
+
+    def __call__(self, earlier: HostMark) -> float:
+        return self.seconds - earlier.seconds
+
+
+class HostTimedBackend(Backend):
+    """Counts, and marks when the host waits for a collective: where ranks have no device, that is when they idle.
+
+    Nobody listens until `waited` is first called.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        self._waits: list[tuple[HostMark, HostMark]] | None = None
+
+    def waited(self) -> list[tuple[HostMark, HostMark]]:
+        """The waits since this was last asked, each from before to after."""
+        seen, self._waits = self._waits or [], []
+        return seen
+
+    def _perform(
+        self, collective: Collective, reads: list[Tensor], writes: list[Tensor], call: Call, async_op: bool
+    ) -> Any:
+        with self.waiting():
+            work = call(reads, writes, async_op)
+        return TimedWork(work, self) if async_op and work is not None else work
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        before = HostMark()
+        try:
+            yield
+        finally:
+            if self._waits is not None:
+                self._waits.append((before, HostMark()))
+
+
+class TimedWork:
+    """A collective under way whose `wait` is timed; in all else the real one."""
+
+    def __init__(self, work: Any, backend: HostTimedBackend) -> None:
+        self._work, self._backend = work, backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._work, name)
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        with self._backend.waiting():
+            return self._work.wait(*args, **kwargs)
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:

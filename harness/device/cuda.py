@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 
+from harness.device.collectives import Backend
 from harness.device.counters import Counters
 from harness.device.device import Device, DeviceKind
 from harness.device.gloo import GlooBackend
@@ -194,7 +195,7 @@ class CudaDevice(Device):
         super().rendezvous()
 
     def _wrap(self, inner: Any) -> Any:
-        return GlooBackend(inner) if self.backend == "gloo" else super()._wrap(inner)
+        return GlooBackend(inner) if self.backend == "gloo" else Backend(inner)
 
     @contextmanager
     def activate(self) -> Iterator[None]:

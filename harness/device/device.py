@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from harness.device.collectives import Backend
+from harness.device.collectives import Backend, HostTimedBackend
 from harness.device.counters import Counters
 from harness.device.observe import Observer
 from harness.system.errors import HarnessError
@@ -17,7 +17,7 @@ DeviceKind = Literal["cpu", "virtual", "cuda"]
 
 
 class Device:
-    """Plain CPU: DeepSpeed's own accelerator; collectives are counted."""
+    """Plain CPU: DeepSpeed's own accelerator; collectives are counted and timed."""
 
     kind: DeviceKind = "cpu"
     backend = "gloo"
@@ -42,7 +42,7 @@ class Device:
         self._backend = comm.cdb
 
     def _wrap(self, inner: Any) -> Backend:
-        return Backend(inner)
+        return HostTimedBackend(inner)
 
     @contextmanager
     def activate(self) -> Iterator[None]:
@@ -72,9 +72,10 @@ class Device:
     def stream_waits(self) -> list[tuple[Any, Any]] | None:
         """Where the compute stream waited for another since this was last asked: a mark before each wait and one after.
 
-        None where there is no such clock.
+        On plain CPU, where the host waited for collectives. None where there is no such clock.
         """
-        return None
+        backend = self._backend
+        return [*backend.waited()] if isinstance(backend, HostTimedBackend) else None
 
     def peak_memory(self) -> tuple[int, int] | None:
         """Most bytes that were allocated and reserved since this was last asked; None where nobody counts them."""

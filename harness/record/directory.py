@@ -3,6 +3,7 @@
 results/<study>/runs/<run-id>/
     run.json        the run as resolved, with patch hashes and package versions; written before launch
     steps.jsonl     one line a step, flushed (see StepRecord)
+    ranks.jsonl     what steps took on each rank, one line for some steps (harness.record.ranks)
     status.json     state, attempts, heartbeat, exit of each rank; replaced atomically
     log/rank-N.txt  what each rank printed; of starts before, log/start-M/rank-N.txt
     checkpoint/     the newest DeepSpeed checkpoint, where one was asked for
@@ -64,7 +65,7 @@ class StepRecord:
     forward_seconds: float | None = None
     backward_seconds: float | None = None
     optimizer_seconds: float | None = None
-    # That the compute stream waited for other streams, by CUDA events.
+    # That the compute stream waited for other streams, by CUDA events; on a cpu, the host for collectives.
     exposed_comm_seconds: float | None = None
     memory_allocated: int | None = None  # most bytes on rank 0's GPU since the step began
     memory_reserved: int | None = None
@@ -134,6 +135,7 @@ class RunDirectory:
         self.path = Path(path)
         self.run_file = self.path / "run.json"
         self.steps_file = self.path / "steps.jsonl"
+        self.ranks_file = self.path / "ranks.jsonl"
         self.status_file = self.path / "status.json"
         self.races_file = self.path / "races.json"
         self.logs = self.path / "log"

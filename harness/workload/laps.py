@@ -6,24 +6,14 @@ the host's clock. The virtual device has no clock that would mean anything.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from harness.device import Device
+from harness.device.collectives import HostMark
 
 Mark = Callable[[Any], float]  # later(earlier): seconds between two moments
-
-
-@dataclass(frozen=True)
-class HostMark:
-    """A moment of the host's clock."""
-
-    seconds: float = field(default_factory=time.perf_counter)
-
-    def __call__(self, earlier: HostMark) -> float:
-        return self.seconds - earlier.seconds
 
 
 @dataclass

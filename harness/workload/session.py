@@ -23,6 +23,7 @@ from harness.workload.checkpoints import Checkpoints
 from harness.workload.laps import laps_of
 from harness.workload.pending import PendingStep, Sent, send_to_host
 from harness.workload.rank import Rank
+from harness.workload.rank_times import RankTimes
 from harness.workload.score import Score, held_out_score
 from harness.workload.wire import WireMeter
 
@@ -80,6 +81,7 @@ class Session:
         self.writer = StepWriter(directory.steps_file, self.first_step) if place.rank == 0 else None
         self.heartbeat = ""
         self.wire = WireMeter(gloo=device.backend == "gloo")
+        self.times = self._rank_times()
 
     def train(self, until: int, witness: Witness) -> None:
         every, last = self.run.training.checkpoint_every, self.run.training.steps
@@ -94,6 +96,8 @@ class Session:
             asked = self.stop.agreed_after(step, self.place.rank) or done == until
             saved = done < last and (asked or bool(every and done % every == 0)) and self.save(done)
             if done < last and asked:
+                if self.times is not None:
+                    self.times.write()
                 where = "the checkpoint is written" if saved else "without a checkpoint, for want of room"
                 raise Preempted(f"stopped as asked after step {step}; {where}")
         self.device.synchronize()
@@ -178,6 +182,8 @@ class Session:
             record = self.pending.popleft().record()
             if record.validation_loss is not None:
                 self.validation_loss = record.validation_loss
+            if self.times is not None:
+                self.times.add(record)
             if self.writer is not None:
                 self.writer.write(record)
                 self.beat(record.step)
@@ -186,6 +192,12 @@ class Session:
         if not self.heartbeat or seconds_since(self.heartbeat) > HEARTBEAT_SECONDS:
             self.heartbeat = utc_now()
             self.directory.update_status(heartbeat_utc=self.heartbeat, step=step, gpu=self.device.card)
+
+    def _rank_times(self) -> RankTimes | None:
+        """None where ranks have no time of their own: on the virtual device, on a GPU that they share, and alone."""
+        if self.device.kind == "virtual" or self.run.virtual_nodes or self.place.world_size == 1:
+            return None
+        return RankTimes(self.directory.ranks_file, self.place, rendezvous_store(), self.run.training.steps)
 
     def save(self, step: int) -> bool:
         """Write a checkpoint after `step` finished steps, if there is room; what was measured is flushed first."""
@@ -225,6 +237,8 @@ class Session:
         digests, seen, scores, memory = zip(*gathered, strict=True)
         allocated, reserved = zip(*memory, strict=True) if self.memory else (None, None)
         if self.writer is not None:
+            if self.times is not None:
+                self.times.write()  # the last window, of which all have spoken by now
             self.writer.close()
             final = Final(
                 steps=self.run.training.steps,

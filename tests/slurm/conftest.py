@@ -79,6 +79,7 @@ class Submitter:
             "time": "00:10:00",
             "signal_lead_seconds": 20,
             "network_baseline": False,
+            "health": None,
             "blocks": 1,
             "wandb": "off",
             "environment": {"GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1"},

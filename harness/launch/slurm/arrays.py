@@ -133,6 +133,11 @@ def read_submission(folder: Path) -> Submitted:
     )
 
 
+def read_cluster(folder: Path) -> str:
+    """Which cluster a submission was sent to."""
+    return str(json.loads((folder / "submission.json").read_text())["cluster"])
+
+
 def read_tasks(folder: Path) -> tuple[Task, ...]:
     lines = (folder / "tasks.jsonl").read_text().splitlines()
     return tuple(Task(**{**task, "runs": tuple(task["runs"])}) for task in map(json.loads, lines))

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from harness.launch.slurm.health import Health
 from harness.study import Frozen
 from harness.system.errors import HarnessError, nearest
 from harness.system.yaml_file import read_keys
@@ -46,6 +47,7 @@ class Profile(Frozen):
     network_interface: str | None = None  # whose byte counter each step records
     shapes_links: bool = False  # jobs may limit that interface (as root), for studies with a link axis
     network_baseline: bool = True  # measure the network before a group's first run
+    health: Health | None = Health()  # what a node must have before a group starts; false: nobody looks
     groups_across_nodes: bool = False  # let an hpZ group cross nodes; recorded with the run
     stalled_after_seconds: float = Field(default=300, gt=0)  # without a heartbeat
     wandb: Literal["offline", "online", "off"] | None = (
@@ -65,6 +67,11 @@ class Profile(Frozen):
     @classmethod
     def _off_is_no_boolean(cls, value: object) -> object:
         return "off" if value is False else value  # what YAML makes of a bare off
+
+    @field_validator("health", mode="before")
+    @classmethod
+    def _false_is_no_health(cls, value: object) -> object:
+        return None if value is False else value
 
     @field_validator("environment")
     @classmethod
@@ -104,5 +111,10 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"{where} is not a key; {nearest(where, Profile.model_fields)}"
+        keys = (
+            Health.model_fields
+            if len(first["loc"]) > 1 and first["loc"][0] == "health"
+            else Profile.model_fields
+        )
+        return f"{where} is not a key; {nearest(str(first['loc'][-1]), keys)}"
     return f"{where}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']!r})"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.launch.slurm.arrays import Submitted, submissions
 from harness.launch.slurm.clients import FINISHED, Clients, Job
 from harness.launch.slurm.scheduler import Scheduler, Snapshot
 from harness.record import OPEN, RunDirectory, Status
+from harness.record.ranks import paces, read_windows, slow_ranks
 from harness.study import Run, Study
 from harness.system.errors import HarnessError
 from harness.system.utc import seconds_since, utc_now
@@ -44,6 +45,7 @@ class Row:
     job: str | None
     nodes: str
     why: str
+    slow: str = ""  # ranks that the others wait for, while it runs
 
 
 def study_rows(
@@ -70,7 +72,8 @@ def study_rows(
             RunDirectory(results / "runs" / run.run_id).update_status(
                 state=state, reason=why or None, ended_utc=status.ended_utc or utc_now()
             )
-        rows.append(_row(run, state, why, status, place, job))
+        slow = slow_now(results / "runs" / run.run_id) if state == "running" else ""
+        rows.append(replace(_row(run, state, why, status, place, job), slow=slow))
     return rows, problem
 
 
@@ -83,6 +86,12 @@ def _row(run: Run, state: str, why: str, status: Status, place: Place | None, jo
     nodes = job.nodes if job and job.state in ON_NODES else ""
     step = 0 if status.step is None else status.step + 1
     return Row(run.run_id, state, step, run.training.steps, key, nodes, why)
+
+
+def slow_now(path: Path) -> str:
+    """Ranks of a run that the others wait for, by the last of what it wrote; empty where that is noise."""
+    found = slow_ranks(paces(read_windows(RunDirectory(path).ranks_file, tail=True)))
+    return "; ".join(slow.short for slow in found)
 
 
 def _answer(

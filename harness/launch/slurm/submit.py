@@ -17,6 +17,7 @@ from harness.launch.slurm.arrays import (
     submissions,
     write_submission,
 )
+from harness.launch.slurm.checks import leaving_out, node_notes
 from harness.launch.slurm.clients import Clients, Unanswered
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.scheduler import Scheduler
@@ -97,6 +98,7 @@ def submit(
         scheduler = Scheduler(clients)
         find_lost(results / "slurm", scheduler)
         code = take_snapshot(results)
+        profile = leaving_out(profile, results / "slurm", clients.cluster)
         planned = plan_submissions(study, results, profile, scheduler, code.folder)
         scripts = [render(submission, profile) for submission in planned]
         sent: list[Submitted] = []
@@ -104,6 +106,8 @@ def submit(
             after = sent[-1].job_id if sent and profile.throttle else None
             sent.append(_send(submission, script, profile, clients, runs, after))
         if sent:
+            for note in node_notes(results / "slurm"):
+                say(note.sentence)
             done = (run_id for run_id in runs if is_done(results, run_id))
             for sentence in other_code(results, code, done):
                 say(sentence)

@@ -21,7 +21,9 @@ from typing import Any
 from harness.cluster.cluster import usual_link
 from harness.cluster.network import shape_words
 from harness.launch.slurm.arrays import Task, read_profile, read_tasks
+from harness.launch.slurm.checks import Check
 from harness.launch.slurm.ended import Ended, judge, steps_reached
+from harness.launch.slurm.examine import Network, examine
 from harness.launch.slurm.mirroring import mirror, mirrored_live
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.srun import Allocation, Stop, on_every_node, run_step
@@ -34,7 +36,6 @@ from harness.system.interface import VARIABLE as WIRE_INTERFACE
 from harness.system.utc import utc_now
 from harness.variants import Variant, overlay_path
 
-BASELINE_SECONDS = 300.0
 REQUEUE_SECONDS = 30.0  # within which SLURM ends a script whose job it requeues
 
 
@@ -48,7 +49,8 @@ class Driver:
     srun: list[str]
     allocation: Allocation
     stop: Stop = field(default_factory=Stop)
-    network: dict[str, Any] | None = None
+    network: Network | None = None
+    check: Check | None = None  # of the nodes
     starts: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -71,14 +73,31 @@ class Driver:
         return int(any(directory.status().state != "done" for directory in runs))
 
     def take_turns(self, todo: list[RunDirectory], blocks: int) -> None:
-        if self.profile.network_baseline:
-            self.network = self.measure_network()
+        if self.go_elsewhere(todo):
+            self.await_end()
+            return
         for directory in todo:
             self.begin(directory)
         for block, order in turns(todo, blocks):
             for directory in order:
                 if not self.stop.asked and directory.status().state in OPEN:
                     self.turn(directory, block)
+
+    def go_elsewhere(self, todo: list[RunDirectory]) -> bool:
+        """Look at the nodes and measure the network; whether this group was sent to other nodes, and is over here."""
+        started = utc_now()
+        examined = examine(self.folder, self.task, self.profile, self.srun, self.allocation, self.stop)
+        self.check = examined.check
+        # Who sent how fast to whom stands in the submission's folder, once.
+        self.network = examined.network and {k: v for k, v in examined.network.items() if k != "transfers"}
+        for directory in todo if examined.elsewhere else ():
+            why = "; ".join(self.found())
+            self.write_turn(directory, 0, steps_reached(directory), started, "left", why)
+        return examined.elsewhere
+
+    def found(self) -> list[str]:
+        """What is wrong with the nodes."""
+        return [finding.sentence for finding in self.check.findings] if self.check else []
 
     def begin(self, directory: RunDirectory) -> None:
         status = directory.status()
@@ -146,7 +165,23 @@ class Driver:
     def record_turn(
         self, directory: RunDirectory, block: int, before: int, started: str, ended: Ended
     ) -> None:
-        """One line in allocations.jsonl: which steps ran where, in which turn, and how that ended."""
+        """Write down which steps ran where, in which turn, and how that ended."""
+        until = self.write_turn(directory, block, before, started, ended.outcome, ended.reason)
+        if until > before:
+            earlier = directory.status().allocations if before else ()
+            each_once = dict.fromkeys((*earlier, self.allocation.name))
+            directory.update_status(allocations=tuple(each_once))
+
+    def write_turn(
+        self,
+        directory: RunDirectory,
+        block: int,
+        before: int,
+        started: str,
+        outcome: str,
+        reason: str | None,
+    ) -> int:
+        """One line in allocations.jsonl; returns the step that was reached."""
         line: dict[str, Any] = {
             "schema": 1,
             "job": self.allocation.job,
@@ -160,17 +195,16 @@ class Driver:
             "until_step": steps_reached(directory),
             "started_utc": started,
             "ended_utc": utc_now(),
-            "outcome": ended.outcome,
-            "reason": ended.reason,
+            "outcome": outcome,
+            "reason": reason,
+            "nodes_found": self.found(),  # what is wrong with the nodes
+            "nodes_excluded": list(self.check.excluded) if self.check else [],
             "versions": package_versions(),
             "code": code_snapshot(),
         }
         with (directory.path / "allocations.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
-        if line["until_step"] > before:
-            earlier = directory.status().allocations if before else ()
-            each_once = dict.fromkeys((*earlier, self.allocation.name))
-            directory.update_status(allocations=tuple(each_once))
+        return int(line["until_step"])
 
     @contextmanager
     def links_shaped(self, todo: list[RunDirectory]) -> Iterator[None]:
@@ -193,22 +227,6 @@ class Driver:
         words = ["tc", "qdisc", *shape_words(self.profile.network_interface or "", link)]
         return on_every_node(self.task.nodes, words)
 
-    def measure_network(self) -> dict[str, Any] | None:
-        """The network baseline of this set of nodes, measured once a submission; None where it failed."""
-        shape = f"{self.task.nodes}x{self.task.ranks_per_node}"
-        link = f"-{self.task.link}" if self.task.link else ""
-        file = self.folder / "network" / f"{shape}{link}-{self.allocation.nodes}.json"
-        if not file.exists():
-            backend = "nccl" if self.task.device == "cuda" else "gloo"
-            environment = {**os.environ, "PYTHONPATH": python_path()}
-            command = [*self.srun, "-m", "harness.launch.slurm.bandwidth", str(file), backend]
-            code, errors = run_step(command, environment, self.allocation, self.stop, BASELINE_SECONDS)
-            if code:
-                print(
-                    f"hpz: no network baseline (exit code {code}): {' '.join(errors[-3:])}", file=sys.stderr
-                )
-        return dict(json.loads(file.read_text())) if file.exists() else None
-
     def leave(self, todo: list[RunDirectory]) -> int:
         """After a stop: ask for another allocation where the limit was the cause; SLURM itself requeues otherwise."""
         left = [directory for directory in todo if directory.status().state in OPEN]
@@ -224,10 +242,15 @@ class Driver:
         )
         if done.returncode:
             print(f"hpz: scontrol requeue: {done.stderr.strip()}", file=sys.stderr)
-        deadline = time.monotonic() + (REQUEUE_SECONDS if done.returncode == 0 else 0)
+        if done.returncode == 0:
+            self.await_end()
+        return 1
+
+    def await_end(self) -> None:
+        """Wait for SLURM to end this script, whose task it has requeued."""
+        deadline = time.monotonic() + REQUEUE_SECONDS
         while not self.stop.ending and time.monotonic() < deadline:
             time.sleep(0.1)
-        return 1
 
 
 def turns(runs: list[RunDirectory], blocks: int) -> Iterator[tuple[int, list[RunDirectory]]]:

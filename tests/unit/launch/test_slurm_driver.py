@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.launch.memory import out_of_memory
-from harness.launch.slurm import mirroring
-from harness.launch.slurm import task as task_module
+from harness.launch.slurm import examine, mirroring
 from harness.launch.slurm.profile import Profile, load_profile
 from harness.launch.slurm.srun import Allocation
 from harness.launch.slurm.task import Driver
@@ -91,11 +90,12 @@ def test_links_get_their_own_rate_back_after_a_study(linked: Study, tmp_path: Pa
 def test_a_network_baseline_that_hangs_leaves_no_ranks_behind(
     study: Study, tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_module, "BASELINE_SECONDS", 0.2)
+    monkeypatch.setattr(examine, "BASELINE_SECONDS", 0.2)
     command(commands, "squeue", f"test -e {commands}/killed || echo 7.0")
     command(commands, "scancel", f"echo $* >> {commands}/killed")
-    task = driver(study, tmp_path, "exec sleep 60")
-    assert task.measure_network() is None
+    profile = PROFILE.model_copy(update={"network_baseline": True})
+    task = driver(study, tmp_path, "exec sleep 60", profile)
+    assert task.go_elsewhere([]) is False and task.network is None
     assert (commands / "killed").read_text() == "--signal=KILL 7.0\n"
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from harness.cli.slurm import status_table
 from harness.launch.slurm import scheduler
 from harness.launch.slurm.clients import Job
 from harness.launch.slurm.scheduler import Scheduler
@@ -17,6 +20,7 @@ from harness.system.utc import utc_now
 from tests.conftest import StudyFile
 from tests.submitted import submitted
 from tests.unit.launch.test_slurm_scheduler import FINAL, LONG_AGO, NOW, CountingClients
+from tests.unit.record.test_ranks import windows
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +100,15 @@ def test_runs_that_have_ended_ask_nobody(study: Study, tmp_path: Path) -> None:
     run_directory(study, tmp_path).update_status(**Status(state="failed", reason="x").model_dump())
     clients = CountingClients(jobs=())
     assert look(study, tmp_path, clients) == "failed" and clients.asked == []
+
+
+def test_a_running_run_shows_the_rank_that_the_others_wait_for(study: Study, tmp_path: Path) -> None:
+    submitted(study, tmp_path)
+    directory = run_directory(study, tmp_path)
+    directory.update_status(state="running", heartbeat_utc=utc_now())
+    directory.ranks_file.write_text("".join(one.line() for one in windows([0.1, 0.1, 0.1, 0.2])))
+    ((row,), _) = study_rows(study, tmp_path, Scheduler(CountingClients(jobs=()), tmp_path / "cache.json"))
+    assert row.state == "running" and row.slow.startswith("n1: rank 3 +")
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(status_table([row], None))
+    assert f" {row.slow} " in console.export_text()
