@@ -121,6 +121,7 @@ class Status(Frozen):
     ended_utc: str | None = None
     exit: dict[int, Exit] = Field(default_factory=dict)
     reason: str | None = None  # one sentence, where the run did not end well
+    ended_by: str | None = None  # SLURM's word for its job's end, or FORGOTTEN, where that ended the run
     final: Final | None = None
     network: dict[str, Any] | None = None
     gpu: str | None = None  # rank 0's card, as its driver names it

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from harness.cluster import Cluster
+from harness.launch.slurm.cancel import cancel
 from harness.launch.slurm.clients import Clients
 from harness.launch.slurm.scheduler import Scheduler
 from harness.launch.slurm.status import study_rows
-from harness.launch.slurm.submit import cancel, submit
+from harness.launch.slurm.submit import submit
 from harness.record import RunDirectory
 from harness.study import load_study
 from harness.system.errors import HarnessError

@@ -86,6 +86,7 @@ class Driver:
             state="pending",
             attempts=status.attempts + 1,
             reason=None,
+            ended_by=None,
             exit={},
             ended_utc=None,
             heartbeat_utc=utc_now(),  # an answer of SLURM's from before says nothing of this attempt

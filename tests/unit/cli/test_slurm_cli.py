@@ -15,7 +15,7 @@ from harness.cli.main import main
 from harness.record import RunDirectory
 from harness.study import load_study
 from tests.conftest import StudyFile
-from tests.submitted import command
+from tests.submitted import Slurm, command, line
 from tests.unit.launch.test_slurm_scheduler import FINAL
 
 Hpz = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -32,26 +32,6 @@ def hpz(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return subprocess.CompletedProcess(words, int(ended.value.code or 0), *capsys.readouterr())
 
     return run
-
-
-class Slurm:
-    """squeue, sbatch and scancel that answer from files: `queue` holds squeue's lines, `said` what was asked."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.queue, self.said = folder, folder / "queue", folder / "said"
-        folder.mkdir()
-        self.queue.touch()
-        self.said.touch()
-        (folder / "ids").write_text("40\n")
-        note = f'echo "$(basename $0) $*" >> {self.said}'
-        command(folder, "squeue", f"cat {self.queue}")
-        command(folder, "scancel", note)
-        command(
-            folder, "sbatch", f"{note}; id=$(($(tail -1 {folder}/ids) + 1)); echo $id | tee -a {folder}/ids"
-        )
-
-    def asked(self) -> list[str]:
-        return self.said.read_text().splitlines()
 
 
 @pytest.fixture
@@ -104,7 +84,7 @@ def test_a_dry_run_prints_the_scripts_and_touches_nothing(submit: Hpz, slurm: Sl
 def test_submit_says_what_was_sent_and_sends_it_once(submit: Hpz, slurm: Slurm) -> None:
     (sent,) = json.loads(submit("--json").stdout)
     assert (sent["job_id"], sent["tasks"], len(sent["runs"])) == ("41", 2, 2)
-    slurm.queue.write_text("41|0|PENDING|0:00||hpz|None\n41|1|PENDING|0:00||hpz|None\n")
+    slurm.queue.write_text(line("41_0", "PENDING") + line("41_1", "PENDING"))
     assert submit().stdout == "Nothing to submit: all 2 pair groups are done or in the queue.\n"
     assert len(slurm.asked()) == 1
 
@@ -138,7 +118,7 @@ def test_a_job_whose_acceptance_was_not_heard_is_found_again(
     command(slurm.folder, "sbatch", timed_out)
     done = submit()
     assert done.returncode == 2 and "looks first whether the job exists" in done.stderr
-    slurm.queue.write_text("".join(f"77|{task}|PENDING|0:00||{mark(results)}|None\n" for task in (0, 1)))
+    slurm.queue.write_text("".join(line(f"77_{task}", "PENDING", mark(results)) for task in (0, 1)))
     forget_answers(tmp_path)
     assert "Nothing to submit" in submit().stdout
     (file,) = results.glob("slurm/*/submission.json")
@@ -154,7 +134,9 @@ def test_status_shows_each_run_and_counts_them(
     hpz: Hpz, submit: Hpz, slurm: Slurm, study: Path, results: Path
 ) -> None:
     submit()
-    slurm.queue.write_text("41|0|PENDING|0:00||hpz|Priority\n41|1|RUNNING|0:01|n[0-1]|hpz|None\n")
+    slurm.queue.write_text(
+        line("41_0", "PENDING", reason="Priority") + line("41_1", "RUNNING", nodes="n[0-1]")
+    )
     seen = json.loads(hpz("status", study, "--results", results, "--json").stdout)
     assert seen["counts"] == {"queued": 1, "waiting": 1} and seen["problem"] is None
     first, second = seen["runs"]
@@ -186,8 +168,10 @@ def test_cancel_ends_what_is_in_the_queue_and_what_was_sent_again_by_hand(
 ) -> None:
     submit()
     slurm.queue.write_text(
-        f"41|0|RUNNING|0:01|n0|{mark(results)}|None\n41|1|COMPLETED|0:01|n0|{mark(results)}|None\n"
-        f"43|0|PENDING|0:00||{mark(results)}|None\n44|0|RUNNING|0:00||hpz-other|None\n"
+        line("41_0", "RUNNING", mark(results))
+        + line("41_1", "COMPLETED", mark(results))
+        + line("43_0", "PENDING", mark(results))
+        + line("44_0", "RUNNING", "hpz-other")
     )
     assert hpz("cancel", study, "--results", results).stdout == "cancelled: 41, 43\n"
     assert hpz("cancel", "43_0", "--results", results).stdout == "job 43_0 cancelled\n"

@@ -1,0 +1,89 @@
+"""`hpz watch`: follows a study on SLURM, sends again what can go on, and tells a command what has ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from harness.cli.options import ResultsOption, StudyArgument, results_folder
+from harness.cli.slurm import status_table
+from harness.launch.slurm.again import LIMIT, Again
+from harness.launch.slurm.status import Row, study_rows
+from harness.study import Study, load_study
+from harness.system.errors import RunFailed
+
+WATCH_SECONDS = 1.0  # between looks at the runs' files; the scheduler is asked less often
+Show = Callable[[list[Row], str | None], None]
+
+ResubmitOption = Annotated[
+    bool,
+    typer.Option(
+        "--resubmit",
+        help="Send again what SLURM ended and can go on (preempted and cancelled, driver or node lost, time limit), "
+        "and what waits for room.",
+    ),
+]
+LimitOption = Annotated[int, typer.Option(min=0, help="Times that --resubmit sends a pair group again.")]
+
+
+def watch(
+    study_file: StudyArgument,
+    results: ResultsOption = None,
+    resubmit: ResubmitOption = False,
+    limit: LimitOption = LIMIT,
+) -> None:
+    """Follow a study until none of its runs can go on. Example: hpz watch results/slow-link --resubmit"""
+    study = load_study(study_file)
+    folder, console = results_folder(study_file, study, results), Console()
+
+    def say(sentence: str) -> None:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+    again = Again(study, folder, limit, say) if resubmit else None
+    with _shown_live(console) if console.is_terminal else _shown_in_lines(say) as show:
+        rows = _follow(study, folder, show, again)
+    unfinished = [row for row in rows if row.state != "done"]
+    if unfinished:
+        first = unfinished[0]
+        raise RunFailed(
+            f"{len(unfinished)} of {len(rows)} runs did not finish; {first.run_id}: {first.state}: {first.why}"
+        )
+
+
+def _follow(study: Study, folder: Path, show: Show, again: Again | None) -> list[Row]:
+    """The rows as they are once none can go on and nothing is to be sent."""
+    while True:
+        rows, problem = study_rows(study, folder)
+        show(rows, problem)
+        to_come = again.look(rows) if again else False
+        if not to_come and not any(row.may_go_on for row in rows):
+            return rows
+        time.sleep(WATCH_SECONDS)
+
+
+@contextmanager
+def _shown_live(console: Console) -> Iterator[Show]:
+    with Live(console=console, refresh_per_second=2, vertical_overflow="crop") as live:
+        yield lambda rows, problem: live.update(status_table(rows, problem, height=console.height - 6))
+
+
+@contextmanager
+def _shown_in_lines(say: Callable[[str], None]) -> Iterator[Show]:
+    """A line for each run whose state has changed."""
+    before: dict[str, str] = {}
+
+    def show(rows: list[Row], problem: str | None) -> None:
+        for row in rows:
+            if before.get(row.run_id) != row.state:
+                why = f": {row.why}" if row.why else ""
+                say(f"{row.run_id}  {row.state}  {row.step}/{row.steps}{why}")
+        before.update({row.run_id: row.state for row in rows})
+
+    yield show
