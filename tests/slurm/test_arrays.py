@@ -10,6 +10,7 @@ import pytest
 from harness.cluster import Cluster
 from harness.launch.slurm.cancel import cancel
 from harness.launch.slurm.clients import Clients
+from harness.launch.slurm.limits import ask
 from harness.launch.slurm.scheduler import Scheduler
 from harness.launch.slurm.status import study_rows
 from harness.launch.slurm.submit import submit
@@ -194,6 +195,28 @@ def test_a_throttle_holds_over_several_arrays(submitter: Submitter, clients: Cli
 
     wait_for(all_done, 90, results)
     assert len(sent) == 2 and max(running) == 1
+
+
+def test_a_study_waits_for_other_jobs_and_slurm_knows_whom_to_write_to(
+    submitter: Submitter, cluster: Cluster, clients: Clients
+) -> None:
+    held = ["sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true"]
+    before = cluster.run(held, check=True).stdout.strip()
+    asked = {"after": [f"afterany:{before}"], "mail": "me@site.example", "options": ["--switches=1@00:01:00"]}
+    profile = submitter.profile(throttle=1, max_array_size=1, **asked)
+    study, results, (first, second) = submitter(profile, matrix={**ONE_NODE, "seed": [1, 2]})
+    told = cluster.run(["scontrol", "show", "job", str(first.job_id)]).stdout
+    assert "MailUser=me@site.example MailType=END,FAIL" in told and "Switches=1@00:01:00" in told
+    told = cluster.run(["scontrol", "show", "job", str(second.job_id)]).stdout
+    assert f"afterany:{before}(" in told and f"afterany:{first.job_id}_*(" in told
+    wait_for(lambda: {job.reason for job in clients.squeue() if job.state == "PENDING"} >= {"Dependency"})
+    cluster.run(["scontrol", "release", before], check=True)
+    wait_for_states(study, results, "done", seconds=90)
+
+
+def test_a_site_is_asked_for_its_limits(clients: Clients) -> None:
+    asked = ask(clients)
+    assert (asked.array, asked.jobs, asked.qos_jobs) == (10001, 10000, {})
 
 
 def test_the_readmes_commands_lead_from_a_study_to_its_report(submitter: Submitter) -> None:
