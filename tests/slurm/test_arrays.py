@@ -17,6 +17,7 @@ from harness.launch.slurm.submit import submit
 from harness.record import RunDirectory
 from harness.study import load_study
 from harness.system.errors import HarnessError
+from harness.system.utc import utc_now
 from tests.slurm.conftest import Submitter, logs, wait_for, wait_for_states
 from tests.unit.cli.test_cli import hpz
 from tests.unit.record.test_mirror import history, stored
@@ -212,6 +213,14 @@ def test_a_study_waits_for_other_jobs_and_slurm_knows_whom_to_write_to(
     wait_for(lambda: {job.reason for job in clients.squeue() if job.state == "PENDING"} >= {"Dependency"})
     cluster.run(["scontrol", "release", before], check=True)
     wait_for_states(study, results, "done", seconds=90)
+
+
+def test_a_pending_run_is_told_with_the_start_that_slurm_expects(submitter: Submitter) -> None:
+    submitter.behaviour = {"step_seconds": 5}
+    study, results, _ = submitter(submitter.profile(exclusive=True), matrix={**ONE_NODE, "seed": [1, 2, 3]})
+    wait_for(lambda: any(row.starts_utc for row in study_rows(study, results)[0]), 60, results)
+    row = next(row for row in study_rows(study, results)[0] if row.starts_utc)
+    assert "expected to start 2" in row.why and row.starts_utc is not None and row.starts_utc > utc_now()
 
 
 def test_a_site_is_asked_for_its_limits(clients: Clients) -> None:

@@ -179,7 +179,8 @@ def joined_state(
         )
         return state, f"{meaning} (SLURM: {job.state})"
     again = f"goes on from step {status.step + 1}; " if status.step is not None else ""
-    return "queued", again + (job.reason or job.state.lower())
+    expected = f"; expected to start {job.start[:16].replace('T', ' ')}" if local_to_utc(job.start) else ""
+    return "queued", again + (job.reason or job.state.lower()) + expected
 
 
 def _on_nodes(status: Status, job: Job, stalled_after: float) -> tuple[str, str]:

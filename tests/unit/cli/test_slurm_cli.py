@@ -144,6 +144,18 @@ def test_status_shows_each_run_and_counts_them(
     assert "41_1" in hpz("status", study, "--results", results).stdout
 
 
+def test_status_tells_when_slurm_expects_to_start_what_is_pending(
+    hpz: Hpz, submit: Hpz, slurm: Slurm, study: Path, results: Path
+) -> None:
+    submit()
+    expected = line("41_0", "PENDING", reason="Resources", start="2999-01-02T03:04:05")
+    slurm.queue.write_text(expected + line("41_1", "PENDING", reason="JobArrayTaskLimit"))
+    first, second = json.loads(hpz("status", study, "--results", results, "--json").stdout)["runs"]
+    assert first["why"] == "Resources; expected to start 2999-01-02 03:04"
+    assert first["starts_utc"].startswith("2999-01-0") and first["starts_utc"].endswith(":04:05.000Z")
+    assert (second["why"], second["starts_utc"]) == ("JobArrayTaskLimit", None)
+
+
 def test_watch_ends_well_when_every_run_is_done(
     hpz: Hpz, submit: Hpz, slurm: Slurm, study: Path, results: Path
 ) -> None:
