@@ -14,6 +14,7 @@ from analysis.judge.trust import percent
 from analysis.page.answers import answers, headline
 from analysis.page.explained import notes_of
 from analysis.page.grids import Grid, band_note, grids
+from analysis.page.hours import NOTE, spent_rows
 from analysis.page.loop import loop_note
 from analysis.page.speed import hours_sentences, shown, throughput_rows
 
@@ -49,6 +50,7 @@ def markdown(summary: Record) -> str:
     ]
     parts += _md_runs(summary) if ran(summary) else []
     parts += _md_throughput(summary) if summary["throughput"] else []
+    parts += _md_hours(summary) if summary.get("hours") else []
     parts += _md_races(summary["races"]) if summary["races"] else []
     parts += _md_clock(summary["simulated"]) if summary["simulated"] else []
 
@@ -93,6 +95,12 @@ def _md_throughput(summary: Record) -> list[str]:
         _md_table(names, ([row[name] for name in names] for row in rows)),
         _md(summary["throughput"]["convention"]),
     ]
+
+
+def _md_hours(summary: Record) -> list[str]:
+    """Hours planned, used and lost."""
+    rows = spent_rows(summary)
+    return ["## Hours", _md_table(list(rows[0]), (row.values() for row in rows)), _md(NOTE)]
 
 
 def _md_races(record: Record) -> list[str]:

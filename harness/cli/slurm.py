@@ -15,16 +15,19 @@ from rich.text import Text
 
 from harness.budget import check_fits
 from harness.cli.console import wide_console
+from harness.cli.hours import hours_table, known
 from harness.cli.options import JsonOption, ResultsOption, StudyArgument, results_folder
 from harness.launch.slurm.arrays import Submission, Submitted, pair_groups
+from harness.launch.slurm.budget import check_budget
 from harness.launch.slurm.cancel import cancel as cancel_jobs
 from harness.launch.slurm.cancel import cancel_job
-from harness.launch.slurm.profile import load_profile
+from harness.launch.slurm.profile import load_profile, with_options
 from harness.launch.slurm.script import render
 from harness.launch.slurm.status import Row, count_states, study_rows
 from harness.launch.slurm.submit import plan_submissions
 from harness.launch.slurm.submit import submit as submit_study
 from harness.launch.slurm.waiting import read_waiting
+from harness.record.hours import study_hours
 from harness.study import check_corpus, check_weights, load_study, save_study
 
 COLOURS = {"done": "green", "running": "cyan", "stalled": "red", "failed": "red", "out-of-memory": "red"}
@@ -35,21 +38,38 @@ ClusterOption = Annotated[
 DryOption = Annotated[
     bool, typer.Option("--dry-run", help="Print the batch scripts; send and write nothing.")
 ]
+AfterOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="JOB", help="Wait for this job (1234 must end well; or afterany:1234)."),
+]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="HOURS",
+        min=0,
+        help="Send nothing beyond so many GPU-hours, counting what the study has used.",
+    ),
+]
 
 
 def submit(
     study_file: StudyArgument,
     cluster: ClusterOption,
     results: ResultsOption = None,
+    after: AfterOption = None,
+    budget: BudgetOption = None,
     dry_run: DryOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Send what is missing or failed to SLURM. Example: hpz submit STUDY --cluster slurm/clusters/generic-8gpu.yaml"""
-    study, profile = load_study(study_file), load_profile(cluster)
+    study = load_study(study_file)
+    profile = with_options(load_profile(cluster), {"after": after, "budget": budget})
     folder = results_folder(study_file, study, results)
     check_fits(study.runs, study.gpu)
     if dry_run:
-        for planned in plan_submissions(study, folder, profile, None):
+        arrays = plan_submissions(study, folder, profile, None)
+        check_budget(study, folder, profile, arrays, ())
+        for planned in arrays:
             _print_script(planned, render(planned, profile))
         return
     check_weights(study)
@@ -87,15 +107,17 @@ def _submitted_row(submitted: Submitted) -> dict[str, object]:
 def status(study_file: StudyArgument, results: ResultsOption = None, as_json: JsonOption = False) -> None:
     """Show each run's state, step and place. Example: hpz status results/slow-link"""
     study = load_study(study_file)
-    rows, problem = study_rows(study, results_folder(study_file, study, results))
+    folder = results_folder(study_file, study, results)
+    rows, problem = study_rows(study, folder)
+    hours = study_hours(study, folder)
     if as_json:
-        print(
-            json.dumps(
-                {"problem": problem, "counts": count_states(rows), "runs": [asdict(row) for row in rows]}
-            )
-        )
+        content = {"problem": problem, "counts": count_states(rows), "runs": [asdict(row) for row in rows]}
+        print(json.dumps({**content, "hours": [asdict(row) for row in hours]}))
         return
-    wide_console().print(status_table(rows, problem))
+    console = wide_console()
+    console.print(status_table(rows, problem))
+    if known(hours):
+        console.print(hours_table(hours))
 
 
 def status_table(rows: list[Row], problem: str | None, height: int | None = None) -> RenderableType:

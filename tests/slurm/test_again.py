@@ -9,6 +9,8 @@ from harness.cluster import Cluster
 from harness.launch.slurm.again import Again, read_again
 from harness.launch.slurm.cancel import cancel
 from harness.launch.slurm.status import Row, study_rows
+from harness.record import RunDirectory
+from harness.record.hours import read_turns, study_hours
 from harness.study import Study
 from tests.slurm.conftest import Submitter, wait_for
 from tests.slurm.test_failures import ONE_RUN, assert_complete, start, turns
@@ -64,13 +66,17 @@ def test_a_run_that_was_preempted_and_cancelled_is_sent_again(submitter: Submitt
 
 
 def test_a_run_whose_driver_was_killed_is_sent_again(submitter: Submitter, cluster: Cluster) -> None:
-    study, results, _, _ = start(submitter)
+    study, results, run_id, _ = start(submitter)
     kill_driver(cluster)
     watch = Watch(study, results)
     assert watch.until_ended().ended_by == "FAILED"
     assert watch.look()
     assert_complete(study, results)
     assert "ended without the run's final record (SLURM: FAILED)" in watch.said[0]
+    lost, reached = read_turns(RunDirectory(results / "runs" / run_id))
+    assert (lost.outcome, reached.outcome) == ("lost", "reached") and lost.until_step == reached.from_step > 0
+    (total,) = (row for row in study_hours(study, results) if row.variant is None)
+    assert 0 < total.restarts < total.used and total.failed == 0
 
 
 def test_what_never_gets_further_is_not_sent_for_ever(submitter: Submitter, cluster: Cluster) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,9 @@ class Profile(Frozen):
     exclusive: bool = False
     time: str = "04:00:00"  # of one pair group; a longer one goes on after a requeue
     signal_lead_seconds: int = Field(default=300, ge=10)  # before the limit: time for a step and a checkpoint
+    budget: float | None = Field(
+        default=None, gt=0
+    )  # GPU-hours of a study (rank-hours without GPUs); not beyond
     throttle: int | None = Field(default=None, ge=1)  # pair groups at a time
     max_array_size: int | None = Field(default=None, ge=1)  # where it is to be less than SLURM says itself
     restarts: int = Field(default=20, ge=0)  # times that a group may go on in a new allocation
@@ -131,6 +135,15 @@ class Profile(Frozen):
         if value is not None and not value.isprintable():
             raise ValueError("must be one line of printable text")
         return value
+
+
+def with_options(profile: Profile, given: Mapping[str, Any]) -> Profile:
+    """The profile with keys from the command line in place of its own. Raises HarnessError naming the option."""
+    changes = {key: value for key, value in given.items() if value not in (None, [])}
+    try:
+        return Profile.model_validate(profile.content() | changes)
+    except ValidationError as error:
+        raise HarnessError(f"--{_sentence(error)}") from error
 
 
 def load_profile(path: str | Path) -> Profile:

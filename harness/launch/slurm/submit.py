@@ -17,6 +17,7 @@ from harness.launch.slurm.arrays import (
     submissions,
     write_submission,
 )
+from harness.launch.slurm.budget import check_budget
 from harness.launch.slurm.clients import Clients, Unanswered
 from harness.launch.slurm.limits import JobLimit, Site, array_limit, job_limit, site
 from harness.launch.slurm.profile import Profile
@@ -108,6 +109,7 @@ def submit(
         snapshot = None if code else take_snapshot(results)
         folder = code or (snapshot.folder if snapshot else REPOSITORY)
         planned = plan_submissions(study, results, profile, scheduler, folder, allowed, runs)
+        check_budget(study, results, profile, planned, queued_groups(results / "slurm", scheduler))
         limit = job_limit(allowed, profile) if allowed else None
         if limit is not None:
             now, later = cut(planned, _room(limit, scheduler, results / "slurm"))

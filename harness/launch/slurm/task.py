@@ -26,6 +26,7 @@ from harness.launch.slurm.mirroring import mirror, mirrored_live
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.srun import Allocation, Stop, on_every_node, run_step
 from harness.record import OPEN, RunDirectory
+from harness.record.hours import close_lost_turn
 from harness.record.provenance import code_snapshot, package_versions
 from harness.study import Run
 from harness.system.child import python_path
@@ -81,6 +82,7 @@ class Driver:
                     self.turn(directory, block)
 
     def begin(self, directory: RunDirectory) -> None:
+        close_lost_turn(directory, steps_reached(directory))
         status = directory.status()
         directory.update_status(
             state="pending",

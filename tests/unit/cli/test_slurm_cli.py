@@ -17,6 +17,7 @@ from harness.study import load_study
 from tests.conftest import StudyFile
 from tests.submitted import Slurm, command, line
 from tests.unit.launch.test_slurm_scheduler import FINAL
+from tests.unit.record.test_hours import at
 
 Hpz = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -128,6 +129,28 @@ def test_a_job_whose_acceptance_was_not_heard_is_found_again(
 def mark(results: Path) -> str:
     (file,) = results.glob("slurm/*/submission.json")
     return str(json.loads(file.read_text())["mark"])
+
+
+def test_a_budget_that_would_not_be_kept_sends_nothing(submit: Hpz, slurm: Slurm, results: Path) -> None:
+    for words in (("--budget", "31"), ("--budget", "31", "--dry-run")):
+        done = submit(*words)
+        assert done.returncode == 2
+        assert done.stderr.startswith("hpz: budget: 31 rank-hours, of which 0 are used, and 2 pair groups")
+    assert slurm.asked() == [] and submit("--budget", "32").returncode == 0
+
+
+def test_after_puts_other_jobs_first(submit: Hpz, slurm: Slurm, results: Path) -> None:
+    submit("--after", "12", "--after", "afterany:13")
+    (script,) = results.glob("slurm/*/submit.sbatch")
+    assert "#SBATCH --dependency=afterok:12,afterany:13\n" in script.read_text()
+
+
+def test_status_tells_hours_by_variant(hpz: Hpz, submit: Hpz, study: Path, results: Path) -> None:
+    submit()
+    end_runs(study, results, state="failed", started_utc=at(0), heartbeat_utc=at(900))
+    (row, total) = json.loads(hpz("status", study, "--results", results, "--json").stdout)["hours"]
+    assert (row["variant"], row["used"], row["failed"]) == ("zero3", 2.0, 2.0) and total["used"] == 2.0
+    assert "lost to failed runs" in hpz("status", study, "--results", results).stdout
 
 
 def test_status_shows_each_run_and_counts_them(
