@@ -50,6 +50,14 @@ BudgetOption = Annotated[
         help="Send nothing beyond so many GPU-hours, counting what the study has used.",
     ),
 ]
+NotifyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COMMAND",
+        help="Shell line to run when a run or the study ends or is sent again: JSON on its input, a sentence in "
+        "$HPZ_TEXT.",
+    ),
+]
 
 
 def submit(
@@ -58,12 +66,13 @@ def submit(
     results: ResultsOption = None,
     after: AfterOption = None,
     budget: BudgetOption = None,
+    notify: NotifyOption = None,
     dry_run: DryOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Send what is missing or failed to SLURM. Example: hpz submit STUDY --cluster slurm/clusters/generic-8gpu.yaml"""
     study = load_study(study_file)
-    profile = with_options(load_profile(cluster), {"after": after, "budget": budget})
+    profile = with_options(load_profile(cluster), {"after": after, "budget": budget, "notify": notify})
     folder = results_folder(study_file, study, results)
     check_fits(study.runs, study.gpu)
     if dry_run:

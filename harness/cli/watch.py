@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.live import Live
 
 from harness.cli.options import ResultsOption, StudyArgument, results_folder
-from harness.cli.slurm import status_table
+from harness.cli.slurm import NotifyOption, status_table
 from harness.launch.slurm.again import LIMIT, Again
+from harness.launch.slurm.notify import Event, Kind, Notifier, run_event, study_event
 from harness.launch.slurm.status import Row, study_rows
 from harness.study import Study, load_study
 from harness.system.errors import RunFailed
@@ -38,6 +39,7 @@ def watch(
     results: ResultsOption = None,
     resubmit: ResubmitOption = False,
     limit: LimitOption = LIMIT,
+    notify: NotifyOption = None,
 ) -> None:
     """Follow a study until none of its runs can go on. Example: hpz watch results/slow-link --resubmit"""
     study = load_study(study_file)
@@ -46,9 +48,16 @@ def watch(
     def say(sentence: str) -> None:
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
-    again = Again(study, folder, limit, say) if resubmit else None
+    def say_and_tell(kind: Kind, sentence: str) -> None:
+        say(sentence)
+        notifier.tell(Event(kind, f"{study.name}: {sentence}", study.name, str(folder)))
+
+    notifier = Notifier(notify, say)
+    again = Again(study, folder, limit, say_and_tell) if resubmit else None
     with _shown_live(console) if console.is_terminal else _shown_in_lines(say) as show:
-        rows = _follow(study, folder, show, again)
+        rows = _follow(study, folder, _both(show, _told(study, folder, notifier)), again)
+    notifier.tell(study_event(folder, study.name, (row.state for row in rows)))
+    notifier.wait()
     unfinished = [row for row in rows if row.state != "done"]
     if unfinished:
         first = unfinished[0]
@@ -66,6 +75,28 @@ def _follow(study: Study, folder: Path, show: Show, again: Again | None) -> list
         if not to_come and not any(row.may_go_on for row in rows):
             return rows
         time.sleep(WATCH_SECONDS)
+
+
+def _told(study: Study, folder: Path, notifier: Notifier) -> Show:
+    """Tells of each run that was going on at one look and has ended at the next."""
+    going_on: set[str] = set()
+
+    def show(rows: list[Row], problem: str | None) -> None:
+        for row in rows:
+            if row.run_id in going_on and not row.may_go_on:
+                notifier.tell(run_event(folder, study.name, row.run_id, row.state, row.why))
+        going_on.clear()
+        going_on.update(row.run_id for row in rows if row.may_go_on)
+
+    return show
+
+
+def _both(first: Show, second: Show) -> Show:
+    def show(rows: list[Row], problem: str | None) -> None:
+        first(rows, problem)
+        second(rows, problem)
+
+    return show
 
 
 @contextmanager

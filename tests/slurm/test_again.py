@@ -26,7 +26,9 @@ class Watch:
 
     def __post_init__(self) -> None:
         self.said: list[str] = []
-        self.again = Again(self.study, self.results, self.limit, self.said.append)
+        self.again = Again(
+            self.study, self.results, self.limit, lambda _, sentence: self.said.append(sentence)
+        )
 
     def row(self) -> Row:
         return study_rows(self.study, self.results)[0][0]

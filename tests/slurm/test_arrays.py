@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,21 @@ def test_a_pending_run_is_told_with_the_start_that_slurm_expects(submitter: Subm
     wait_for(lambda: any(row.starts_utc for row in study_rows(study, results)[0]), 60, results)
     row = next(row for row in study_rows(study, results)[0] if row.starts_utc)
     assert "expected to start 2" in row.why and row.starts_utc is not None and row.starts_utc > utc_now()
+
+
+def test_tasks_tell_a_command_of_each_run_and_of_the_study(submitter: Submitter, tmp_path: Path) -> None:
+    heard = tmp_path / "heard"
+    tell = f"cat >> {shlex.quote(str(heard))}; exit 1"  # what becomes of the command is nobody's harm
+    study, results, _ = submitter(submitter.profile(notify=tell), matrix={**ONE_NODE, "seed": [1, 2]})
+    wait_for_states(study, results, "done")
+    wait_for(lambda: heard.exists() and "study-ended" in heard.read_text(), 30, results)
+    events = [json.loads(line) for line in heard.read_text().splitlines()]
+    assert sorted(event["run_id"] for event in events if event["event"] == "run-done") == sorted(
+        run.run_id for run in study.runs
+    )
+    assert [event["text"] for event in events if event["event"] == "study-ended"] == [
+        "tiny has ended: 4 done"
+    ]
 
 
 def test_a_site_is_asked_for_its_limits(clients: Clients) -> None:

@@ -17,6 +17,7 @@ from harness.launch.slurm import scheduler
 from harness.launch.slurm.arrays import Submitted, Task, pair_groups
 from harness.launch.slurm.clients import Unanswered
 from harness.launch.slurm.ended import steps_reached
+from harness.launch.slurm.notify import Kind
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.status import FORGOTTEN, Place, Row, task_places
 from harness.launch.slurm.submit import submit
@@ -62,7 +63,7 @@ class Again:
     study: Study
     results: Path
     limit: int
-    say: Callable[[str], None]
+    say: Callable[[Kind, str], None]
     refused: set[str] = field(default_factory=set)
     said: set[str] = field(default_factory=set)
     tried: dict[str, str] = field(default_factory=dict)
@@ -92,12 +93,12 @@ class Again:
 
     def refuse(self, name: str, why: str) -> None:
         self.refused.add(name)
-        self.say(f"not sent again: {name}: {why}")
+        self.say("given-up", f"not sent again: {name}: {why}")
 
     def say_once(self, sentence: str) -> None:
         if sentence not in self.said:
             self.said.add(sentence)
-            self.say(sentence)
+            self.say("waiting", sentence)
 
     def send(self, groups: Sequence[Group]) -> None:
         """Send groups of one submission as that was sent: by its profile, with its code."""
@@ -111,8 +112,9 @@ class Again:
                 times = note_again(self.results, group, job)
                 total = sum(row.steps for row in group.open)
                 self.say(
+                    "resubmitted",
                     f"sent again ({times} of {self.limit}): {group.name} as job {job}, "
-                    f"at {group.steps} of {total} steps: {group.why}"
+                    f"at {group.steps} of {total} steps: {group.why}",
                 )
 
     def send_waiting(self) -> bool:
@@ -123,7 +125,10 @@ class Again:
         if self.due(WAITING):
             wanted = {run_id for task in waiting.tasks for run_id in task.runs}
             for one in self.submitted([WAITING], wanted, waiting.profile, waiting.code):
-                self.say(f"there is room: {len(one.tasks)} pair groups that waited are job {one.job_id}")
+                self.say(
+                    "resubmitted",
+                    f"there is room: {len(one.tasks)} pair groups that waited are job {one.job_id}",
+                )
         return read_waiting(self.results) is not None
 
     def submitted(
@@ -135,7 +140,7 @@ class Again:
         try:
             return submit(self.study, self.results, profile, self.say_once, runs, code)
         except Unanswered as error:
-            self.say(str(error))
+            self.say("waiting", str(error))
         except HarnessError as error:
             for name in names:
                 self.refuse(name, str(error))

@@ -32,6 +32,7 @@ class Profile(Frozen):
     mail: str | None = None  # SLURM writes to this address
     mail_on: tuple[str, ...] = ("END", "FAIL")  # of what: sbatch's --mail-type
     job_name: str | None = None  # default: hpz-<study>
+    notify: str | None = None  # shell line that tasks tell of runs, and of the study, that ended
     max_nodes: int | None = Field(default=None, ge=1)  # larger studies are refused before sbatch sees them
     gpus_per_node: int = Field(default=0, ge=0)
     cpus_per_rank: int | None = Field(default=None, ge=1)

@@ -23,6 +23,7 @@ from harness.cluster.network import shape_words
 from harness.launch.slurm.arrays import Task, read_profile, read_tasks
 from harness.launch.slurm.ended import Ended, judge, steps_reached
 from harness.launch.slurm.mirroring import mirror, mirrored_live
+from harness.launch.slurm.notify import Notifier, run_event, study_ended_here
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.srun import Allocation, Stop, on_every_node, run_step
 from harness.record import OPEN, RunDirectory
@@ -51,6 +52,7 @@ class Driver:
     stop: Stop = field(default_factory=Stop)
     network: dict[str, Any] | None = None
     starts: dict[str, int] = field(default_factory=dict)
+    notifier: Notifier = field(default_factory=lambda: Notifier(None))
 
     @property
     def results(self) -> Path:
@@ -69,6 +71,8 @@ class Driver:
         if self.stop.asked:
             return self.leave(todo)
         mirror(runs, mode, self.stop)
+        if event := study_ended_here(self.results, runs[0].run().study):
+            self.notifier.tell(event)
         return int(any(directory.status().state != "done" for directory in runs))
 
     def take_turns(self, todo: list[RunDirectory], blocks: int) -> None:
@@ -130,6 +134,8 @@ class Driver:
         if reached := steps_reached(directory):
             over["step"] = reached - 1
         directory.update_status(state=state, reason=reason, exit=exits, heartbeat_utc=utc_now(), **over)
+        if state not in OPEN:
+            self.notifier.tell(run_event(self.results, run.study, key, state, reason))
         return False
 
     def start_ranks(self, directory: RunDirectory, run: Run, until: int) -> Ended:
@@ -221,6 +227,8 @@ class Driver:
             for directory in left:
                 reason = f"at the time limit for the {self.allocation.restart + 1}th time (restarts of the profile)"
                 directory.update_status(state="timed-out", reason=reason, ended_utc=utc_now())
+                name = directory.path.name
+                self.notifier.tell(run_event(self.results, directory.run().study, name, "timed-out", reason))
             return 1
         done = subprocess.run(
             ["scontrol", "requeue", self.allocation.job], capture_output=True, text=True, check=False
@@ -271,7 +279,8 @@ def main() -> int:
     folder, index = Path(sys.argv[1]), int(sys.argv[2])
     srun = sys.argv[sys.argv.index("--") + 1 :]
     task = read_tasks(folder)[index]
-    driver = Driver(folder, task, read_profile(folder), srun, Allocation.from_slurm())
+    profile = read_profile(folder)
+    driver = Driver(folder, task, profile, srun, Allocation.from_slurm(), notifier=Notifier(profile.notify))
     driver.stop.listen()
     with sole_owner(folder, task.group) as sole:
         if not sole:

@@ -198,6 +198,31 @@ def test_watch_ends_with_1_and_the_reason_when_a_run_failed(
     assert "2 of 2 runs did not finish" in done.stderr and "the last words" in done.stderr
 
 
+def test_watch_sends_again_and_tells_a_command_of_it(
+    hpz: Hpz, submit: Hpz, slurm: Slurm, study: Path, results: Path, tmp_path: Path
+) -> None:
+    submit()
+    slurm.queue.write_text(line("41_0", "PREEMPTED", mark(results)) + line("41_1", "FAILED", mark(results)))
+    forget_answers(tmp_path)
+    done = hpz(
+        "watch",
+        study,
+        "--results",
+        results,
+        "--resubmit",
+        "--limit",
+        0,
+        "--notify",
+        f"cat >> {tmp_path}/heard",
+    )
+    assert done.returncode == 1 and done.stdout.count("it was sent again 0 times (--limit)") == 2
+    told = [json.loads(text) for text in (tmp_path / "heard").read_text().splitlines()]
+    assert [event["event"] for event in told] == ["given-up", "given-up", "study-ended"]
+    assert told[-1]["text"] == "tiny has ended: 1 interrupted, 1 failed" and told[-1]["results"] == str(
+        results
+    )
+
+
 def test_cancel_ends_what_is_in_the_queue_and_what_was_sent_again_by_hand(
     hpz: Hpz, submit: Hpz, slurm: Slurm, study: Path, results: Path
 ) -> None:

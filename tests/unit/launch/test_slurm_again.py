@@ -42,7 +42,9 @@ class Sent:
             self.study, self.results
         )  # a job that squeue has not told of yet is asked of the accounting first
         rows, _ = study_rows(self.study, self.results)
-        return Again(self.study, self.results, limit, self.said.append).look(rows)
+        return Again(self.study, self.results, limit, lambda _, sentence: self.said.append(sentence)).look(
+            rows
+        )
 
     def sent_again(self) -> list[str | None]:
         return [one.job_id for one in submissions(self.results / "slurm")[1:]]
@@ -124,7 +126,7 @@ def test_a_refusal_of_slurms_is_told_once_and_not_tried_again(sent: Sent) -> Non
         "sbatch",
         f"echo x >> {sent.slurm.folder}/tried; echo 'invalid account' >&2; exit 1",
     )
-    again = Again(sent.study, sent.results, 10, sent.said.append)
+    again = Again(sent.study, sent.results, 10, lambda _, sentence: sent.said.append(sentence))
     rows, _ = study_rows(sent.study, sent.results)
     assert [again.look(rows) for _ in range(3)] == [False] * 3
     assert len(sent.said) == 1 and "invalid account" in sent.said[0]

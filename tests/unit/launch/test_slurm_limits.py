@@ -122,7 +122,7 @@ def test_what_there_is_no_room_for_waits_and_is_sent_once_there_is(
     assert [row.state for row in rows] == ["waiting"] * 3 + ["not submitted"] * 2
     assert "MaxSubmitJobs" in rows[-1].why
     slurm.queue.write_text(line("41_0", "RUNNING", sent.mark))  # the others have ended
-    again = Again(study, tmp_path, 10, said.append)
+    again = Again(study, tmp_path, 10, lambda _, sentence: said.append(sentence))
     again.look(rows)
     assert said[1:] == ["there is room: 2 pair groups that waited are job 42"]
     assert read_waiting(tmp_path) is None and not again.send_waiting()
