@@ -36,3 +36,36 @@ def command(folder: Path, name: str, script: str) -> None:
     """A command of SLURM's, in a folder to be put on PATH, that does what the shell lines say."""
     (folder / name).write_text(f"#!/bin/sh\n{script}\n")
     (folder / name).chmod(0o755)
+
+
+class Slurm:
+    """squeue, sbatch and scancel that answer from files: `queue` holds squeue's lines, `said` what was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.queue, self.said = folder, folder / "queue", folder / "said"
+        folder.mkdir()
+        self.queue.touch()
+        self.said.touch()
+        (folder / "ids").write_text("40\n")
+        note = f'echo "$(basename $0) $*" >> {self.said}'
+        command(folder, "squeue", f"cat {self.queue}")
+        command(folder, "scancel", note)
+        self.config("MaxArraySize = 1001", "AccountingStorageEnforce = none")
+        command(
+            folder, "sbatch", f"{note}; id=$(($(tail -1 {folder}/ids) + 1)); echo $id | tee -a {folder}/ids"
+        )
+
+    def config(self, *lines: str) -> None:
+        """What `scontrol show config` prints."""
+        command(self.folder, "scontrol", "cat << end\n" + "\n".join(lines) + "\nend")
+
+    def asked(self) -> list[str]:
+        return self.said.read_text().splitlines()
+
+
+def line(
+    task: str, state: str, mark: str = "hpz", reason: str = "None", nodes: str = "", start: str = "N/A"
+) -> str:
+    """squeue's line of an array task, as `41_0`, under account "lab", QOS "normal" and partition "main"."""
+    job, index = task.split("_")
+    return "|".join([job, index, state, "0:00", nodes, mark, start, "lab", "normal", "main", reason]) + "\n"

@@ -40,6 +40,7 @@ from analysis.judge.stragglers import straggler_records
 from analysis.judge.wire import wire_records
 from analysis.judge.witness import watched_runs
 from harness import __version__
+from harness.record.hours import study_hours
 from harness.study import Study, load_study
 from harness.system.errors import HarnessError
 from harness.system.utc import utc_now
@@ -124,6 +125,8 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
         "problems": [str(problem) for problem in collected.problems],
         "duplicate_steps": sum(source.duplicates for source in collected.sources),
     }
+    if (collected.folder / "slurm").is_dir():
+        summary["hours"] = [asdict(row) for row in study_hours(study, collected.folder)]
     return summary | {"claims": judge_claims(summary)}
 
 

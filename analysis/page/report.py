@@ -27,6 +27,7 @@ from analysis.page.compare import arrow
 from analysis.page.explained import explained, notes_of, patches_of
 from analysis.page.explorer import as_script, explorer_data
 from analysis.page.grids import band_note, grids
+from analysis.page.hours import NOTE, spent_rows
 from analysis.page.levels import compared
 from analysis.page.loop import loop_note, loops_differ
 from analysis.page.races import race_rows
@@ -137,6 +138,8 @@ def render(summary: Mapping[str, Any], **parts: Any) -> str:
         throughput=(rows := throughput_rows(summary)),
         throughput_head=shown(rows),
         hours=hours_sentences(summary),
+        spent=spent_rows(summary),
+        spent_note=NOTE,
         variants=explained(summary),
         patches=patches_of(summary),
         style=_own("style.css"),

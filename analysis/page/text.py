@@ -14,6 +14,7 @@ from analysis.judge.trust import percent
 from analysis.page.answers import answers, headline
 from analysis.page.explained import notes_of
 from analysis.page.grids import Grid, band_note, grids
+from analysis.page.hours import NOTE, spent_rows
 from analysis.page.loop import loop_note
 from analysis.page.speed import hours_sentences, shown, throughput_rows
 
@@ -50,6 +51,7 @@ def markdown(summary: Record) -> str:
     parts += _md_runs(summary) if ran(summary) else []
     parts += _md_throughput(summary) if summary["throughput"] else []
     parts += _md_slow(summary["stragglers"])
+    parts += _md_hours(summary) if summary.get("hours") else []
     parts += _md_races(summary["races"]) if summary["races"] else []
     parts += _md_clock(summary["simulated"]) if summary["simulated"] else []
 
@@ -100,6 +102,12 @@ def _md_slow(stragglers: Sequence[Record]) -> list[str]:
     """Ranks that the others wait for; nothing where none is slow by more than noise."""
     said = [f"- `{one['run_id']}`: {_md(who['says'])}" for one in stragglers for who in one["slow"]]
     return ["## Slow ranks", "\n".join(said)] if said else []
+
+
+def _md_hours(summary: Record) -> list[str]:
+    """Hours planned, used and lost."""
+    rows = spent_rows(summary)
+    return ["## Hours", _md_table(list(rows[0]), (row.values() for row in rows)), _md(NOTE)]
 
 
 def _md_races(record: Record) -> list[str]:

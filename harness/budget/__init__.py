@@ -12,12 +12,13 @@ from harness.budget.flops import (
     model_of,
     step_flops,
 )
-from harness.budget.hours import planned_gpu_hours, rank_hours
+from harness.budget.hours import Spent, planned_gpu_hours, rank_hours, spent_hours, unit_of
 from harness.budget.memory import Memory, estimate_memory
 
 __all__ = [
     "CONVENTION",
     "Memory",
+    "Spent",
     "check_fits",
     "estimate_memory",
     "hardware_flops_per_token",
@@ -28,5 +29,7 @@ __all__ = [
     "model_of",
     "planned_gpu_hours",
     "rank_hours",
+    "spent_hours",
     "step_flops",
+    "unit_of",
 ]

@@ -17,8 +17,9 @@ from harness.cli.model import app as model_app
 from harness.cli.patch import app as patch_app
 from harness.cli.race import race
 from harness.cli.simulate import calibrate, simulate
-from harness.cli.slurm import cancel, status, submit, watch
+from harness.cli.slurm import cancel, status, submit
 from harness.cli.study import collect, plan, report, run
+from harness.cli.watch import watch
 from harness.system.errors import HarnessError, RunFailed
 
 app = typer.Typer(

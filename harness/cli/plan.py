@@ -6,8 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
-from harness.budget import estimate_memory, memory_sentence, misfits, planned_gpu_hours
+from harness.budget import estimate_memory, memory_sentence, misfits
+from harness.cli.hours import hours_text
 from harness.hardware import find_card
+from harness.record.hours import planned_hours
 from harness.study import Run, Study
 
 Row = dict[str, Any]
@@ -45,7 +47,7 @@ def _row(run: Run, study: Study) -> Row:
     if study.gpu is not None:
         card = find_card(study.gpu)
         row["fits"] = memory.peak <= card.memory_bytes
-        row["gpu_hours"] = planned_gpu_hours(run, card, study.plan.mfu)
+        row["gpu_hours"] = planned_hours(run, study)
     return row
 
 
@@ -62,7 +64,7 @@ def plan_table(study: Study, rows: list[Row]) -> Table:
             "run": f"{row['run_id']}{' (baseline)' if row['baseline'] else ''}",
             **{name: str(row[name]) for name in ("ranks", "steps", "tokens", "evidence")},
             "memory a rank": _memory(row),
-            "GPU-hours": _hours(row["gpu_hours"]),
+            "GPU-hours": hours_text(row["gpu_hours"]),
         }
         table.add_row(*(cells[column] for column in columns))
     return table
@@ -72,10 +74,6 @@ def _memory(row: Row) -> str:
     if row["memory"] is None:
         return "–"
     return f"{row['memory']['peak'] / 1e9:.1f} GB" + (" ✕" if row["fits"] is False else "")
-
-
-def _hours(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def budget_notes(study: Study, rows: list[Row]) -> list[str]:
@@ -93,8 +91,8 @@ def budget_notes(study: Study, rows: list[Row]) -> list[str]:
     peaks = {card.peak_flops(run.training.dtype) / 1e12 for run in study.runs if run.device == "cuda"}
     peak = " or ".join(f"{one:g}" for one in sorted(peaks))
     notes.append(
-        f"{_hours(total)} GPU-hours in all: model FLOPs (PaLM's formula) at an assumed MFU of {mfu:.0%} (plan.mfu) of "
-        f"{peak} TFLOP/s ({study.gpu}); start-up, validation and checkpoints are not in it."
+        f"{hours_text(total)} GPU-hours in all: model FLOPs (PaLM's formula) at an assumed MFU of {mfu:.0%} (plan.mfu) "
+        f"of {peak} TFLOP/s ({study.gpu}); start-up, validation and checkpoints are not in it."
     )
     if study.virtual_nodes:
         notes.append(

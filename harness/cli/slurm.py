@@ -1,36 +1,36 @@
-"""`hpz submit`, `status`, `watch` and `cancel`: a study's life on SLURM."""
+"""`hpz submit`, `status` and `cancel`: a study's life on SLURM."""
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from harness.budget import check_fits
 from harness.cli.console import wide_console
+from harness.cli.hours import hours_table, known
 from harness.cli.options import JsonOption, ResultsOption, StudyArgument, results_folder
 from harness.launch.slurm.arrays import Submission, Submitted, pair_groups
+from harness.launch.slurm.budget import check_budget
+from harness.launch.slurm.cancel import cancel as cancel_jobs
+from harness.launch.slurm.cancel import cancel_job
 from harness.launch.slurm.checks import leaving_out, node_notes
-from harness.launch.slurm.clients import Clients
-from harness.launch.slurm.profile import load_profile
+from harness.launch.slurm.profile import load_profile, with_options
 from harness.launch.slurm.script import render
 from harness.launch.slurm.status import Row, count_states, study_rows
-from harness.launch.slurm.submit import cancel as cancel_jobs
-from harness.launch.slurm.submit import plan_submissions, submission_of
+from harness.launch.slurm.submit import plan_submissions
 from harness.launch.slurm.submit import submit as submit_study
-from harness.study import Study, check_corpus, check_weights, load_study, save_study
-from harness.system.errors import RunFailed
+from harness.launch.slurm.waiting import read_waiting
+from harness.record.hours import study_hours
+from harness.study import check_corpus, check_weights, load_study, save_study
 
-WATCH_SECONDS = 1.0  # between looks at the runs' files; the scheduler is asked less often
 COLOURS = {"done": "green", "running": "cyan", "stalled": "red", "failed": "red", "out-of-memory": "red"}
 
 ClusterOption = Annotated[
@@ -39,22 +39,48 @@ ClusterOption = Annotated[
 DryOption = Annotated[
     bool, typer.Option("--dry-run", help="Print the batch scripts; send and write nothing.")
 ]
+AfterOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="JOB", help="Wait for this job (1234 must end well; or afterany:1234)."),
+]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="HOURS",
+        min=0,
+        help="Send nothing beyond so many GPU-hours, counting what the study has used.",
+    ),
+]
+NotifyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COMMAND",
+        help="Shell line to run when a run or the study ends or is sent again: JSON on its input, a sentence in "
+        "$HPZ_TEXT.",
+    ),
+]
 
 
 def submit(
     study_file: StudyArgument,
     cluster: ClusterOption,
     results: ResultsOption = None,
+    after: AfterOption = None,
+    budget: BudgetOption = None,
+    notify: NotifyOption = None,
     dry_run: DryOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Send what is missing or failed to SLURM. Example: hpz submit STUDY --cluster slurm/clusters/generic-8gpu.yaml"""
-    study, profile = load_study(study_file), load_profile(cluster)
+    study = load_study(study_file)
+    profile = with_options(load_profile(cluster), {"after": after, "budget": budget, "notify": notify})
     folder = results_folder(study_file, study, results)
     check_fits(study.runs, study.gpu)
     if dry_run:
         profile = leaving_out(profile, folder / "slurm")
-        for planned in plan_submissions(study, folder, profile, None):
+        arrays = plan_submissions(study, folder, profile, None)
+        check_budget(study, folder, profile, arrays, ())
+        for planned in arrays:
             _print_script(planned, render(planned, profile))
         return
     check_weights(study)
@@ -67,9 +93,9 @@ def submit(
     for submitted in sent:
         tasks, runs = len(submitted.tasks), sum(len(task.runs) for task in submitted.tasks)
         print(f"job {submitted.job_id}: {tasks} pair groups, {runs} runs ({submitted.folder}/submit.sbatch)")
-    if not sent:
+    if not sent and read_waiting(folder) is None:
         print(f"Nothing to submit: all {len(pair_groups(study.runs))} pair groups are done or in the queue.")
-    else:
+    elif sent:
         print(f"Look on with: hpz watch {folder}")
 
 
@@ -94,59 +120,18 @@ def status(study_file: StudyArgument, results: ResultsOption = None, as_json: Js
     study = load_study(study_file)
     folder = results_folder(study_file, study, results)
     rows, problem = study_rows(study, folder)
-    notes = node_notes(folder / "slurm")
+    hours, notes = study_hours(study, folder), node_notes(folder / "slurm")
     if as_json:
-        found = {"problem": problem, "counts": count_states(rows), "runs": [asdict(row) for row in rows]}
-        print(json.dumps(found | {"nodes": [asdict(note) for note in notes]}))
+        content = {"problem": problem, "counts": count_states(rows), "runs": [asdict(row) for row in rows]}
+        content |= {"hours": [asdict(row) for row in hours], "nodes": [asdict(note) for note in notes]}
+        print(json.dumps(content))
         return
     console = wide_console()
     console.print(status_table(rows, problem))
     for note in notes:
         console.print(Text(note.sentence, style="yellow"))
-
-
-def watch(study_file: StudyArgument, results: ResultsOption = None) -> None:
-    """Follow a study until none of its runs can go on. Example: hpz watch results/slow-link"""
-    study = load_study(study_file)
-    folder, console = results_folder(study_file, study, results), Console()
-    follow = _watch_live if console.is_terminal else _watch_lines
-    rows = follow(study, folder, console)
-    unfinished = [row for row in rows if row.state != "done"]
-    if unfinished:
-        first = unfinished[0]
-        raise RunFailed(
-            f"{len(unfinished)} of {len(rows)} runs did not finish; {first.run_id}: {first.state}: {first.why}"
-        )
-
-
-def _watch_live(study: Study, folder: Path, console: Console) -> list[Row]:
-    with Live(console=console, refresh_per_second=2, vertical_overflow="crop") as live:
-        while True:
-            rows, problem = study_rows(study, folder)
-            live.update(status_table(rows, problem, height=console.height - 6))
-            if not any(_may_go_on(row) for row in rows):
-                return rows
-            time.sleep(WATCH_SECONDS)
-
-
-def _watch_lines(study: Study, folder: Path, console: Console) -> list[Row]:
-    before: dict[str, tuple[str, bool]] = {}
-    while True:
-        rows, _ = study_rows(study, folder)
-        for row in rows:
-            if before.get(row.run_id) != (row.state, bool(row.slow)):
-                said = "; ".join(filter(None, (row.why, f"slow: {row.slow}" if row.slow else "")))
-                why = f": {said}" if said else ""
-                line = f"{row.run_id}  {row.state}  {row.step}/{row.steps}{why}"
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
-        before = {row.run_id: (row.state, bool(row.slow)) for row in rows}
-        if not any(_may_go_on(row) for row in rows):
-            return rows
-        time.sleep(WATCH_SECONDS)
-
-
-def _may_go_on(row: Row) -> bool:
-    return row.state in ("queued", "waiting", "running", "stalled", "preempted")
+    if known(hours):
+        console.print(hours_table(hours))
 
 
 def status_table(rows: list[Row], problem: str | None, height: int | None = None) -> RenderableType:
@@ -158,7 +143,7 @@ def status_table(rows: list[Row], problem: str | None, height: int | None = None
         table.add_column(column, overflow="fold")
     shown = rows
     if height is not None and len(rows) > height:
-        shown = sorted(rows, key=lambda row: (row.state == "done", not _may_go_on(row)))[: max(height, 1)]
+        shown = sorted(rows, key=lambda row: (row.state == "done", not row.may_go_on))[: max(height, 1)]
     for row in shown:
         state = Text(row.state, style=COLOURS.get(row.state, ""))
         late = [Text(row.slow, style="yellow")] if slow else []
@@ -176,8 +161,7 @@ def cancel(
     """Cancel a study's jobs, or one job or array task. Examples: hpz cancel results/slow-link; hpz cancel 1234_5"""
     if what.replace("_", "", 1).isdigit():
         folders = [results] if results else sorted(Path("results").glob("*"))
-        submitted = submission_of(what, folders)
-        Clients.of(submitted.profile).scancel(what)
+        cancel_job(what, folders)
         print(f"job {what} cancelled")
         return
     study = load_study(what)

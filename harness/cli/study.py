@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from harness.cli.console import wide_console
+from harness.cli.hours import hours_table, known
 from harness.cli.options import (
     JsonOption,
     ReleaseOption,
@@ -20,6 +21,7 @@ from harness.cli.options import (
     wanted_release,
 )
 from harness.cli.plan import budget_notes, plan_rows, plan_table
+from harness.record.hours import study_hours
 from harness.study import load_study, save_study
 from harness.system.errors import RunFailed
 from harness.variants import release_notes
@@ -44,6 +46,9 @@ def plan(
         *budget_notes(study, rows),
     ]:
         console.print(note, highlight=False)
+    hours = study_hours(study, results_folder(study_file, study, None))
+    if known(hours):
+        console.print(hours_table(hours))
     if study.data.packed and study.data.sha256 is None:
         console.print(
             f"The text is not prepared yet, and the ids will change: hpz data prepare {study_file}",

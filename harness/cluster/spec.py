@@ -109,6 +109,8 @@ def _settings(spec: Spec, folder: Path) -> list[str]:
         "MinJobAge=3600",  # without accounting, squeue alone remembers how a job ended
         "MaxArraySize=10001",
         "JobRequeue=1",
+        "PreemptType=preempt/partition_prio",
+        "PreemptMode=CANCEL",  # of partition `spare` alone
         "EnforcePartLimits=ALL",  # refuse at submission what no node or partition allows
         f"PlugStackConfig={folder}/plugstack.conf",
     ]
@@ -116,8 +118,10 @@ def _settings(spec: Spec, folder: Path) -> list[str]:
 
 def _partitions() -> list[str]:
     return [
-        "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
+        "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF State=UP",
         # For trying out how a refusal reads: without accounting no account is a member.
-        "PartitionName=members Nodes=ALL AllowAccounts=members MaxTime=INFINITE State=UP",
+        "PartitionName=members Nodes=ALL AllowAccounts=members MaxTime=INFINITE PreemptMode=OFF State=UP",
+        # For trying out preemption that does not requeue: a job of `main` ends one of this partition.
+        "PartitionName=spare Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=CANCEL State=UP",
         "",
     ]

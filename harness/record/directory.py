@@ -4,6 +4,7 @@ results/<study>/runs/<run-id>/
     run.json        the run as resolved, with patch hashes and package versions; written before launch
     steps.jsonl     one line a step, flushed (see StepRecord)
     ranks.jsonl     what steps took on each rank, one line for some steps (harness.record.ranks)
+    allocations.jsonl   on SLURM, one line a turn: which steps, where, when, and how it ended (harness.record.hours)
     status.json     state, attempts, heartbeat, exit of each rank; replaced atomically
     log/rank-N.txt  what each rank printed; of starts before, log/start-M/rank-N.txt
     checkpoint/     the newest DeepSpeed checkpoint, where one was asked for
@@ -122,6 +123,7 @@ class Status(Frozen):
     ended_utc: str | None = None
     exit: dict[int, Exit] = Field(default_factory=dict)
     reason: str | None = None  # one sentence, where the run did not end well
+    ended_by: str | None = None  # SLURM's word for its job's end, or FORGOTTEN, where that ended the run
     final: Final | None = None
     network: dict[str, Any] | None = None
     gpu: str | None = None  # rank 0's card, as its driver names it
@@ -209,7 +211,7 @@ class StepWriter:
     """Appends step lines, each flushed; `from_step` cuts what a resumed run will do again, and half-written lines."""
 
     def __init__(self, file: Path, from_step: int = 0) -> None:
-        kept = [line for line in _whole_lines(file) if line["step"] < from_step] if from_step else []
+        kept = [line for line in whole_lines(file) if line["step"] < from_step] if from_step else []
         beside = file.with_suffix(".tmp")
         beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
         beside.replace(file)
@@ -223,7 +225,8 @@ class StepWriter:
         self._stream.close()
 
 
-def _whole_lines(file: Path) -> Iterator[dict[str, Any]]:
+def whole_lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file of JSON lines that can be read; none where there is no file."""
     for text in file.read_text().splitlines() if file.exists() else []:
         with contextlib.suppress(ValueError):
             yield json.loads(text)

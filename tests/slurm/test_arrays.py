@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 from harness.cluster import Cluster
+from harness.launch.slurm.cancel import cancel
 from harness.launch.slurm.clients import Clients
+from harness.launch.slurm.limits import ask
 from harness.launch.slurm.scheduler import Scheduler
 from harness.launch.slurm.status import study_rows
-from harness.launch.slurm.submit import cancel, submit
+from harness.launch.slurm.submit import submit
 from harness.record import RunDirectory
 from harness.study import load_study
 from harness.system.errors import HarnessError
+from harness.system.utc import utc_now
 from tests.slurm.conftest import Submitter, logs, wait_for, wait_for_states
 from tests.unit.cli.test_cli import hpz
 from tests.unit.record.test_mirror import history, stored
@@ -193,6 +197,51 @@ def test_a_throttle_holds_over_several_arrays(submitter: Submitter, clients: Cli
 
     wait_for(all_done, 90, results)
     assert len(sent) == 2 and max(running) == 1
+
+
+def test_a_study_waits_for_other_jobs_and_slurm_knows_whom_to_write_to(
+    submitter: Submitter, cluster: Cluster, clients: Clients
+) -> None:
+    held = ["sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true"]
+    before = cluster.run(held, check=True).stdout.strip()
+    asked = {"after": [f"afterany:{before}"], "mail": "me@site.example", "options": ["--switches=1@00:01:00"]}
+    profile = submitter.profile(throttle=1, max_array_size=1, **asked)
+    study, results, (first, second) = submitter(profile, matrix={**ONE_NODE, "seed": [1, 2]})
+    told = cluster.run(["scontrol", "show", "job", str(first.job_id)]).stdout
+    assert "MailUser=me@site.example MailType=END,FAIL" in told and "Switches=1@00:01:00" in told
+    told = cluster.run(["scontrol", "show", "job", str(second.job_id)]).stdout
+    assert f"afterany:{before}(" in told and f"afterany:{first.job_id}_*(" in told
+    wait_for(lambda: {job.reason for job in clients.squeue() if job.state == "PENDING"} >= {"Dependency"})
+    cluster.run(["scontrol", "release", before], check=True)
+    wait_for_states(study, results, "done", seconds=90)
+
+
+def test_a_pending_run_is_told_with_the_start_that_slurm_expects(submitter: Submitter) -> None:
+    submitter.behaviour = {"step_seconds": 5}
+    study, results, _ = submitter(submitter.profile(exclusive=True), matrix={**ONE_NODE, "seed": [1, 2, 3]})
+    wait_for(lambda: any(row.starts_utc for row in study_rows(study, results)[0]), 60, results)
+    row = next(row for row in study_rows(study, results)[0] if row.starts_utc)
+    assert "expected to start 2" in row.why and row.starts_utc is not None and row.starts_utc > utc_now()
+
+
+def test_tasks_tell_a_command_of_each_run_and_of_the_study(submitter: Submitter, tmp_path: Path) -> None:
+    heard = tmp_path / "heard"
+    tell = f"cat >> {shlex.quote(str(heard))}; exit 1"  # what becomes of the command is nobody's harm
+    study, results, _ = submitter(submitter.profile(notify=tell), matrix={**ONE_NODE, "seed": [1, 2]})
+    wait_for_states(study, results, "done")
+    wait_for(lambda: heard.exists() and "study-ended" in heard.read_text(), 30, results)
+    events = [json.loads(line) for line in heard.read_text().splitlines()]
+    assert sorted(event["run_id"] for event in events if event["event"] == "run-done") == sorted(
+        run.run_id for run in study.runs
+    )
+    assert [event["text"] for event in events if event["event"] == "study-ended"] == [
+        "tiny has ended: 4 done"
+    ]
+
+
+def test_a_site_is_asked_for_its_limits(clients: Clients) -> None:
+    asked = ask(clients)
+    assert (asked.array, asked.jobs, asked.qos_jobs) == (10001, 10000, {})
 
 
 def test_the_readmes_commands_lead_from_a_study_to_its_report(submitter: Submitter) -> None:

@@ -4,7 +4,7 @@ results/<study>/slurm/0001/
     submit.sbatch     the script; `sbatch submit.sbatch` repeats it
     tasks.jsonl       line I says what array task I runs
     profile.yaml      the cluster profile as resolved
-    submission.json   the job's id once SLURM has given one
+    submission.json   the job's id once SLURM has given one, and the code's folder
     log/              output of the tasks; network/ the network baselines
 """
 
@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -109,6 +110,10 @@ class Submitted:
     tasks: tuple[Task, ...]
     profile: Profile
     mark: str  # of all its jobs, also of those that `sbatch submit.sbatch` starts
+    code: Path | None = None  # the snapshot that its tasks run from, where it is known
+    cancelled: tuple[
+        int, ...
+    ] = ()  # tasks that `hpz cancel` ended: nothing but `hpz submit` sends them again
 
     def key(self, index: int) -> str | None:
         """SLURM's ARRAY_TASK of a task as first submitted; None while the job's id is not known."""
@@ -130,6 +135,8 @@ def read_submission(folder: Path) -> Submitted:
         read_tasks(folder),
         read_profile(folder),
         state["mark"],
+        Path(state["code"]) if state.get("code") else None,
+        tuple(state.get("cancelled", ())),
     )
 
 
@@ -140,7 +147,12 @@ def read_cluster(folder: Path) -> str:
 
 def read_tasks(folder: Path) -> tuple[Task, ...]:
     lines = (folder / "tasks.jsonl").read_text().splitlines()
-    return tuple(Task(**{**task, "runs": tuple(task["runs"])}) for task in map(json.loads, lines))
+    return tuple(task_of(json.loads(line)) for line in lines)
+
+
+def task_of(content: Mapping[str, Any]) -> Task:
+    """A task as read back from JSON."""
+    return Task(**{**content, "runs": tuple(content["runs"])})
 
 
 def read_profile(folder: Path) -> Profile:
@@ -153,6 +165,5 @@ def write_submission(submission: Submission, script: str, profile: Profile) -> N
     for name in ("log", "network"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "tasks.jsonl").write_text("".join(json.dumps(asdict(task)) + "\n" for task in submission.tasks))
-    content = profile.model_dump(mode="json", exclude_defaults=True) | {"name": profile.name}
-    (folder / "profile.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    (folder / "profile.yaml").write_text(yaml.safe_dump(profile.content(), sort_keys=False))
     submission.script.write_text(script)

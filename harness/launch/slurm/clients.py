@@ -26,24 +26,16 @@ FINISHED = {
     "OUT_OF_MEMORY",
     "BOOT_FAIL",
     "DEADLINE",
+    "PREEMPTED",  # and cancelled; one that is requeued is PENDING
 }
-SQUEUE_FIELDS = (
-    "%F",
-    "%K",
-    "%T",
-    "%M",
-    "%N",
-    "%k",
-    "%r",
-)  # array id, task, state, time, nodes, comment, reason
-
-
+# Array id, task, state, time, nodes, comment, actual or expected start, account, QOS, partition, reason.
+SQUEUE_FIELDS = ("%F", "%K", "%T", "%M", "%N", "%k", "%S", "%a", "%q", "%P", "%r")
 SACCT_FIELDS = ("JobID", "State", "Elapsed", "NodeList")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One array task as the scheduler sees it."""
+    """One array task as the scheduler sees it, or a job of this user that is none and has no `task`."""
 
     array_id: str
     task: str
@@ -52,6 +44,10 @@ class Job:
     nodes: str = ""
     mark: str = ""
     reason: str = ""
+    start: str = ""  # when it began or, pending, is expected to: local time, 2026-11-26T07:04:03
+    account: str = ""
+    qos: str = ""
+    partition: str = ""
 
     @property
     def active(self) -> bool:
@@ -85,12 +81,12 @@ class Clients:
         # A later cluster of the same name counts its jobs from 1 again.
         return cls(tuple(cluster.prefix()), f"{cluster.name}-{cluster.keeper}-{cluster.keeper_started}")
 
-    def sbatch(self, script: Path, after: str | None = None) -> str:
-        """Submit a script, to start once job `after` has ended; returns the job's id.
+    def sbatch(self, script: Path, dependency: str | None = None) -> str:
+        """Submit a script, with this --dependency in place of its own where there is one; returns the job's id.
 
         Raises HarnessError with SLURM's own words; Unanswered where the job may have been accepted all the same.
         """
-        order = [f"--dependency=afterany:{after}"] if after else []
+        order = [f"--dependency={dependency}"] if dependency else []
         # SBATCH_* variables of the user's shell would override the script.
         done = self._run(["sbatch", "--parsable", *order, str(script)], without="SBATCH_")
         if done.returncode:
@@ -124,6 +120,14 @@ class Clients:
         ]
         return list(parse_squeue(self._checked(command)))
 
+    def user(self) -> str:
+        """Whose jobs these are."""
+        return self._checked(["id", "-un"]).strip()
+
+    def say(self, *command: str) -> str:
+        """What another of SLURM's commands prints. Raises HarnessError with its words where it fails."""
+        return self._checked(list(command))
+
     def sacct(self, job_ids: Collection[str]) -> list[Job]:
         """Jobs from the accounting data base. Raises NoAccounting where there is none, else HarnessError."""
         fields = f"--format={','.join(SACCT_FIELDS)}"
@@ -156,9 +160,8 @@ class Clients:
                 f"{command[0]} is not installed here; run this on a login node of the cluster, or try it on this "
                 "machine with: hpz cluster up"
             )
-        environment = {
-            name: v for name, v in os.environ.items() if not (without and name.startswith(without))
-        }
+        kept = {name: v for name, v in os.environ.items() if not (without and name.startswith(without))}
+        environment = {**kept, "SLURM_TIME_FORMAT": "standard"}
         try:
             return subprocess.run(
                 [*self.prefix, *command],
@@ -178,9 +181,14 @@ def parse_squeue(text: str) -> Iterator[Job]:
     """Jobs from squeue's lines; a line that is none is passed over."""
     for line in text.splitlines():
         parts = [part.strip() for part in line.split("|", len(SQUEUE_FIELDS) - 1)]
-        if len(parts) == len(SQUEUE_FIELDS) and parts[0].isdigit() and parts[1].isdigit():
-            array_id, task, state, elapsed, nodes, mark, reason = parts
-            yield Job(array_id, task, state, elapsed, nodes, mark, "" if reason == "None" else reason)
+        if (
+            len(parts) == len(SQUEUE_FIELDS)
+            and parts[0].isdigit()
+            and (parts[1].isdigit() or parts[1] == "N/A")
+        ):
+            known = ["" if part in ("None", "N/A", "(null)") else part for part in parts]
+            array_id, task, state, elapsed, nodes, mark, start, account, qos, partition, reason = known
+            yield Job(array_id, task, state, elapsed, nodes, mark, reason, start, account, qos, partition)
 
 
 def parse_sacct(text: str) -> Iterator[Job]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -14,6 +15,7 @@ from harness.system.errors import HarnessError, nearest
 from harness.system.yaml_file import read_keys
 
 TIME = re.compile(r"(?:\d+-)?\d{1,2}:\d{2}:\d{2}|\d+")
+AFTER = re.compile(r"(?:(after|afterany|afterok|afternotok|aftercorr):)?(\d+(?:_\d+)?(?:\+\d+)?)")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -26,8 +28,12 @@ class Profile(Frozen):
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    options: tuple[str, ...] = ()  # further sbatch options, as --mail-type=END
+    options: tuple[str, ...] = ()  # further sbatch options, as --segment=4
+    after: tuple[str, ...] = ()  # other jobs to wait for: 1234 (ended well), or afterany:1234
+    mail: str | None = None  # SLURM writes to this address
+    mail_on: tuple[str, ...] = ("END", "FAIL")  # of what: sbatch's --mail-type
     job_name: str | None = None  # default: hpz-<study>
+    notify: str | None = None  # shell line that tasks tell of runs, and of the study, that ended
     max_nodes: int | None = Field(default=None, ge=1)  # larger studies are refused before sbatch sees them
     gpus_per_node: int = Field(default=0, ge=0)
     cpus_per_rank: int | None = Field(default=None, ge=1)
@@ -35,8 +41,11 @@ class Profile(Frozen):
     exclusive: bool = False
     time: str = "04:00:00"  # of one pair group; a longer one goes on after a requeue
     signal_lead_seconds: int = Field(default=300, ge=10)  # before the limit: time for a step and a checkpoint
+    budget: float | None = Field(
+        default=None, gt=0
+    )  # GPU-hours of a study (rank-hours without GPUs); not beyond
     throttle: int | None = Field(default=None, ge=1)  # pair groups at a time
-    max_array_size: int = Field(default=1001, ge=1)  # scontrol show config | grep MaxArraySize
+    max_array_size: int | None = Field(default=None, ge=1)  # where it is to be less than SLURM says itself
     restarts: int = Field(default=20, ge=0)  # times that a group may go on in a new allocation
     attempts: int = Field(default=3, ge=1)  # starts of a run in one allocation whose ranks were killed
     blocks: int = Field(default=2, ge=1)  # turns that the variants of a group take in their allocation
@@ -55,6 +64,45 @@ class Profile(Frozen):
     )
     python: str | None = None  # on the compute nodes; default: the one that submits
     local_cluster: str | None = None  # reach SLURM inside this `hpz cluster`, not on this machine
+
+    @property
+    def limit_seconds(self) -> int:
+        """`time` in seconds."""
+        days, _, clock = self.time.rpartition("-")
+        hours, minutes, seconds = clock.split(":") if ":" in clock else ("0", clock, "0")
+        return int(days or 0) * 86400 + int(hours) * 3600 + int(minutes) * 60 + int(seconds)
+
+    @property
+    def dependency(self) -> str:
+        """`after` as sbatch's --dependency: all of them must be fulfilled."""
+        parts = (match.groups() for text in self.after if (match := AFTER.fullmatch(text)))
+        return ",".join(f"{kind or 'afterok'}:{job}" for kind, job in parts)
+
+    def content(self) -> dict[str, Any]:
+        """What a file holds that says the same."""
+        return self.model_dump(mode="json", exclude_defaults=True) | {"name": self.name}
+
+    @field_validator("after", mode="before")
+    @classmethod
+    def _after_is_a_list(cls, value: object) -> object:
+        items = value if isinstance(value, list | tuple) else [value]
+        return [str(item) for item in items]  # YAML reads a bare job id as a number
+
+    @field_validator("after")
+    @classmethod
+    def _after_names_jobs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if not AFTER.fullmatch(text):
+                raise ValueError(f"{text!r} names no job; write 1234, 1234_5 or afterany:1234")
+        return value
+
+    @field_validator("mail_on")
+    @classmethod
+    def _mail_types_are_words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in value:
+            if not re.fullmatch(r"[A-Z][A-Z_0-9]*", word):
+                raise ValueError(f"{word!r} is no type of mail; write words of sbatch's --mail-type, as END")
+        return value
 
     @field_validator("time")
     @classmethod
@@ -89,12 +137,21 @@ class Profile(Frozen):
                 raise ValueError(f"{option!r} is no option; write one --name=value an item")
         return value
 
-    @field_validator("job_name", "partition", "account", "qos", "constraint", "memory_per_node")
+    @field_validator("job_name", "partition", "account", "qos", "constraint", "memory_per_node", "mail")
     @classmethod
     def _one_line(cls, value: str | None) -> str | None:
         if value is not None and not value.isprintable():
             raise ValueError("must be one line of printable text")
         return value
+
+
+def with_options(profile: Profile, given: Mapping[str, Any]) -> Profile:
+    """The profile with keys from the command line in place of its own. Raises HarnessError naming the option."""
+    changes = {key: value for key, value in given.items() if value not in (None, [])}
+    try:
+        return Profile.model_validate(profile.content() | changes)
+    except ValidationError as error:
+        raise HarnessError(f"--{_sentence(error)}") from error
 
 
 def load_profile(path: str | Path) -> Profile:

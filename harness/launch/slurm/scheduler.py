@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.launch.slurm.clients import FINISHED, Clients, Job, NoAccounting
+from harness.launch.slurm.clients import FINISHED, SQUEUE_FIELDS, Clients, Job, NoAccounting
 from harness.system.errors import HarnessError
 from harness.system.utc import seconds_since, utc_now
 
@@ -146,10 +146,11 @@ def _may_have_accounting(state: Mapping[str, Any]) -> bool:
     return seconds_since(state["no_accounting_utc"]) > ACCOUNTING_RETRY_SECONDS
 
 
-def cache_file(cluster: str) -> Path:
-    """One file a user and cluster."""
+def cache_file(cluster: str, what: str = "scheduler") -> Path:
+    """One file a user and cluster, and form of the answers."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    form = "".join(SQUEUE_FIELDS)
     key = hashlib.sha256(
-        f"{getpass.getuser()} {os.environ.get('SLURM_CONF', '')} {cluster}".encode()
+        f"{getpass.getuser()} {os.environ.get('SLURM_CONF', '')} {cluster} {form}".encode()
     ).hexdigest()[:12]
-    return root / "hpz" / f"scheduler-{cluster}-{key}.json"
+    return root / "hpz" / f"{what}-{cluster}-{key}.json"

@@ -25,6 +25,7 @@ def render(submission: Submission, profile: Profile) -> str:
     an #SBATCH line.
     """
     first = submission.tasks[0]
+    check_lead(profile)
     for task in submission.tasks:
         check_request(task, profile)
     return _template().render(
@@ -41,6 +42,16 @@ def render(submission: Submission, profile: Profile) -> str:
         repository=str(submission.repository),
         python=profile.python or submission.python,
     )
+
+
+def check_lead(profile: Profile) -> None:
+    """Refuse a signal that would come before a task has started."""
+    if profile.signal_lead_seconds >= profile.limit_seconds:
+        raise HarnessError(
+            f"signal_lead_seconds: {profile.signal_lead_seconds} s before the limit, but profile {profile.name!r} has "
+            f"time={profile.time!r}, {profile.limit_seconds} s in all, and so no step would be made; set it well "
+            "below that, or time higher"
+        )
 
 
 def check_request(task: Task, profile: Profile) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from harness.launch.slurm.arrays import Submitted, submissions
 from harness.launch.slurm.clients import FINISHED, Clients, Job
 from harness.launch.slurm.scheduler import Scheduler, Snapshot
+from harness.launch.slurm.waiting import read_waiting
 from harness.record import OPEN, RunDirectory, Status
 from harness.record.ranks import paces, read_windows, slow_ranks
 from harness.study import Run, Study
 from harness.system.errors import HarnessError
-from harness.system.utc import seconds_since, utc_now
+from harness.system.utc import local_to_utc, seconds_since, utc_now
 
 ENDED_BY_SLURM = {  # SLURM's word → the run's state and what it means
     "TIMEOUT": (
@@ -24,10 +25,11 @@ ENDED_BY_SLURM = {  # SLURM's word → the run's state and what it means
     "NODE_FAIL": ("node-failed", "a node failed and the job was not requeued"),
     "BOOT_FAIL": ("node-failed", "a node did not boot"),
     "OUT_OF_MEMORY": ("out-of-memory", "SLURM ended the job for its memory"),
-    "PREEMPTED": ("preempted", "the job was preempted"),
+    "PREEMPTED": ("interrupted", "the job was preempted, and is not requeued here"),
     "CANCELLED": ("interrupted", "the job was cancelled"),
     "DEADLINE": ("timed-out", "the job reached its deadline"),
 }
+FORGOTTEN = "FORGOTTEN"  # neither queue nor accounting has the job
 ON_NODES = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING"}
 
 
@@ -46,6 +48,13 @@ class Row:
     nodes: str
     why: str
     slow: str = ""  # ranks that the others wait for, while it runs
+    ended_by: str | None = None  # SLURM's word where that ended the run, or FORGOTTEN
+    starts_utc: str | None = None  # when SLURM expects to start the pending job
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether SLURM has a job for it, or is not known to have none."""
+        return self.state in ("queued", "waiting", "running", "stalled", "preempted")
 
 
 def study_rows(
@@ -62,6 +71,12 @@ def study_rows(
         places[run_id] for run_id, status in statuses.items() if status.state in OPEN and run_id in places
     ]
     snapshots, problem = _snapshots(in_question, scheduler)
+    waiting = read_waiting(results)
+    waits = (
+        dict.fromkeys((run_id for task in waiting.tasks for run_id in task.runs), waiting.why)
+        if waiting
+        else {}
+    )
     rows = []
     for run in study.runs:
         status, place = statuses[run.run_id], places.get(run.run_id)
@@ -69,11 +84,15 @@ def study_rows(
         limit = place[0].profile.stalled_after_seconds if place else 0
         state, why = joined_state(status, job, limit, place is not None, known)
         if status.state in OPEN and state not in OPEN and state in _RUN_STATES:
-            RunDirectory(results / "runs" / run.run_id).update_status(
-                state=state, reason=why or None, ended_utc=status.ended_utc or utc_now()
+            status = RunDirectory(results / "runs" / run.run_id).update_status(
+                state=state,
+                reason=why or None,
+                ended_by=job.state if job else FORGOTTEN,
+                ended_utc=status.ended_utc or utc_now(),
             )
+        waits_for = waits.get(run.run_id, why) if state == "not submitted" else why
         slow = slow_now(results / "runs" / run.run_id) if state == "running" else ""
-        rows.append(replace(_row(run, state, why, status, place, job), slow=slow))
+        rows.append(replace(_row(run, state, waits_for, status, place, job), slow=slow))
     return rows, problem
 
 
@@ -85,7 +104,8 @@ def _row(run: Run, state: str, why: str, status: Status, place: Place | None, jo
     key = f"{job.array_id}_{job.task}" if job else recorded
     nodes = job.nodes if job and job.state in ON_NODES else ""
     step = 0 if status.step is None else status.step + 1
-    return Row(run.run_id, state, step, run.training.steps, key, nodes, why)
+    starts = local_to_utc(job.start) if job and job.state == "PENDING" and state == "queued" else None
+    return Row(run.run_id, state, step, run.training.steps, key, nodes, why, status.ended_by, starts)
 
 
 def slow_now(path: Path) -> str:
@@ -162,13 +182,14 @@ def joined_state(
         return "interrupted", "SLURM no longer knows the job; submit again to go on"
     if job.state in ON_NODES:
         return _on_nodes(status, job, stalled_after)
-    if job.state in FINISHED or job.state == "PREEMPTED":
+    if job.state in FINISHED:
         state, meaning = ENDED_BY_SLURM.get(
             job.state, ("failed", "the job ended without the run's final record")
         )
         return state, f"{meaning} (SLURM: {job.state})"
     again = f"goes on from step {status.step + 1}; " if status.step is not None else ""
-    return "queued", again + (job.reason or job.state.lower())
+    expected = f"; expected to start {job.start[:16].replace('T', ' ')}" if local_to_utc(job.start) else ""
+    return "queued", again + (job.reason or job.state.lower()) + expected
 
 
 def _on_nodes(status: Status, job: Job, stalled_after: float) -> tuple[str, str]:

@@ -1,11 +1,11 @@
-"""Sends what is missing of a study to SLURM, finds lost submissions again, and cancels."""
+"""Sends what is missing of a study to SLURM, as far as the site has room, and finds lost submissions again."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness.launch.slurm.arrays import (
@@ -17,12 +17,15 @@ from harness.launch.slurm.arrays import (
     submissions,
     write_submission,
 )
+from harness.launch.slurm.budget import check_budget
 from harness.launch.slurm.checks import leaving_out, node_notes
 from harness.launch.slurm.clients import Clients, Unanswered
+from harness.launch.slurm.limits import JobLimit, Site, array_limit, job_limit, site
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.scheduler import Scheduler
 from harness.launch.slurm.script import render
 from harness.launch.slurm.snapshot import other_code, take_snapshot
+from harness.launch.slurm.waiting import Waiting, cut, remember_waiting, waiting_sentence
 from harness.record import RunDirectory
 from harness.study import Run, Study
 from harness.system.errors import HarnessError
@@ -37,22 +40,24 @@ def plan_submissions(
     profile: Profile,
     scheduler: Scheduler | None,
     repository: Path = REPOSITORY,
+    site: Site | None = None,
+    runs: Iterable[Run] | None = None,
 ) -> list[Submission]:
     """What is missing or failed, and not in the queue, as arrays that run the code of `repository`.
 
-    `scheduler` None: as if nothing was queued.
+    `scheduler` None: as if nothing was queued; `runs`: these of the study's runs alone.
     """
     folder = results.resolve() / "slurm"
     queued = queued_groups(folder, scheduler)
     needed = [
         task
-        for task in pair_groups(study.runs)
+        for task in pair_groups(study.runs if runs is None else runs)
         if task.group not in queued and any(not is_done(results, run) for run in task.runs)
     ]
     shapes: dict[tuple[int, int, str], list[Task]] = {}
     for task in needed:
         shapes.setdefault((task.nodes, task.ranks_per_node, task.device), []).append(task)
-    size = profile.max_array_size
+    size = array_limit(site, profile)
     chunks = [tasks[i : i + size] for tasks in shapes.values() for i in range(0, len(tasks), size)]
     first = 1 + max((int(s.folder.name) for s in submissions(folder)), default=0)
     return [
@@ -84,34 +89,64 @@ def queued_groups(folder: Path, scheduler: Scheduler | None) -> set[str]:
 
 
 def submit(
-    study: Study, results: Path, profile: Profile, say: Callable[[str], None] = lambda sentence: None
+    study: Study,
+    results: Path,
+    profile: Profile,
+    say: Callable[[str], None] = lambda sentence: None,
+    runs: Iterable[Run] | None = None,
+    code: Path | None = None,
 ) -> list[Submitted]:
     """Submit what is missing or failed; returns the new submissions, none where nothing is.
 
-    They run from a snapshot of the code as it is now; `say` hears where runs that are done had other code.
+    They run from the snapshot `code`, by default one of the code as it is now; `say` hears where runs that are done had
+    other code, and what waits for the site to have room. `runs`: these of the study's runs alone.
     The profile's throttle holds over several arrays, too: each waits for the one before it. Raises HarnessError with
     SLURM's own words when it refuses; arrays accepted before stay submitted.
     """
     clients = Clients.of(profile)
     with _one_submitter(results):
-        runs = {run.run_id: run for run in study.runs}
-        scheduler = Scheduler(clients)
+        scheduler, allowed = Scheduler(clients), site(clients)
         find_lost(results / "slurm", scheduler)
-        code = take_snapshot(results)
+        snapshot = None if code else take_snapshot(results)
+        folder = code or (snapshot.folder if snapshot else REPOSITORY)
         profile = leaving_out(profile, results / "slurm", clients.cluster)
-        planned = plan_submissions(study, results, profile, scheduler, code.folder)
-        scripts = [render(submission, profile) for submission in planned]
-        sent: list[Submitted] = []
-        for submission, script in zip(planned, scripts, strict=True):
-            after = sent[-1].job_id if sent and profile.throttle else None
-            sent.append(_send(submission, script, profile, clients, runs, after))
-        if sent:
-            for note in node_notes(results / "slurm"):
-                say(note.sentence)
-            done = (run_id for run_id in runs if is_done(results, run_id))
-            for sentence in other_code(results, code, done):
+        planned = plan_submissions(study, results, profile, scheduler, folder, allowed, runs)
+        check_budget(study, results, profile, planned, queued_groups(results / "slurm", scheduler))
+        limit = job_limit(allowed, profile) if allowed else None
+        if limit is not None:
+            now, later = cut(planned, _room(limit, scheduler, results / "slurm"))
+            remember_waiting(results, Waiting(limit.words, profile, folder, later), planned)
+            planned = now
+            if later:
+                say(waiting_sentence(limit.words, later))
+        sent = _send_in_order(planned, profile, clients, {run.run_id: run for run in study.runs})
+        for note in node_notes(results / "slurm") if sent else ():
+            say(note.sentence)
+        if sent and snapshot:
+            done = (run.run_id for run in study.runs if is_done(results, run.run_id))
+            for sentence in other_code(results, snapshot, done):
                 say(sentence)
         return sent
+
+
+def _room(limit: JobLimit, scheduler: Scheduler, folder: Path) -> int:
+    """Jobs that may still be sent, those counted that are younger than SLURM's last answer."""
+    snapshot = scheduler.snapshot()
+    mine = (s for s in submissions(folder) if s.cluster == scheduler.clients.cluster)
+    unseen = sum(len(s.tasks) for s in mine if s.utc >= snapshot.utc)
+    return limit.room(snapshot.jobs.values()) - unseen
+
+
+def _send_in_order(
+    planned: list[Submission], profile: Profile, clients: Clients, runs: dict[str, Run]
+) -> list[Submitted]:
+    scripts = [render(submission, profile) for submission in planned]
+    sent: list[Submitted] = []
+    for submission, script in zip(planned, scripts, strict=True):
+        after = f"afterany:{sent[-1].job_id}" if sent and profile.throttle else ""
+        together = ",".join(filter(None, (profile.dependency, after))) if after else None
+        sent.append(_send(submission, script, profile, clients, runs, together))
+    return sent
 
 
 @contextmanager
@@ -129,7 +164,7 @@ def _send(
     profile: Profile,
     clients: Clients,
     runs: dict[str, Run],
-    after: str | None,
+    dependency: str | None,
 ) -> Submitted:
     folder = submission.folder
     write_submission(submission, script, profile)
@@ -138,11 +173,12 @@ def _send(
         directory = RunDirectory(results / "runs" / run_id)
         directory.create(runs[run_id], submission.repository.name)
         if directory.status().state != "done":
-            directory.update_status(state="pending", reason=None, exit={})
+            directory.update_status(state="pending", reason=None, ended_by=None, exit={})
     state = {"schema_version": 1, "cluster": clients.cluster, "utc": utc_now(), "mark": submission.mark}
+    state["code"] = str(submission.repository)
     write_json(folder / "submission.json", {**state, "job_id": None})
     try:
-        job_id = clients.sbatch(submission.script, after)
+        job_id = clients.sbatch(submission.script, dependency)
     except Unanswered:
         raise  # find_lost looks for it
     except HarnessError:
@@ -161,37 +197,3 @@ def find_lost(folder: Path, scheduler: Scheduler) -> None:
             found = {job.array_id for job in scheduler.snapshot().jobs.values() if job.mark == mark}
             if found:
                 write_json(file, {**state, "job_id": min(found)})
-
-
-def cancel(results: Path) -> list[str]:
-    """Cancel every job of a study that SLURM still has, by job id alone; returns the ids given to scancel."""
-    done = []
-    sent = submissions(results / "slurm")
-    for profile in {s.profile.local_cluster: s.profile for s in sent}.values():
-        clients = Clients.of(profile)
-        here = [s for s in sent if s.cluster == clients.cluster]
-        marks, ids = {s.mark for s in here}, {s.job_id for s in here}
-        mine = [job for job in clients.squeue() if job.active and (job.mark in marks or job.array_id in ids)]
-        for job_id in sorted({job.array_id for job in mine}, key=int):
-            clients.scancel(job_id)
-            done.append(job_id)
-    return done
-
-
-def submission_of(job_id: str, folders: Sequence[Path]) -> Submitted:
-    """The newest submission with this job, among studies' results folders. Raises HarnessError where none has it."""
-    array_id = job_id.partition("_")[0]
-    found = (s for results in folders for s in submissions(results / "slurm"))
-    sent = sorted(found, key=lambda submitted: submitted.utc, reverse=True)
-    for submitted in sent:
-        if submitted.job_id == array_id:
-            return submitted
-    marked = {submitted.mark: submitted for submitted in sent}
-    for profile in {s.profile.local_cluster: s.profile for s in sent}.values():
-        with suppress(HarnessError):  # a cluster that is gone has no job
-            for job in Clients.of(profile).squeue():
-                if job.array_id == array_id and job.mark in marked:
-                    return marked[job.mark]
-    raise HarnessError(
-        f"job {job_id} was not submitted from here; scancel {job_id} ends jobs of other origin"
-    )

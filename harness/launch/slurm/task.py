@@ -25,9 +25,11 @@ from harness.launch.slurm.checks import Check
 from harness.launch.slurm.ended import Ended, judge, steps_reached
 from harness.launch.slurm.examine import Network, examine
 from harness.launch.slurm.mirroring import mirror, mirrored_live
+from harness.launch.slurm.notify import Notifier, run_event, study_ended_here
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.srun import Allocation, Stop, on_every_node, run_step
 from harness.record import OPEN, RunDirectory
+from harness.record.hours import close_lost_turn
 from harness.record.provenance import code_snapshot, package_versions
 from harness.study import Run
 from harness.system.child import python_path
@@ -52,6 +54,7 @@ class Driver:
     network: Network | None = None
     check: Check | None = None  # of the nodes
     starts: dict[str, int] = field(default_factory=dict)
+    notifier: Notifier = field(default_factory=lambda: Notifier(None))
 
     @property
     def results(self) -> Path:
@@ -70,6 +73,8 @@ class Driver:
         if self.stop.asked:
             return self.leave(todo)
         mirror(runs, mode, self.stop)
+        if event := study_ended_here(self.results, runs[0].run().study):
+            self.notifier.tell(event)
         return int(any(directory.status().state != "done" for directory in runs))
 
     def take_turns(self, todo: list[RunDirectory], blocks: int) -> None:
@@ -100,11 +105,13 @@ class Driver:
         return [finding.sentence for finding in self.check.findings] if self.check else []
 
     def begin(self, directory: RunDirectory) -> None:
+        close_lost_turn(directory, steps_reached(directory))
         status = directory.status()
         directory.update_status(
             state="pending",
             attempts=status.attempts + 1,
             reason=None,
+            ended_by=None,
             exit={},
             ended_utc=None,
             heartbeat_utc=utc_now(),  # an answer of SLURM's from before says nothing of this attempt
@@ -146,6 +153,8 @@ class Driver:
         if reached := steps_reached(directory):
             over["step"] = reached - 1
         directory.update_status(state=state, reason=reason, exit=exits, heartbeat_utc=utc_now(), **over)
+        if state not in OPEN:
+            self.notifier.tell(run_event(self.results, run.study, key, state, reason))
         return False
 
     def start_ranks(self, directory: RunDirectory, run: Run, until: int) -> Ended:
@@ -236,6 +245,8 @@ class Driver:
             for directory in left:
                 reason = f"at the time limit for the {self.allocation.restart + 1}th time (restarts of the profile)"
                 directory.update_status(state="timed-out", reason=reason, ended_utc=utc_now())
+                name = directory.path.name
+                self.notifier.tell(run_event(self.results, directory.run().study, name, "timed-out", reason))
             return 1
         done = subprocess.run(
             ["scontrol", "requeue", self.allocation.job], capture_output=True, text=True, check=False
@@ -291,7 +302,8 @@ def main() -> int:
     folder, index = Path(sys.argv[1]), int(sys.argv[2])
     srun = sys.argv[sys.argv.index("--") + 1 :]
     task = read_tasks(folder)[index]
-    driver = Driver(folder, task, read_profile(folder), srun, Allocation.from_slurm())
+    profile = read_profile(folder)
+    driver = Driver(folder, task, profile, srun, Allocation.from_slurm(), notifier=Notifier(profile.notify))
     driver.stop.listen()
     with sole_owner(folder, task.group) as sole:
         if not sole:

@@ -15,8 +15,9 @@ from harness.cli.main import main
 from harness.record import RunDirectory
 from harness.study import load_study
 from tests.conftest import StudyFile
-from tests.submitted import command
+from tests.submitted import Slurm, command, line
 from tests.unit.launch.test_slurm_scheduler import FINAL
+from tests.unit.record.test_hours import at
 
 Hpz = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -32,26 +33,6 @@ def hpz(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return subprocess.CompletedProcess(words, int(ended.value.code or 0), *capsys.readouterr())
 
     return run
-
-
-class Slurm:
-    """squeue, sbatch and scancel that answer from files: `queue` holds squeue's lines, `said` what was asked."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.queue, self.said = folder, folder / "queue", folder / "said"
-        folder.mkdir()
-        self.queue.touch()
-        self.said.touch()
-        (folder / "ids").write_text("40\n")
-        note = f'echo "$(basename $0) $*" >> {self.said}'
-        command(folder, "squeue", f"cat {self.queue}")
-        command(folder, "scancel", note)
-        command(
-            folder, "sbatch", f"{note}; id=$(($(tail -1 {folder}/ids) + 1)); echo $id | tee -a {folder}/ids"
-        )
-
-    def asked(self) -> list[str]:
-        return self.said.read_text().splitlines()
 
 
 @pytest.fixture
@@ -104,7 +85,7 @@ def test_a_dry_run_prints_the_scripts_and_touches_nothing(submit: Hpz, slurm: Sl
 def test_submit_says_what_was_sent_and_sends_it_once(submit: Hpz, slurm: Slurm) -> None:
     (sent,) = json.loads(submit("--json").stdout)
     assert (sent["job_id"], sent["tasks"], len(sent["runs"])) == ("41", 2, 2)
-    slurm.queue.write_text("41|0|PENDING|0:00||hpz|None\n41|1|PENDING|0:00||hpz|None\n")
+    slurm.queue.write_text(line("41_0", "PENDING") + line("41_1", "PENDING"))
     assert submit().stdout == "Nothing to submit: all 2 pair groups are done or in the queue.\n"
     assert len(slurm.asked()) == 1
 
@@ -138,7 +119,7 @@ def test_a_job_whose_acceptance_was_not_heard_is_found_again(
     command(slurm.folder, "sbatch", timed_out)
     done = submit()
     assert done.returncode == 2 and "looks first whether the job exists" in done.stderr
-    slurm.queue.write_text("".join(f"77|{task}|PENDING|0:00||{mark(results)}|None\n" for task in (0, 1)))
+    slurm.queue.write_text("".join(line(f"77_{task}", "PENDING", mark(results)) for task in (0, 1)))
     forget_answers(tmp_path)
     assert "Nothing to submit" in submit().stdout
     (file,) = results.glob("slurm/*/submission.json")
@@ -150,16 +131,52 @@ def mark(results: Path) -> str:
     return str(json.loads(file.read_text())["mark"])
 
 
+def test_a_budget_that_would_not_be_kept_sends_nothing(submit: Hpz, slurm: Slurm, results: Path) -> None:
+    for words in (("--budget", "31"), ("--budget", "31", "--dry-run")):
+        done = submit(*words)
+        assert done.returncode == 2
+        assert done.stderr.startswith("hpz: budget: 31 rank-hours, of which 0 are used, and 2 pair groups")
+    assert slurm.asked() == [] and submit("--budget", "32").returncode == 0
+
+
+def test_after_puts_other_jobs_first(submit: Hpz, slurm: Slurm, results: Path) -> None:
+    submit("--after", "12", "--after", "afterany:13")
+    (script,) = results.glob("slurm/*/submit.sbatch")
+    assert "#SBATCH --dependency=afterok:12,afterany:13\n" in script.read_text()
+
+
+def test_status_tells_hours_by_variant(hpz: Hpz, submit: Hpz, study: Path, results: Path) -> None:
+    submit()
+    end_runs(study, results, state="failed", started_utc=at(0), heartbeat_utc=at(900))
+    (row, total) = json.loads(hpz("status", study, "--results", results, "--json").stdout)["hours"]
+    assert (row["variant"], row["used"], row["failed"]) == ("zero3", 2.0, 2.0) and total["used"] == 2.0
+    assert "lost to failed runs" in hpz("status", study, "--results", results).stdout
+
+
 def test_status_shows_each_run_and_counts_them(
     hpz: Hpz, submit: Hpz, slurm: Slurm, study: Path, results: Path
 ) -> None:
     submit()
-    slurm.queue.write_text("41|0|PENDING|0:00||hpz|Priority\n41|1|RUNNING|0:01|n[0-1]|hpz|None\n")
+    slurm.queue.write_text(
+        line("41_0", "PENDING", reason="Priority") + line("41_1", "RUNNING", nodes="n[0-1]")
+    )
     seen = json.loads(hpz("status", study, "--results", results, "--json").stdout)
     assert seen["counts"] == {"queued": 1, "waiting": 1} and seen["problem"] is None
     first, second = seen["runs"]
     assert (first["job"], first["why"], second["nodes"]) == ("41_0", "Priority", "n[0-1]")
     assert "41_1" in hpz("status", study, "--results", results).stdout
+
+
+def test_status_tells_when_slurm_expects_to_start_what_is_pending(
+    hpz: Hpz, submit: Hpz, slurm: Slurm, study: Path, results: Path
+) -> None:
+    submit()
+    expected = line("41_0", "PENDING", reason="Resources", start="2999-01-02T03:04:05")
+    slurm.queue.write_text(expected + line("41_1", "PENDING", reason="JobArrayTaskLimit"))
+    first, second = json.loads(hpz("status", study, "--results", results, "--json").stdout)["runs"]
+    assert first["why"] == "Resources; expected to start 2999-01-02 03:04"
+    assert first["starts_utc"].startswith("2999-01-0") and first["starts_utc"].endswith(":04:05.000Z")
+    assert (second["why"], second["starts_utc"]) == ("JobArrayTaskLimit", None)
 
 
 def test_watch_ends_well_when_every_run_is_done(
@@ -181,13 +198,40 @@ def test_watch_ends_with_1_and_the_reason_when_a_run_failed(
     assert "2 of 2 runs did not finish" in done.stderr and "the last words" in done.stderr
 
 
+def test_watch_sends_again_and_tells_a_command_of_it(
+    hpz: Hpz, submit: Hpz, slurm: Slurm, study: Path, results: Path, tmp_path: Path
+) -> None:
+    submit()
+    slurm.queue.write_text(line("41_0", "PREEMPTED", mark(results)) + line("41_1", "FAILED", mark(results)))
+    forget_answers(tmp_path)
+    done = hpz(
+        "watch",
+        study,
+        "--results",
+        results,
+        "--resubmit",
+        "--limit",
+        0,
+        "--notify",
+        f"cat >> {tmp_path}/heard",
+    )
+    assert done.returncode == 1 and done.stdout.count("it was sent again 0 times (--limit)") == 2
+    told = [json.loads(text) for text in (tmp_path / "heard").read_text().splitlines()]
+    assert [event["event"] for event in told] == ["given-up", "given-up", "study-ended"]
+    assert told[-1]["text"] == "tiny has ended: 1 interrupted, 1 failed" and told[-1]["results"] == str(
+        results
+    )
+
+
 def test_cancel_ends_what_is_in_the_queue_and_what_was_sent_again_by_hand(
     hpz: Hpz, submit: Hpz, slurm: Slurm, study: Path, results: Path
 ) -> None:
     submit()
     slurm.queue.write_text(
-        f"41|0|RUNNING|0:01|n0|{mark(results)}|None\n41|1|COMPLETED|0:01|n0|{mark(results)}|None\n"
-        f"43|0|PENDING|0:00||{mark(results)}|None\n44|0|RUNNING|0:00||hpz-other|None\n"
+        line("41_0", "RUNNING", mark(results))
+        + line("41_1", "COMPLETED", mark(results))
+        + line("43_0", "PENDING", mark(results))
+        + line("44_0", "RUNNING", "hpz-other")
     )
     assert hpz("cancel", study, "--results", results).stdout == "cancelled: 41, 43\n"
     assert hpz("cancel", "43_0", "--results", results).stdout == "job 43_0 cancelled\n"

@@ -35,7 +35,11 @@ def test_each_shipped_profile_renders_as_recorded(file: Path) -> None:
     text = render(
         submission("cuda" if profile.gpus_per_node else "cpu", ranks=profile.gpus_per_node or 2), profile
     )
-    golden = GOLDEN / f"{file.stem}.sbatch"
+    compare(f"{file.stem}.sbatch", text)
+
+
+def compare(name: str, text: str) -> None:
+    golden = GOLDEN / name
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(text)
     difference = difflib.unified_diff(
@@ -53,8 +57,28 @@ def test_bash_accepts_each_script(file: Path) -> None:
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
 
 
-def test_every_sbatch_line_is_explained() -> None:
-    for line, before in _directives((GOLDEN / "generic-8gpu.sbatch").read_text()):
+def test_topology_order_and_mail_render_as_recorded() -> None:
+    """Options of a site's own pass through: segments of a topology, switches, alternatives of mixed nodes."""
+    profile = Profile(
+        name="mixed",
+        partition="gpu",
+        gpus_per_node=8,
+        options=[
+            "--segment=2",
+            "--switches=1@02:00:00",
+            "--constraint=[h100*1&h200*1]",
+            "--prefer=nvlink",
+        ],
+        after=[1234, "afterany:99_3", "after:77+15"],
+        mail="me@site.example",
+        mail_on=["END", "FAIL", "TIME_LIMIT_80"],
+    )
+    compare("mixed.sbatch", render(submission("cuda", ranks=8), profile))
+
+
+@pytest.mark.parametrize("golden", ["generic-8gpu", "mixed"])
+def test_every_sbatch_line_is_explained(golden: str) -> None:
+    for line, before in _directives((GOLDEN / f"{golden}.sbatch").read_text()):
         assert before.startswith(("# ", "#SBATCH")), line
 
 
@@ -88,6 +112,14 @@ def test_a_name_cannot_leave_its_comment() -> None:
 def test_more_gpus_than_the_profile_has_are_refused() -> None:
     with pytest.raises(HarnessError, match="gpus_per_node=8"):
         render(submission("cuda", ranks=16), Profile(name="small", gpus_per_node=8))
+
+
+@pytest.mark.parametrize("time", ["00:05:00", "5", "0-00:05:00"])
+def test_a_signal_that_would_come_before_the_start_is_refused_with_both_values(time: str) -> None:
+    with pytest.raises(
+        HarnessError, match=rf"signal_lead_seconds: 600 s .* time='{time}', 300 s in all, .* set it"
+    ):
+        render(submission(), Profile(name="short", time=time, signal_lead_seconds=600))
 
 
 def test_more_nodes_than_the_profile_has_are_refused() -> None:
@@ -148,6 +180,8 @@ def test_an_unknown_key_of_a_profile_is_refused_with_the_nearest(tmp_path: Path)
         ("options: [rm -rf]", "is no option"),
         ('account: "a\\nb"', "one line of printable text"),
         ("blocks: 0", "blocks: "),
+        ("after: afterwards:12", "'afterwards:12' names no job; write 1234, 1234_5 or afterany:1234"),
+        ("mail_on: [end]", "'end' is no type of mail"),
         ("[1, 2]", "holds no keys"),
         ("a: [", "not YAML"),
     ],

@@ -19,10 +19,10 @@ from harness.system.errors import HarnessError
 from tests.submitted import command
 
 SQUEUE = """\
-123|0|RUNNING|1:02|n[0-1]|hpz-abc|None
-123|1|PENDING|0:00||hpz-abc|JobArrayTaskLimit
-123|2|SOME_NEW_STATE|0:00||(null)|Because|of reasons
-77|N/A|RUNNING|5:00|n3|(null)|None
+123|0|RUNNING|1:02|n[0-1]|hpz-abc|2026-11-26T07:04:03|lab|normal|gpu|None
+123|1|PENDING|0:00||hpz-abc|N/A|lab|normal|gpu|JobArrayTaskLimit
+123|2|SOME_NEW_STATE|0:00||(null)|N/A|(null)|(null)|gpu|Because|of reasons
+77|N/A|RUNNING|5:00|n3|(null)|2026-11-26T07:04:03|lab|low|gpu|None
 slurm_load_jobs warning: something new
 """
 SACCT = """\
@@ -59,8 +59,10 @@ def test_squeue_lines_are_read_and_strange_ones_passed_over() -> None:
         ("123", "0", "RUNNING", ""),
         ("123", "1", "PENDING", "JobArrayTaskLimit"),
         ("123", "2", "SOME_NEW_STATE", "Because|of reasons"),
+        ("77", "", "RUNNING", ""),  # no array's; counts where a site limits jobs
     ]
     assert all(job.active for job in jobs)
+    assert (jobs[0].start, jobs[1].start, jobs[3].qos) == ("2026-11-26T07:04:03", "", "low")
 
 
 def test_sacct_lines_are_read_without_steps() -> None:
@@ -230,6 +232,7 @@ FINAL = Final(steps=4, skipped_steps=0, shards_sha256="0" * 64)
         (Status(state="running", heartbeat_utc=LONG_AGO), Job("1", "0", "RUNNING"), "stalled"),
         (Status(state="running"), Job("1", "0", "TIMEOUT"), "timed-out"),
         (Status(state="running"), Job("1", "0", "NODE_FAIL"), "node-failed"),
+        (Status(state="preempted"), Job("1", "0", "PREEMPTED"), "interrupted"),
         (Status(state="running"), Job("1", "0", "OUT_OF_MEMORY"), "out-of-memory"),
         (Status(state="preempted"), Job("1", "0", "PENDING"), "queued"),
         (Status(), Job("1", "0", "CANCELLED"), "interrupted"),
