@@ -24,6 +24,7 @@ from pydantic import Field
 from harness.record.provenance import git_state, package_versions
 from harness.study import Frozen, Run
 from harness.system.errors import HarnessError
+from harness.system.secrets import hidden
 from harness.system.utc import utc_now
 from harness.system.whole_file import write_json
 
@@ -172,6 +173,8 @@ class RunDirectory:
 
     def update_status(self, **changes: Any) -> Status:
         """Change some fields of status.json; the file is replaced in one move, under a lock."""
+        if reason := changes.get("reason"):
+            changes["reason"] = hidden(reason)  # often the last words of a rank or of srun
         with self._lock():
             status = Status.model_validate({**self.status().model_dump(), **changes})
             write_json(self.status_file, status.model_dump(mode="json"))

@@ -22,6 +22,7 @@ from harness.record import RunDirectory
 from harness.study import ModelFile, Run
 from harness.system.errors import HarnessError
 from harness.system.imports import quick_imports
+from harness.system.secrets import veil_output
 from harness.workload.batches import Batches, open_batches, open_validation
 from harness.workload.engine import build_engine, check_evidence
 from harness.workload.prefetch import Prefetched
@@ -155,6 +156,7 @@ def _vocabulary(run: Run) -> int:
 
 def main() -> None:
     """`python -m harness.workload.train DIRECTORY [UNTIL_STEP]`; exit code 75: try again, a checkpoint waits."""
+    veil_output()
     code = 1
     try:
         run_rank(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)

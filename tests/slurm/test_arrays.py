@@ -15,6 +15,7 @@ from harness.launch.slurm.submit import cancel, submit
 from harness.record import RunDirectory
 from harness.study import load_study
 from harness.system.errors import HarnessError
+from tests.planted import PLANTED, leaks
 from tests.slurm.conftest import Submitter, logs, wait_for, wait_for_states
 from tests.unit.cli.test_cli import hpz
 from tests.unit.record.test_mirror import history, stored
@@ -195,8 +196,13 @@ def test_a_throttle_holds_over_several_arrays(submitter: Submitter, clients: Cli
     assert len(sent) == 2 and max(running) == 1
 
 
-def test_the_readmes_commands_lead_from_a_study_to_its_report(submitter: Submitter) -> None:
-    """submit → watch → report, as a user types them."""
+def test_the_readmes_commands_lead_from_a_study_to_its_report_and_no_secret_into_a_file(
+    submitter: Submitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """submit → watch → report, as a user types them, in a shell that holds tokens which the ranks print."""
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    submitter.behaviour = {"say": list(PLANTED)}
     file, results = submitter.study_file(), submitter.root / "results"
     profile = submitter.root / "profile.yaml"
     profile.write_text(json.dumps(submitter.profile(wandb="offline").model_dump(exclude_defaults=True)))
@@ -209,5 +215,7 @@ def test_the_readmes_commands_lead_from_a_study_to_its_report(submitter: Submitt
     directory = RunDirectory(results / "runs" / load_study(file).runs[0].run_id)
     wait_for(lambda: (directory.path / "wandb.json").exists(), 60, results)  # the job's last act
     assert sorted(history(stored(directory))) == [0, 1, 2, 3]
+    assert (directory.logs / "rank-0.txt").read_text().count("[hidden]") == len(PLANTED)
+    assert leaks(results) == []
     pushed = hpz("wandb", str(results))
     assert pushed.returncode == 0 and "0 new steps of 2 runs" in pushed.stdout, pushed.stderr

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from harness.study import Frozen
 from harness.system.errors import HarnessError, nearest
+from harness.system.secrets import hidden, is_secret, refuse_secrets
 from harness.system.yaml_file import read_keys
 
 TIME = re.compile(r"(?:\d+-)?\d{1,2}:\d{2}:\d{2}|\d+")
@@ -95,9 +96,17 @@ def load_profile(path: str | Path) -> Profile:
     file = Path(path)
     content = read_keys(file, "--cluster takes a profile, as slurm/clusters/generic-8gpu.yaml")
     try:
-        return Profile.model_validate({"name": file.stem, **content})
+        profile = Profile.model_validate({"name": file.stem, **content})
     except ValidationError as error:
-        raise HarnessError(f"{file}: {_sentence(error)}") from error
+        raise HarnessError(f"{file}: {hidden(_sentence(error))}") from error
+    for name, value in profile.environment.items():
+        if is_secret(name, value):
+            raise HarnessError(
+                f"{file}: environment.{name} holds a secret, which would be written into the batch script; export it "
+                f"in the shell that submits, or read it from a file in a setup line: export {name}=$(cat FILE)"
+            )
+    refuse_secrets(file, "what it says is written into the batch script")
+    return profile
 
 
 def _sentence(error: ValidationError) -> str:

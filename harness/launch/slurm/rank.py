@@ -18,6 +18,7 @@ from harness.record import RunDirectory
 from harness.study import Shape
 from harness.system.errors import HarnessError
 from harness.system.imports import quick_imports
+from harness.system.secrets import veil_output
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def log_to(directory: RunDirectory, rank: int) -> None:
     file = os.open(directory.logs / f"rank-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    veil_output()
 
 
 def train(directory: RunDirectory, until: int) -> None:

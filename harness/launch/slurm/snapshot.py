@@ -18,6 +18,7 @@ from pathlib import Path
 
 from harness.record.provenance import SNAPSHOT, git_state
 from harness.system.places import REPOSITORY
+from harness.system.secrets import hidden, refuse_secrets
 from harness.system.utc import utc_now
 from harness.system.whole_file import write_json
 
@@ -128,6 +129,9 @@ def _files(repository: Path) -> list[str]:
 
 def _write(repository: Path, folder: Path, files: Mapping[str, str], older: list[Snapshot]) -> None:
     """Copy or link every file beside its place and move the whole there, so that a half copy is never taken."""
+    kept = {(path, sha256) for one in older for path, sha256 in one.files.items()}
+    for path in sorted(path for path, sha256 in files.items() if (path, sha256) not in kept):
+        refuse_secrets(repository / path, "a submission keeps a copy of the code")
     beside = folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     for path, sha256 in files.items():
@@ -140,7 +144,9 @@ def _write(repository: Path, folder: Path, files: Mapping[str, str], older: list
     git = git_state()
     if git["dirty"]:
         words = ["git", "-C", str(repository), "diff", "--binary", "HEAD", "--", *PARTS]
-        (beside / CHANGES).write_bytes(subprocess.run(words, capture_output=True, check=False).stdout)
+        changes = subprocess.run(words, capture_output=True, check=False).stdout
+        # A line that was taken out may have held a secret.
+        (beside / CHANGES).write_bytes(hidden(changes.decode("latin-1")).encode("latin-1"))
     content = {"schema_version": 1, "taken_utc": utc_now(), "git": git, "files": dict(files)}
     write_json(beside / SNAPSHOT, content)
     if folder.exists():

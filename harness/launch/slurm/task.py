@@ -31,6 +31,7 @@ from harness.study import Run
 from harness.system.child import python_path
 from harness.system.errors import HarnessError
 from harness.system.interface import VARIABLE as WIRE_INTERFACE
+from harness.system.secrets import veil_output
 from harness.system.utc import utc_now
 from harness.variants import Variant, overlay_path
 
@@ -265,6 +266,7 @@ def sole_owner(folder: Path, group: str) -> Iterator[bool]:
 
 
 def main() -> int:
+    veil_output()
     folder, index = Path(sys.argv[1]), int(sys.argv[2])
     srun = sys.argv[sys.argv.index("--") + 1 :]
     task = read_tasks(folder)[index]
