@@ -115,6 +115,6 @@ def test_a_secret_in_a_study_or_its_base_is_refused(where: str, tmp_path: Path) 
         tmp_path, "small.yaml", {"extends": "base.yaml", "name": "small"} | note.get("small.yaml", {})
     )
     with pytest.raises(
-        HarnessError, match=rf"{where}: line \d holds what looks like a secret .*with the results"
+        HarnessError, match=rf"{where}: line \d+ holds what looks like a secret .*with the results"
     ):
         load_study(file)
