@@ -4,6 +4,7 @@ results/<study>/runs/<run-id>/
     run.json        the run as resolved, with patch hashes and package versions; written before launch
     steps.jsonl     one line a step, flushed (see StepRecord)
     status.json     state, attempts, heartbeat, exit of each rank; replaced atomically
+    environment.jsonl  what surrounded rank 0, a line a start that found something new (see environment)
     log/rank-N.txt  what each rank printed; of starts before, log/start-M/rank-N.txt
     checkpoint/     the newest DeepSpeed checkpoint, where one was asked for
 """
