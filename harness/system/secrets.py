@@ -109,10 +109,10 @@ def secrets_in(
         yield Found(text.count("\n", 0, start) + 1, what)
 
 
-def hidden(text: str, variables: Mapping[str, str] | None = None) -> str:
-    """The text with every secret replaced by [hidden]; the rest as it was."""
+def hidden(text: str, variables: Mapping[str, str] | None = None, *, code: bool = False) -> str:
+    """The text with every secret replaced by [hidden]; the rest as it was. Arguments as those of `secrets_in`."""
     parts, at = [], 0
-    for start, end, _ in _spans(text, variables):
+    for start, end, _ in _spans(text, variables, code):
         parts += [text[at:start], HIDDEN]
         at = end
     return "".join([*parts, text[at:]]) if parts else text

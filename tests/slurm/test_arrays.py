@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.archive.unpack import unpack
 from harness.cluster import Cluster
 from harness.launch.slurm.clients import Clients
 from harness.launch.slurm.scheduler import Scheduler
@@ -216,6 +217,12 @@ def test_the_readmes_commands_lead_from_a_study_to_its_report_and_no_secret_into
     wait_for(lambda: (directory.path / "wandb.json").exists(), 60, results)  # the job's last act
     assert sorted(history(stored(directory))) == [0, 1, 2, 3]
     assert (directory.logs / "rank-0.txt").read_text().count("[hidden]") == len(PLANTED)
+    assert hpz("archive", str(results)).returncode == 0
     assert leaks(results) == []
+    opened = submitter.root / "opened"
+    unpack(results.with_suffix(".zip"), opened)
+    (code,) = (opened / "code").iterdir()
+    assert (code / "snapshot.json").exists() and (opened / "slurm" / "0001" / "submit.sbatch").exists()
+    assert leaks(opened) == []
     pushed = hpz("wandb", str(results))
     assert pushed.returncode == 0 and "0 new steps of 2 runs" in pushed.stdout, pushed.stderr

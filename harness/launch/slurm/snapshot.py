@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class Snapshot:
 
 def take_snapshot(results: Path, repository: Path = REPOSITORY) -> Snapshot:
     """The snapshot of the code as it is now, made where there is none of the same content."""
-    files = {path: _sha256(repository / path) for path in sorted(_files(repository))}
+    files = {path: _sha256(repository / path) for path in sorted(code_files(repository))}
     digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
     home = results.resolve() / FOLDER
     folder = home / digest
@@ -70,7 +71,7 @@ def other_code(results: Path, now: Snapshot, runs: Iterable[str]) -> list[str]:
     """What to say where runs that are done were made by other code: a sentence for each snapshot they had."""
     counts: dict[str, int] = {}
     for run_id in runs:
-        if (code := _code_of(results / "runs" / run_id)) != now.digest:
+        if (code := code_of(results / "runs" / run_id)) != now.digest:
             counts[code or ""] = counts.get(code or "", 0) + 1
     known = {one.digest: one for one in snapshots(results / FOLDER)}
     said = []
@@ -88,17 +89,31 @@ def other_code(results: Path, now: Snapshot, runs: Iterable[str]) -> list[str]:
     return said
 
 
-def _code_of(run: Path) -> str | None:
+def code_of(run: Path) -> str | None:
     """The snapshot that a run's last turn ran from; None where none was taken."""
+    codes = _codes(run)
+    return codes[-1] if codes else None
+
+
+def codes_of(run: Path) -> set[str]:
+    """The snapshots that a run's turns ran from, each that was taken."""
+    return {code for code in _codes(run) if code}
+
+
+def _codes(run: Path) -> list[str | None]:
+    """By turn, the snapshot that it ran from; lines that a kill cut short are passed over."""
+    codes = []
     try:
         lines = (run / "allocations.jsonl").read_text().splitlines()
-        code = json.loads(lines[-1]).get("code")
-    except (OSError, ValueError, IndexError):
-        return None
-    return str(code) if code else None
+    except OSError:
+        return []
+    for line in lines:
+        with suppress(ValueError):
+            codes.append(json.loads(line).get("code"))
+    return codes
 
 
-def _files(repository: Path) -> list[str]:
+def code_files(repository: Path) -> list[str]:
     """Paths of the parts in a repository: those that git would not ignore, or all but bytecode without git."""
     if (repository / SNAPSHOT).exists():
         return list(json.loads((repository / SNAPSHOT).read_text())["files"])
