@@ -58,6 +58,8 @@ def submit(
     check_weights(study)
     check_corpus(study)
     save_study(study, folder)
+    if profile.container and (missing := profile.container.missing()):
+        print(missing, file=sys.stderr)
     sent = submit_study(study, folder, profile, say=lambda sentence: print(sentence, file=sys.stderr))
     if as_json:
         print(json.dumps([_submitted_row(submitted) for submitted in sent]))

@@ -141,15 +141,16 @@ class RunDirectory:
         self.logs = self.path / "log"
         self.checkpoints = self.path / "checkpoint"
 
-    def create(self, run: Run, code: str | None = None) -> None:
+    def create(self, run: Run, code: str | None = None, container: dict[str, str] | None = None) -> None:
         """Write run.json (anew until there are steps) and the folders. Raises HarnessError on a full or read-only disk.
 
-        `code` is the digest of the snapshot that the run will have.
+        `code` is the digest of the snapshot that the run will have, `container` what its ranks run in.
         """
+        sent = {"code": code, "container": container}
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
             if not self.run_file.exists() or (code and not self.steps_file.exists()):
-                write_json(self.run_file, describe_run(run) | ({"code": code} if code else {}))
+                write_json(self.run_file, describe_run(run) | {k: v for k, v in sent.items() if v})
         except OSError as error:
             raise HarnessError(
                 f"{self.path}: cannot be written ({error.strerror}); free space or use --results"

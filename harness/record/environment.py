@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.record.directory import RunDirectory
+from harness.record.provenance import PACKAGES
 from harness.system.secrets import hidden, without_secrets
 from harness.system.utc import utc_now
 
@@ -69,6 +70,14 @@ def record_environment(directory: RunDirectory, torch: Mapping[str, str | None])
 def environments(directory: RunDirectory) -> list[dict[str, Any]]:
     """What was recorded of a run's surroundings, the oldest first."""
     return _lines(directory.path / NAME)
+
+
+def recorded_versions(directory: RunDirectory) -> dict[str, str | None] | None:
+    """What `package_versions` is in the ranks' own surroundings, as in a container; None where no rank has said."""
+    if not (lines := environments(directory)):
+        return None
+    packages = {name.lower(): version for name, version in lines[-1]["packages"].items()}
+    return {"python": lines[-1]["python"], **{name: packages.get(name) for name in PACKAGES}}
 
 
 def surroundings(torch: Mapping[str, str | None]) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from harness.launch.slurm.container import Container
 from harness.study import Frozen
-from harness.system.errors import HarnessError, nearest
+from harness.study.messages import first_message
+from harness.system.errors import HarnessError
 from harness.system.secrets import hidden, is_secret, refuse_secrets
 from harness.system.yaml_file import read_keys
 
@@ -41,7 +43,9 @@ class Profile(Frozen):
     attempts: int = Field(default=3, ge=1)  # starts of a run in one allocation whose ranks were killed
     blocks: int = Field(default=2, ge=1)  # turns that the variants of a group take in their allocation
     setup: tuple[str, ...] = ()  # shell lines before anything runs, as module load cuda
-    container: tuple[str, ...] = ()  # words before python, as [apptainer, exec, --nv, image.sif]
+    container: Container | None = (
+        None  # pyxis: {image: …}, apptainer: {image: …}, or a list of words before python
+    )
     srun_options: tuple[str, ...] = ()
     environment: dict[str, str] = Field(default={})  # of the ranks: NCCL and gloo settings
     network_interface: str | None = None  # whose byte counter each step records
@@ -98,7 +102,7 @@ def load_profile(path: str | Path) -> Profile:
     try:
         profile = Profile.model_validate({"name": file.stem, **content})
     except ValidationError as error:
-        raise HarnessError(f"{file}: {hidden(_sentence(error))}") from error
+        raise HarnessError(f"{file}: {hidden(first_message(error, Profile))}") from error
     for name, value in profile.environment.items():
         if is_secret(name, value):
             raise HarnessError(
@@ -107,11 +111,3 @@ def load_profile(path: str | Path) -> Profile:
             )
     refuse_secrets(file, "what it says is written into the batch script")
     return profile
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"{where} is not a key; {nearest(where, Profile.model_fields)}"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']!r})"

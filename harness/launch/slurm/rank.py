@@ -14,11 +14,13 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.launch.slurm.container import VARIABLE as CONTAINED
 from harness.record import RunDirectory
-from harness.study import Shape
+from harness.study import Run, Shape
 from harness.system.errors import HarnessError
 from harness.system.imports import quick_imports
 from harness.system.secrets import veil_output
+from harness.variants import Variant, overlay_path
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,14 @@ def log_to(directory: RunDirectory, rank: int) -> None:
     veil_output()
 
 
+def patched_here(run: Run) -> None:
+    """In a container, make the run's patched DeepSpeed of the one that is there, and put it first. HarnessError."""
+    if os.environ.get(CONTAINED):
+        overlay = str(overlay_path(Variant.parse(run.variant), run.release))
+        sys.path.insert(0, overlay)
+        os.environ["PYTHONPATH"] = os.pathsep.join([overlay, os.environ.get("PYTHONPATH", "")])
+
+
 def train(directory: RunDirectory, until: int) -> None:
     with quick_imports():
         from harness.workload.session import Preempted
@@ -128,7 +138,9 @@ def main() -> None:
         directory = RunDirectory(sys.argv[1])
         place = Place.from_slurm(os.environ)
         log_to(directory, place.rank)
-        check_placement(place, directory.run().shape, bool(os.environ.get("HPZ_GROUPS_ACROSS_NODES")))
+        run = directory.run()
+        check_placement(place, run.shape, bool(os.environ.get("HPZ_GROUPS_ACROSS_NODES")))
+        patched_here(run)
         os.environ.update(place.variables())
         train(directory, int(sys.argv[2]))
         code = 0

@@ -26,6 +26,7 @@ from harness.launch.slurm.mirroring import mirror, mirrored_live
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.srun import Allocation, Stop, on_every_node, run_step
 from harness.record import OPEN, RunDirectory
+from harness.record.environment import recorded_versions
 from harness.record.provenance import code_snapshot, package_versions
 from harness.study import Run
 from harness.system.child import python_path
@@ -132,10 +133,11 @@ class Driver:
 
     def start_ranks(self, directory: RunDirectory, run: Run, until: int) -> Ended:
         self.starts[run.run_id] = self.starts.get(run.run_id, 0) + 1
-        overlay = overlay_path(Variant.parse(run.variant), run.release)
+        # In a container the ranks make it, of the DeepSpeed that is there.
+        overlay = [] if self.profile.container else [overlay_path(Variant.parse(run.variant), run.release)]
         environment = {
             **os.environ,
-            "PYTHONPATH": python_path(overlay),
+            "PYTHONPATH": python_path(*overlay),
             **({"HPZ_GROUPS_ACROSS_NODES": "1"} if self.profile.groups_across_nodes else {}),
             **({WIRE_INTERFACE: i} if (i := self.profile.network_interface) else {}),
         }
@@ -163,8 +165,9 @@ class Driver:
             "ended_utc": utc_now(),
             "outcome": ended.outcome,
             "reason": ended.reason,
-            "versions": package_versions(),
+            "versions": recorded_versions(directory) if self.profile.container else package_versions(),
             "code": code_snapshot(),
+            **({"container": container.record()} if (container := self.profile.container) else {}),
         }
         with (directory.path / "allocations.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")

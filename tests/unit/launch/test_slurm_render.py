@@ -1,4 +1,4 @@
-"""Batch scripts are compared whole. After a meant change: UPDATE_GOLDEN=1 pytest tests/unit/test_slurm_render.py"""
+"""Batch scripts are compared whole. After a meant change: UPDATE_GOLDEN=1 pytest tests/unit/launch -k render"""
 
 from __future__ import annotations
 
@@ -26,7 +26,13 @@ PROFILES = sorted((REPOSITORY / "slurm" / "clusters").glob("*.yaml"))
 def submission(device: str = "cpu", tasks: int = 3, ranks: int = 2, **changes: str) -> Submission:
     group = [Task(f"group-{i}", (f"run-{i}",), 2, ranks, device, **changes) for i in range(tasks)]
     return Submission(
-        "made-up", Path("/results/made-up/slurm/0001"), tuple(group), "/venv/bin/python", Path("/hpz")
+        "made-up",
+        Path("/results/made-up/slurm/0001"),
+        tuple(group),
+        "/venv/bin/python",
+        Path("/hpz"),
+        Path("/cache/hpz-lab"),
+        ("/cache/hpz-lab", "/hpz", "/results/made-up"),
     )
 
 
