@@ -18,6 +18,7 @@ from harness.cli.model import app as model_app
 from harness.cli.patch import app as patch_app
 from harness.cli.race import race
 from harness.cli.simulate import calibrate, simulate
+from harness.cli.site import brought, there
 from harness.cli.slurm import cancel, status, submit, watch
 from harness.cli.study import collect, plan, report, run
 from harness.system.errors import HarnessError, RunFailed
@@ -35,8 +36,8 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 VERBS: tuple[Callable[..., None], ...] = (
-    *(plan, run, collect, report, archive, wandb),
-    *(submit, status, watch, logs, cancel),
+    *(plan, run, brought(collect), brought(report), brought(archive), brought(wandb)),
+    *(submit, there(status), there(watch), there(logs), there(cancel, jobs=True)),
     *(race, simulate, calibrate, doctor, audit, triage),
 )
 for verb in VERBS:

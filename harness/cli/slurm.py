@@ -18,6 +18,7 @@ from rich.text import Text
 from harness.budget import check_fits
 from harness.cli.console import wide_console
 from harness.cli.options import JsonOption, ResultsOption, StudyArgument, results_folder
+from harness.cli.site import submit_there
 from harness.launch.slurm.arrays import Submission, Submitted, pair_groups
 from harness.launch.slurm.clients import Clients
 from harness.launch.slurm.profile import load_profile
@@ -55,6 +56,8 @@ def submit(
         for planned in plan_submissions(study, folder, profile, None):
             _print_script(planned, render(planned, profile))
         return
+    if profile.site:
+        submit_there(study, folder, profile, study_file, cluster)
     check_weights(study)
     check_corpus(study)
     save_study(study, folder)

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator
 
 from harness.launch.slurm.container import Container
+from harness.launch.slurm.site import Site
 from harness.study import Frozen
 from harness.study.messages import first_message
 from harness.system.errors import HarnessError
@@ -57,6 +58,7 @@ class Profile(Frozen):
         None  # at a task's end; default: WANDB_MODE or offline
     )
     python: str | None = None  # on the compute nodes; default: the one that submits
+    site: Site | None = None  # reach the cluster by ssh: {ssh: HOST, folder: /ABSOLUTE/THERE}
     local_cluster: str | None = None  # reach SLURM inside this `hpz cluster`, not on this machine
 
     @field_validator("time")

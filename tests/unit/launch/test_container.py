@@ -148,7 +148,9 @@ def test_both_definitions_are_of_one_base_and_install_the_same() -> None:
     docker, apptainer = ((REPOSITORY / "slurm" / "container" / name).read_text() for name in DEFINITIONS)
     base = re.search(r"ARG BASE=(\S+)", docker)
     assert base and f"From: {base[1]}" in apptainer
-    installed = [re.findall(r"pip install .*?(?= \\| &&|$)", text, re.MULTILINE) for text in (docker, apptainer)]
+    installed = [
+        re.findall(r"pip install .*?(?= \\| &&|$)", text, re.MULTILINE) for text in (docker, apptainer)
+    ]
     assert installed[0] == installed[1] != []
 
 
