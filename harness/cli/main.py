@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import typer
 
+from harness.cli.archive import archive
 from harness.cli.cluster import app as cluster_app
 from harness.cli.data import app as data_app
 from harness.cli.diagnose import audit, doctor, triage
@@ -17,6 +18,7 @@ from harness.cli.model import app as model_app
 from harness.cli.patch import app as patch_app
 from harness.cli.race import race
 from harness.cli.simulate import calibrate, simulate
+from harness.cli.site import brought, there
 from harness.cli.slurm import cancel, status, submit
 from harness.cli.study import collect, plan, report, run
 from harness.cli.watch import watch
@@ -35,8 +37,8 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 VERBS: tuple[Callable[..., None], ...] = (
-    *(plan, run, collect, report, wandb),
-    *(submit, status, watch, logs, cancel),
+    *(plan, run, brought(collect), brought(report), brought(archive), brought(wandb)),
+    *(submit, there(status), there(watch), there(logs), there(cancel, jobs=True)),
     *(race, simulate, calibrate, doctor, audit, triage),
 )
 for verb in VERBS:

@@ -17,6 +17,7 @@ from harness.budget import check_fits
 from harness.cli.console import wide_console
 from harness.cli.hours import hours_table, known
 from harness.cli.options import JsonOption, ResultsOption, StudyArgument, results_folder
+from harness.cli.site import submit_there
 from harness.launch.slurm.arrays import Submission, Submitted, pair_groups
 from harness.launch.slurm.budget import check_budget
 from harness.launch.slurm.cancel import cancel as cancel_jobs
@@ -83,9 +84,13 @@ def submit(
         for planned in arrays:
             _print_script(planned, render(planned, profile))
         return
+    if profile.site:
+        submit_there(study, folder, profile, study_file, cluster)
     check_weights(study)
     check_corpus(study)
     save_study(study, folder)
+    if profile.container and (missing := profile.container.missing()):
+        print(missing, file=sys.stderr)
     sent = submit_study(study, folder, profile, say=lambda sentence: print(sentence, file=sys.stderr))
     if as_json:
         print(json.dumps([_submitted_row(submitted) for submitted in sent]))

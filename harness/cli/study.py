@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from harness.cli.archive import is_archive, opened
 from harness.cli.console import wide_console
 from harness.cli.hours import hours_table, known
 from harness.cli.options import (
@@ -108,7 +109,12 @@ def report(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge the pairs and write report.html, summary.json and figures/. Example: hpz report results/laptop"""
+    """Judge the pairs and write report.html, summary.json and figures/. Example: hpz report results/laptop
+
+    An archive of hpz archive is checked and opened first.
+    """
+    if is_archive(study_file):
+        study_file, results = opened(study_file, results), None
     _report(results_folder(study_file, load_study(study_file), results), as_json, against)
 
 

@@ -6,6 +6,7 @@ results/<study>/runs/<run-id>/
     ranks.jsonl     what steps took on each rank, one line for some steps (harness.record.ranks)
     allocations.jsonl   on SLURM, one line a turn: which steps, where, when, and how it ended (harness.record.hours)
     status.json     state, attempts, heartbeat, exit of each rank; replaced atomically
+    environment.jsonl  what surrounded rank 0, a line a start that found something new (see environment)
     log/rank-N.txt  what each rank printed; of starts before, log/start-M/rank-N.txt
     checkpoint/     the newest DeepSpeed checkpoint, where one was asked for
 """
@@ -26,6 +27,7 @@ from pydantic import Field
 from harness.record.provenance import git_state, package_versions
 from harness.study import Frozen, Run
 from harness.system.errors import HarnessError
+from harness.system.secrets import hidden
 from harness.system.utc import utc_now
 from harness.system.whole_file import write_json
 
@@ -143,15 +145,16 @@ class RunDirectory:
         self.logs = self.path / "log"
         self.checkpoints = self.path / "checkpoint"
 
-    def create(self, run: Run, code: str | None = None) -> None:
+    def create(self, run: Run, code: str | None = None, container: dict[str, str] | None = None) -> None:
         """Write run.json (anew until there are steps) and the folders. Raises HarnessError on a full or read-only disk.
 
-        `code` is the digest of the snapshot that the run will have.
+        `code` is the digest of the snapshot that the run will have, `container` what its ranks run in.
         """
+        sent = {"code": code, "container": container}
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
             if not self.run_file.exists() or (code and not self.steps_file.exists()):
-                write_json(self.run_file, describe_run(run) | ({"code": code} if code else {}))
+                write_json(self.run_file, describe_run(run) | {k: v for k, v in sent.items() if v})
         except OSError as error:
             raise HarnessError(
                 f"{self.path}: cannot be written ({error.strerror}); free space or use --results"
@@ -176,6 +179,8 @@ class RunDirectory:
 
     def update_status(self, **changes: Any) -> Status:
         """Change some fields of status.json; the file is replaced in one move, under a lock."""
+        if reason := changes.get("reason"):
+            changes["reason"] = hidden(reason)  # often the last words of a rank or of srun
         with self._lock():
             status = Status.model_validate({**self.status().model_dump(), **changes})
             write_json(self.status_file, status.model_dump(mode="json"))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.system.errors import HarnessError
+from harness.system.secrets import refuse_secrets
 from harness.system.yaml_file import read_keys
 
 KEY = "extends"
@@ -35,6 +36,7 @@ def _read(file: Path, advice: str, above: tuple[Path, ...]) -> tuple[dict[str, A
         chain = " → ".join(one.name for one in (*above, place))
         raise HarnessError(f"{above[-1]}: {KEY} goes round in a circle ({chain}); take one of them out")
     content = read_keys(file, advice)
+    refuse_secrets(file, "what is resolved from it is kept with the results")
     base = content.pop(KEY, None)
     if base is None:
         return content, [file.parent]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from pydantic import BaseModel, ValidationError
 
 from harness.system.errors import nearest
@@ -21,10 +23,8 @@ def first_message(error: ValidationError, model: type[BaseModel]) -> str:
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     for part in path:
         field = model.model_fields.get(str(part))
-        if (
-            field is not None
-            and isinstance(field.annotation, type)
-            and issubclass(field.annotation, BaseModel)
-        ):
-            model = field.annotation
+        # Of `Model | None`, too.
+        for kind in (field.annotation, *get_args(field.annotation)) if field is not None else ():
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                model = kind
     return list(model.model_fields)

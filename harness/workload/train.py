@@ -19,9 +19,11 @@ from harness.clock.policy import policy_named
 from harness.device import Device, Policy, open_device, open_process_device
 from harness.device.witness import VARIABLE, open_witness
 from harness.record import RunDirectory
+from harness.record.environment import installed_packages, record_environment
 from harness.study import ModelFile, Run
 from harness.system.errors import HarnessError
 from harness.system.imports import quick_imports
+from harness.system.secrets import veil_output
 from harness.workload.batches import Batches, open_batches, open_validation
 from harness.workload.engine import build_engine, check_evidence
 from harness.workload.prefetch import Prefetched
@@ -40,6 +42,7 @@ def import_everything(kind: str) -> None:
 
         deepspeed.utils.logger.setLevel("WARNING")
         import_muon()
+    installed_packages()  # kept, so that no rank that is forked looks again
 
 
 def import_muon() -> None:
@@ -68,6 +71,8 @@ def run_rank(
     directory = RunDirectory(path)
     run, place = directory.run(), Rank.from_environment()
     import_everything(run.device)
+    if place.rank == 0:
+        record_environment(directory, torch_versions())
     device = open_device(
         run.device,
         policy=policy or policy_of(run),
@@ -95,6 +100,14 @@ def run_rank(
     session.finish(score)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+
+
+def torch_versions() -> dict[str, str | None]:
+    """Versions that torch was built with, or has found; None of what it lacks."""
+    cuda = torch.version.cuda
+    nccl = ".".join(map(str, torch.cuda.nccl.version())) if cuda and torch.cuda.is_available() else None
+    cudnn = str(torch.backends.cudnn.version()) if cuda else None
+    return {"torch": torch.__version__, "cuda": cuda, "nccl": nccl, "cudnn": cudnn}
 
 
 def policy_of(run: Run) -> Policy | None:
@@ -155,6 +168,7 @@ def _vocabulary(run: Run) -> int:
 
 def main() -> None:
     """`python -m harness.workload.train DIRECTORY [UNTIL_STEP]`; exit code 75: try again, a checkpoint waits."""
+    veil_output()
     code = 1
     try:
         run_rank(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)

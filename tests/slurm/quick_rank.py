@@ -1,7 +1,8 @@
 """Stands in for training where only SLURM is under test: same files, same signals, milliseconds instead of seconds.
 
 Started in place of harness.launch.slurm.rank with the same arguments. QUICK_RANK holds JSON: {"step_seconds": 0.02,
-"crash_rank": 1, "crash": "exit" | "kill" | "memory", "crash_attempts": 1, "deaf_seconds": 3}.
+"crash_rank": 1, "crash": "exit" | "kill" | "memory", "crash_attempts": 1, "deaf_seconds": 3,
+"say": ["NAME", …] of variables}.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ def main() -> int:
         f"rank {place.rank} of {place.world_size} on node {place.node} at {os.environ['MASTER_ADDR']}",
         flush=True,
     )
+    for name in behaviour.get("say", ()):
+        print(f"the server refused {os.environ[name]}", flush=True)
     meet(directory, place)
     if "crash" in behaviour and directory.status().attempts <= behaviour.get("crash_attempts", 1):
         if place.rank == behaviour["crash_rank"]:

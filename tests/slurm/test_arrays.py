@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.archive.unpack import unpack
 from harness.cluster import Cluster
 from harness.launch.slurm.cancel import cancel
 from harness.launch.slurm.clients import Clients
@@ -19,6 +20,7 @@ from harness.record import RunDirectory
 from harness.study import load_study
 from harness.system.errors import HarnessError
 from harness.system.utc import utc_now
+from tests.planted import PLANTED, leaks
 from tests.slurm.conftest import Submitter, logs, wait_for, wait_for_states
 from tests.unit.cli.test_cli import hpz
 from tests.unit.record.test_mirror import history, stored
@@ -244,8 +246,13 @@ def test_a_site_is_asked_for_its_limits(clients: Clients) -> None:
     assert (asked.array, asked.jobs, asked.qos_jobs) == (10001, 10000, {})
 
 
-def test_the_readmes_commands_lead_from_a_study_to_its_report(submitter: Submitter) -> None:
-    """submit → watch → report, as a user types them."""
+def test_the_readmes_commands_lead_from_a_study_to_its_report_and_no_secret_into_a_file(
+    submitter: Submitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """submit → watch → report, as a user types them, in a shell that holds tokens which the ranks print."""
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    submitter.behaviour = {"say": list(PLANTED)}
     file, results = submitter.study_file(), submitter.root / "results"
     profile = submitter.root / "profile.yaml"
     profile.write_text(json.dumps(submitter.profile(wandb="offline").model_dump(exclude_defaults=True)))
@@ -258,5 +265,13 @@ def test_the_readmes_commands_lead_from_a_study_to_its_report(submitter: Submitt
     directory = RunDirectory(results / "runs" / load_study(file).runs[0].run_id)
     wait_for(lambda: (directory.path / "wandb.json").exists(), 60, results)  # the job's last act
     assert sorted(history(stored(directory))) == [0, 1, 2, 3]
+    assert (directory.logs / "rank-0.txt").read_text().count("[hidden]") == len(PLANTED)
+    assert hpz("archive", str(results)).returncode == 0
+    assert leaks(results) == []
+    opened = submitter.root / "opened"
+    unpack(results.with_suffix(".zip"), opened)
+    (code,) = (opened / "code").iterdir()
+    assert (code / "snapshot.json").exists() and (opened / "slurm" / "0001" / "submit.sbatch").exists()
+    assert leaks(opened) == []
     pushed = hpz("wandb", str(results))
     assert pushed.returncode == 0 and "0 new steps of 2 runs" in pushed.stdout, pushed.stderr

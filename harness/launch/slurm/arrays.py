@@ -24,6 +24,7 @@ from harness.launch.slurm.profile import Profile
 from harness.study import Run
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
+from harness.variants import cache_folder
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Submission:
     tasks: tuple[Task, ...]
     python: str = field(default_factory=lambda: sys.executable)
     repository: Path = REPOSITORY
+    cache: Path = field(default_factory=cache_folder)
+    seen: tuple[str, ...] = ()  # paths that its ranks need, for a container
 
     @property
     def script(self) -> Path:

@@ -9,9 +9,13 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from harness.launch.slurm.container import Container
 from harness.launch.slurm.health import Health
+from harness.launch.slurm.site import Site
 from harness.study import Frozen
-from harness.system.errors import HarnessError, nearest
+from harness.study.messages import first_message
+from harness.system.errors import HarnessError
+from harness.system.secrets import hidden, is_secret, refuse_secrets
 from harness.system.yaml_file import read_keys
 
 TIME = re.compile(r"(?:\d+-)?\d{1,2}:\d{2}:\d{2}|\d+")
@@ -50,7 +54,9 @@ class Profile(Frozen):
     attempts: int = Field(default=3, ge=1)  # starts of a run in one allocation whose ranks were killed
     blocks: int = Field(default=2, ge=1)  # turns that the variants of a group take in their allocation
     setup: tuple[str, ...] = ()  # shell lines before anything runs, as module load cuda
-    container: tuple[str, ...] = ()  # words before python, as [apptainer, exec, --nv, image.sif]
+    container: Container | None = (
+        None  # pyxis: {image: …}, apptainer: {image: …}, or a list of words before python
+    )
     srun_options: tuple[str, ...] = ()
     environment: dict[str, str] = Field(default={})  # of the ranks: NCCL and gloo settings
     network_interface: str | None = None  # whose byte counter each step records
@@ -63,6 +69,7 @@ class Profile(Frozen):
         None  # at a task's end; default: WANDB_MODE or offline
     )
     python: str | None = None  # on the compute nodes; default: the one that submits
+    site: Site | None = None  # reach the cluster by ssh: {ssh: HOST, folder: /ABSOLUTE/THERE}
     local_cluster: str | None = None  # reach SLURM inside this `hpz cluster`, not on this machine
 
     @property
@@ -151,7 +158,7 @@ def with_options(profile: Profile, given: Mapping[str, Any]) -> Profile:
     try:
         return Profile.model_validate(profile.content() | changes)
     except ValidationError as error:
-        raise HarnessError(f"--{_sentence(error)}") from error
+        raise HarnessError(f"--{first_message(error, Profile)}") from error
 
 
 def load_profile(path: str | Path) -> Profile:
@@ -159,19 +166,14 @@ def load_profile(path: str | Path) -> Profile:
     file = Path(path)
     content = read_keys(file, "--cluster takes a profile, as slurm/clusters/generic-8gpu.yaml")
     try:
-        return Profile.model_validate({"name": file.stem, **content})
+        profile = Profile.model_validate({"name": file.stem, **content})
     except ValidationError as error:
-        raise HarnessError(f"{file}: {_sentence(error)}") from error
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        keys = (
-            Health.model_fields
-            if len(first["loc"]) > 1 and first["loc"][0] == "health"
-            else Profile.model_fields
-        )
-        return f"{where} is not a key; {nearest(str(first['loc'][-1]), keys)}"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']!r})"
+        raise HarnessError(f"{file}: {hidden(first_message(error, Profile))}") from error
+    for name, value in profile.environment.items():
+        if is_secret(name, value):
+            raise HarnessError(
+                f"{file}: environment.{name} holds a secret, which would be written into the batch script; export it "
+                f"in the shell that submits, or read it from a file in a setup line: export {name}=$(cat FILE)"
+            )
+    refuse_secrets(file, "what it says is written into the batch script")
+    return profile

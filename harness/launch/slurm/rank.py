@@ -14,10 +14,13 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.launch.slurm.container import VARIABLE as CONTAINED
 from harness.record import RunDirectory
-from harness.study import Shape
+from harness.study import Run, Shape
 from harness.system.errors import HarnessError
 from harness.system.imports import quick_imports
+from harness.system.secrets import veil_output
+from harness.variants import Variant, overlay_path
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,15 @@ def log_to(directory: RunDirectory, rank: int) -> None:
     file = os.open(directory.logs / f"rank-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    veil_output()
+
+
+def patched_here(run: Run) -> None:
+    """In a container, make the run's patched DeepSpeed of the one that is there, and put it first. HarnessError."""
+    if os.environ.get(CONTAINED):
+        overlay = str(overlay_path(Variant.parse(run.variant), run.release))
+        sys.path.insert(0, overlay)
+        os.environ["PYTHONPATH"] = os.pathsep.join([overlay, os.environ.get("PYTHONPATH", "")])
 
 
 def train(directory: RunDirectory, until: int) -> None:
@@ -126,7 +138,9 @@ def main() -> None:
         directory = RunDirectory(sys.argv[1])
         place = Place.from_slurm(os.environ)
         log_to(directory, place.rank)
-        check_placement(place, directory.run().shape, bool(os.environ.get("HPZ_GROUPS_ACROSS_NODES")))
+        run = directory.run()
+        check_placement(place, run.shape, bool(os.environ.get("HPZ_GROUPS_ACROSS_NODES")))
+        patched_here(run)
         os.environ.update(place.variables())
         train(directory, int(sys.argv[2]))
         code = 0

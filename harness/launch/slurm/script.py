@@ -40,7 +40,9 @@ def render(submission: Submission, profile: Profile) -> str:
         mark=submission.mark,
         folder=str(submission.folder),
         repository=str(submission.repository),
-        python=profile.python or submission.python,
+        python=(python := profile.python or submission.python),
+        cache=str(submission.cache),
+        **_start_of_ranks(submission, profile, python),
     )
 
 
@@ -52,6 +54,20 @@ def check_lead(profile: Profile) -> None:
             f"time={profile.time!r}, {profile.limit_seconds} s in all, and so no step would be made; set it well "
             "below that, or time higher"
         )
+
+
+def _start_of_ranks(submission: Submission, profile: Profile, python: str) -> dict[str, list[str]]:
+    """The options of srun from the profile, and the words after them, up to the ranks' python."""
+    container = profile.container
+    if container is None:
+        return {"srun_options": list(profile.srun_options), "rank_python": [python]}
+    results, gpus = str(submission.folder.parent.parent), submission.tasks[0].device == "cuda"
+    inside = container.srun_options(submission.seen, results, profile.environment)
+    before = container.before_python(submission.seen, results, gpus)
+    return {
+        "srun_options": [*profile.srun_options, *inside],
+        "rank_python": [*before, container.python(python)],
+    }
 
 
 def check_request(task: Task, profile: Profile) -> None:

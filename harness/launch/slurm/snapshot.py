@@ -13,11 +13,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.record.provenance import SNAPSHOT, git_state
 from harness.system.places import REPOSITORY
+from harness.system.secrets import hidden, refuse_secrets
 from harness.system.utc import utc_now
 from harness.system.whole_file import write_json
 
@@ -45,7 +47,7 @@ class Snapshot:
 
 def take_snapshot(results: Path, repository: Path = REPOSITORY) -> Snapshot:
     """The snapshot of the code as it is now, made where there is none of the same content."""
-    files = {path: _sha256(repository / path) for path in sorted(_files(repository))}
+    files = {path: _sha256(repository / path) for path in sorted(code_files(repository))}
     digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
     home = results.resolve() / FOLDER
     folder = home / digest
@@ -69,7 +71,7 @@ def other_code(results: Path, now: Snapshot, runs: Iterable[str]) -> list[str]:
     """What to say where runs that are done were made by other code: a sentence for each snapshot they had."""
     counts: dict[str, int] = {}
     for run_id in runs:
-        if (code := _code_of(results / "runs" / run_id)) != now.digest:
+        if (code := code_of(results / "runs" / run_id)) != now.digest:
             counts[code or ""] = counts.get(code or "", 0) + 1
     known = {one.digest: one for one in snapshots(results / FOLDER)}
     said = []
@@ -87,17 +89,31 @@ def other_code(results: Path, now: Snapshot, runs: Iterable[str]) -> list[str]:
     return said
 
 
-def _code_of(run: Path) -> str | None:
+def code_of(run: Path) -> str | None:
     """The snapshot that a run's last turn ran from; None where none was taken."""
+    codes = _codes(run)
+    return codes[-1] if codes else None
+
+
+def codes_of(run: Path) -> set[str]:
+    """The snapshots that a run's turns ran from, each that was taken."""
+    return {code for code in _codes(run) if code}
+
+
+def _codes(run: Path) -> list[str | None]:
+    """By turn, the snapshot that it ran from; lines that a kill cut short are passed over."""
+    codes = []
     try:
         lines = (run / "allocations.jsonl").read_text().splitlines()
-        code = json.loads(lines[-1]).get("code")
-    except (OSError, ValueError, IndexError):
-        return None
-    return str(code) if code else None
+    except OSError:
+        return []
+    for line in lines:
+        with suppress(ValueError):
+            codes.append(json.loads(line).get("code"))
+    return codes
 
 
-def _files(repository: Path) -> list[str]:
+def code_files(repository: Path) -> list[str]:
     """Paths of the parts in a repository: those that git would not ignore, or all but bytecode without git."""
     if (repository / SNAPSHOT).exists():
         return list(json.loads((repository / SNAPSHOT).read_text())["files"])
@@ -128,6 +144,9 @@ def _files(repository: Path) -> list[str]:
 
 def _write(repository: Path, folder: Path, files: Mapping[str, str], older: list[Snapshot]) -> None:
     """Copy or link every file beside its place and move the whole there, so that a half copy is never taken."""
+    kept = {(path, sha256) for one in older for path, sha256 in one.files.items()}
+    for path in sorted(path for path, sha256 in files.items() if (path, sha256) not in kept):
+        refuse_secrets(repository / path, "a submission keeps a copy of the code")
     beside = folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     for path, sha256 in files.items():
@@ -140,7 +159,9 @@ def _write(repository: Path, folder: Path, files: Mapping[str, str], older: list
     git = git_state()
     if git["dirty"]:
         words = ["git", "-C", str(repository), "diff", "--binary", "HEAD", "--", *PARTS]
-        (beside / CHANGES).write_bytes(subprocess.run(words, capture_output=True, check=False).stdout)
+        changes = subprocess.run(words, capture_output=True, check=False).stdout
+        # A line that was taken out may have held a secret.
+        (beside / CHANGES).write_bytes(hidden(changes.decode("latin-1")).encode("latin-1"))
     content = {"schema_version": 1, "taken_utc": utc_now(), "git": git, "files": dict(files)}
     write_json(beside / SNAPSHOT, content)
     if folder.exists():

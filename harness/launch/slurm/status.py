@@ -105,7 +105,17 @@ def _row(run: Run, state: str, why: str, status: Status, place: Place | None, jo
     nodes = job.nodes if job and job.state in ON_NODES else ""
     step = 0 if status.step is None else status.step + 1
     starts = local_to_utc(job.start) if job and job.state == "PENDING" and state == "queued" else None
-    return Row(run.run_id, state, step, run.training.steps, key, nodes, why, status.ended_by, starts)
+    return Row(
+        run.run_id,
+        state,
+        step,
+        run.training.steps,
+        key,
+        nodes,
+        why,
+        ended_by=status.ended_by,
+        starts_utc=starts,
+    )
 
 
 def slow_now(path: Path) -> str:

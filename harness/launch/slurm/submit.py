@@ -20,6 +20,7 @@ from harness.launch.slurm.arrays import (
 from harness.launch.slurm.budget import check_budget
 from harness.launch.slurm.checks import leaving_out, node_notes
 from harness.launch.slurm.clients import Clients, Unanswered
+from harness.launch.slurm.container import ranks_see
 from harness.launch.slurm.limits import JobLimit, Site, array_limit, job_limit, site
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.scheduler import Scheduler
@@ -61,7 +62,13 @@ def plan_submissions(
     chunks = [tasks[i : i + size] for tasks in shapes.values() for i in range(0, len(tasks), size)]
     first = 1 + max((int(s.folder.name) for s in submissions(folder)), default=0)
     return [
-        Submission(study.name, folder / f"{first + number:04d}", tuple(chunk), repository=repository)
+        Submission(
+            study.name,
+            folder / f"{first + number:04d}",
+            tuple(chunk),
+            repository=repository,
+            seen=ranks_see(folder.parent, repository, study.runs) if profile.container else (),
+        )
         for number, chunk in enumerate(chunks)
     ]
 
@@ -168,10 +175,11 @@ def _send(
 ) -> Submitted:
     folder = submission.folder
     write_submission(submission, script, profile)
+    container = profile.container.record() if profile.container else None
     results = folder.parent.parent
     for run_id in (run_id for task in submission.tasks for run_id in task.runs):
         directory = RunDirectory(results / "runs" / run_id)
-        directory.create(runs[run_id], submission.repository.name)
+        directory.create(runs[run_id], submission.repository.name, container)
         if directory.status().state != "done":
             directory.update_status(state="pending", reason=None, ended_by=None, exit={})
     state = {"schema_version": 1, "cluster": clients.cluster, "utc": utc_now(), "mark": submission.mark}

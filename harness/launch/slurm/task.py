@@ -29,12 +29,14 @@ from harness.launch.slurm.notify import Notifier, run_event, study_ended_here
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.srun import Allocation, Stop, on_every_node, run_step
 from harness.record import OPEN, RunDirectory
+from harness.record.environment import recorded_versions
 from harness.record.hours import close_lost_turn
 from harness.record.provenance import code_snapshot, package_versions
 from harness.study import Run
 from harness.system.child import python_path
 from harness.system.errors import HarnessError
 from harness.system.interface import VARIABLE as WIRE_INTERFACE
+from harness.system.secrets import veil_output
 from harness.system.utc import utc_now
 from harness.variants import Variant, overlay_path
 
@@ -159,10 +161,11 @@ class Driver:
 
     def start_ranks(self, directory: RunDirectory, run: Run, until: int) -> Ended:
         self.starts[run.run_id] = self.starts.get(run.run_id, 0) + 1
-        overlay = overlay_path(Variant.parse(run.variant), run.release)
+        # In a container the ranks make it, of the DeepSpeed that is there.
+        overlay = [] if self.profile.container else [overlay_path(Variant.parse(run.variant), run.release)]
         environment = {
             **os.environ,
-            "PYTHONPATH": python_path(overlay),
+            "PYTHONPATH": python_path(*overlay),
             **({"HPZ_GROUPS_ACROSS_NODES": "1"} if self.profile.groups_across_nodes else {}),
             **({WIRE_INTERFACE: i} if (i := self.profile.network_interface) else {}),
         }
@@ -208,8 +211,9 @@ class Driver:
             "reason": reason,
             "nodes_found": self.found(),  # what is wrong with the nodes
             "nodes_excluded": list(self.check.excluded) if self.check else [],
-            "versions": package_versions(),
+            "versions": recorded_versions(directory) if self.profile.container else package_versions(),
             "code": code_snapshot(),
+            **({"container": container.record()} if (container := self.profile.container) else {}),
         }
         with (directory.path / "allocations.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
@@ -299,6 +303,7 @@ def sole_owner(folder: Path, group: str) -> Iterator[bool]:
 
 
 def main() -> int:
+    veil_output()
     folder, index = Path(sys.argv[1]), int(sys.argv[2])
     srun = sys.argv[sys.argv.index("--") + 1 :]
     task = read_tasks(folder)[index]

@@ -23,11 +23,13 @@ from harness.launch.forkserver import wake_at_end_of_child
 from harness.launch.launcher import SERVER, Progress
 from harness.launch.local import fail_on_overfull_disk, run_study, settled, sole_launcher
 from harness.record import RunDirectory, Status
+from harness.record.environment import environments
 from harness.study import Study, load_study, save_study
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.places import REPOSITORY
 from tests.conftest import StudyFile
 from tests.deepspeed.old_deepspeed import TOO_OLD, old_deepspeed
+from tests.planted import PLANTED, leaks
 
 
 def run(file: Path, results: Path) -> tuple[Study, list[Status]]:
@@ -65,10 +67,17 @@ def test_a_failed_rank_takes_its_run_down_with_every_ranks_last_lines(
         ]
 
 
-def test_a_rank_that_fails_by_itself_leaves_its_words(study_file: StudyFile, tmp_path: Path) -> None:
+def test_a_rank_that_fails_by_itself_leaves_its_words_and_surroundings_and_no_secret(
+    study_file: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
     file = study_file(training={"steps": 2, "task": "finetune", "checkpoint": "/nowhere"}, matrix=ZERO3)
-    _, (status,) = run(file, tmp_path / "results")
+    study, (status,) = run(file, tmp_path / "results")
     assert status.state == "failed" and "'/nowhere' is no folder" in (status.reason or "")
+    (found,) = environments(RunDirectory(tmp_path / "results" / "runs" / study.runs[0].run_id))
+    assert found["torch"]["torch"].startswith(found["packages"]["torch"].split("+")[0])
+    assert leaks(tmp_path / "results") == []
 
 
 def test_the_end_of_a_child_is_heard_at_once() -> None:

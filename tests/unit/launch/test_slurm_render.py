@@ -1,4 +1,4 @@
-"""Batch scripts are compared whole. After a meant change: UPDATE_GOLDEN=1 pytest tests/unit/test_slurm_render.py"""
+"""Batch scripts are compared whole. After a meant change: UPDATE_GOLDEN=1 pytest tests/unit/launch -k render"""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from harness.launch.slurm.submit import plan_submissions
 from harness.study import Study, load_study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
+from tests.planted import PLANTED, WORDS
 from tests.synthetic import STUDY
 
 GOLDEN = REPOSITORY / "tests" / "golden"
@@ -25,7 +26,13 @@ PROFILES = sorted((REPOSITORY / "slurm" / "clusters").glob("*.yaml"))
 def submission(device: str = "cpu", tasks: int = 3, ranks: int = 2, **changes: str) -> Submission:
     group = [Task(f"group-{i}", (f"run-{i}",), 2, ranks, device, **changes) for i in range(tasks)]
     return Submission(
-        "made-up", Path("/results/made-up/slurm/0001"), tuple(group), "/venv/bin/python", Path("/hpz")
+        "made-up",
+        Path("/results/made-up/slurm/0001"),
+        tuple(group),
+        "/venv/bin/python",
+        Path("/hpz"),
+        Path("/cache/hpz-lab"),
+        ("/cache/hpz-lab", "/hpz", "/results/made-up"),
     )
 
 
@@ -190,6 +197,37 @@ def test_bad_values_of_a_profile_are_named(line: str, message: str, tmp_path: Pa
     (tmp_path / "mine.yaml").write_text(line)
     with pytest.raises(HarnessError, match=message):
         load_profile(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            f"environment: {{HF_TOKEN: {PLANTED['HF_TOKEN']}}}",
+            r"environment\.HF_TOKEN holds a secret.*setup line",
+        ),
+        (
+            f"environment: {{https_proxy: '{PLANTED['https_proxy']}'}}",
+            r"environment\.https_proxy holds a secret",
+        ),
+        (f"setup: [export WANDB_API_KEY={PLANTED['WANDB_API_KEY']}]", r"line 1 holds what .*batch script"),
+        (f"srun_options: ['--export=ALL,GITHUB_TOKEN={PLANTED['GITHUB_TOKEN']}']", r"line 1 holds what"),
+        (
+            f"srun_options: [GITHUB_TOKEN={PLANTED['GITHUB_TOKEN']}]",
+            r"'GITHUB_TOKEN=\[hidden\]' is no option",
+        ),
+    ],
+)
+def test_a_secret_in_a_profile_is_refused_unread(line: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(line)
+    with pytest.raises(HarnessError, match=message) as refusal:
+        load_profile(tmp_path / "mine.yaml")
+    assert not any(word in str(refusal.value) for word in WORDS)
+
+
+def test_a_profile_may_read_a_secret_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text('setup: ["export HF_TOKEN=$(cat ~/.hf-token)"]')
+    assert load_profile(tmp_path / "mine.yaml").setup
 
 
 def test_a_missing_profile_is_named(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.launch.slurm.snapshot import FOLDER, changed, other_code, snapshots, take_snapshot
+from harness.launch.slurm.snapshot import CHANGES, FOLDER, changed, other_code, snapshots, take_snapshot
 from harness.record.provenance import SNAPSHOT
+from harness.system.errors import HarnessError
+from tests.planted import PLANTED, leaks
 
 
 @pytest.fixture
@@ -88,3 +90,36 @@ def test_runs_that_had_other_code_are_told_with_what_differs(checkout: Path, tmp
         "harness/train.py differs"
     )
     assert "1 run that is done had code that was not kept" in unkept
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("harness/upload.py", f"login({PLANTED['HF_TOKEN']!r})\n"),
+        ("experiments/.env", f"\nWANDB_API_KEY={PLANTED['WANDB_API_KEY']}\n"),
+        ("slurm/id", "-----BEGIN OPENSSH " + "PRIVATE KEY-----\nabc\n"),
+    ],
+)
+def test_a_file_with_a_secret_is_refused_by_its_name(
+    path: str, text: str, checkout: Path, tmp_path: Path
+) -> None:
+    (checkout / path).parent.mkdir(exist_ok=True)
+    (checkout / path).write_text(text)
+    with pytest.raises(HarnessError, match=rf"{path}: line \d holds what looks like a secret"):
+        take_snapshot(tmp_path / "results", checkout)
+    assert leaks(tmp_path / "results") == []
+
+
+def test_a_secret_that_was_taken_out_is_not_in_what_changed(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "harness.launch.slurm.snapshot.git_state", lambda: {"commit": "c" * 40, "dirty": True}
+    )
+    git = ["git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (checkout / "harness" / "train.py").write_text(f"steps = 1\nlogin({PLANTED['HF_TOKEN']!r})\n")
+    subprocess.run([*git, "commit", "-qam", "with a token"], check=True)
+    (checkout / "harness" / "train.py").write_text("steps = 1\n")
+    found = take_snapshot(tmp_path / "results", checkout)
+    assert "-login('[hidden]')" in (found.folder / CHANGES).read_text()
+    assert leaks(tmp_path / "results") == []

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from harness.study import load_study
 from harness.study.extends import merged
 from harness.system.errors import HarnessError
+from tests.planted import PLANTED
 
 BASE: dict[str, Any] = {
     "name": "base",
@@ -104,3 +105,16 @@ tables = st.recursive(
 @given(st.dictionaries(st.sampled_from("abc"), tables))
 def test_a_file_over_itself_or_over_nothing_changes_nothing(content: dict[str, Any]) -> None:
     assert merged(content, content) == content == merged(content, {}) == merged({}, content)
+
+
+@pytest.mark.parametrize("where", ["base.yaml", "small.yaml"])
+def test_a_secret_in_a_study_or_its_base_is_refused(where: str, tmp_path: Path) -> None:
+    note = {where: {"question": f"Does {PLANTED['HF_TOKEN']} work?"}}
+    write(tmp_path, "base.yaml", BASE | note.get("base.yaml", {}))
+    file = write(
+        tmp_path, "small.yaml", {"extends": "base.yaml", "name": "small"} | note.get("small.yaml", {})
+    )
+    with pytest.raises(
+        HarnessError, match=rf"{where}: line \d+ holds what looks like a secret .*with the results"
+    ):
+        load_study(file)
