@@ -9,7 +9,7 @@ RELEASE ?= 0.13.4
 WORKERS ?= $(shell expr $$(nproc) + 1)
 
 # What the SLURM and browser tests need; installed where that is allowed, else those tests are skipped and say so.
-PACKAGES := slurmctld slurmd slurm-client munge iproute2 chromium
+PACKAGES := slurmctld slurmd slurm-client munge iproute2 chromium openssh-server rsync
 SUDO := $(shell [ "$$(id -u)" = 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null && echo sudo -n; })
 MAY_INSTALL := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || [ -n "$(SUDO)" ]; } && echo yes)
 

@@ -18,13 +18,11 @@ from typing import Any
 
 from harness.system.imports import explained_imports
 from harness.system.parent import Parent, place_of
-from harness.system.secrets import veil_output
 
 
 def main() -> None:
     """Serve until the launcher wants no more or is gone; the ranks then die with this process."""
     launcher = Parent()
-    veil_output()
     with explained_imports():
         from harness.device import cuda_was_started
         from harness.workload.train import import_everything

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.system.secrets import veil_output
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -28,6 +30,7 @@ class Parent:
     def __init__(self) -> None:
         self.answers = os.dup(1)
         os.dup2(2, 1)  # older releases of DeepSpeed log to standard output as they are imported
+        veil_output()  # before anything is imported that may keep the streams, and for the ranks that are forked
         self._unread = b""
 
     def fileno(self) -> int:
