@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import progress as bars
+from rich.console import Console
 
 from harness.cli.options import JsonOption, ResultsOption, StudyArgument, results_folder
 from harness.study import load_study
 from harness.system.errors import RunFailed
+
+if TYPE_CHECKING:
+    from harness.record.mirror import Mirrored
 
 
 def wandb(
@@ -18,19 +25,44 @@ def wandb(
     online: Annotated[
         bool, typer.Option("--online", help="Send to the server; default: offline store.")
     ] = False,
-    jobs: Annotated[int, typer.Option(help="Runs pushed side by side.")] = 4,
+    jobs: Annotated[
+        int | None, typer.Option(help="Runs pushed side by side; default: one a core.", min=1)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Mirror runs to Weights & Biases from the local files; repeat at will. Example: hpz wandb results/laptop"""
-    from harness.record.mirror import default_mode, mirror_study
+    from harness.record.mirror import PUSHERS, check_wandb, default_mode, mirror_study
 
     folder = results_folder(study_file, load_study(study_file), results)
     mode = "online" if online else default_mode()
-    mirrored = mirror_study(folder, mode, jobs)
-    failed = [one for one in mirrored if one.error]
+    check_wandb(mode)
+    with _progress(as_json) as watch:
+        mirrored = mirror_study(folder, mode, jobs or PUSHERS, watch=watch)
     if as_json:
         print(json.dumps([vars(one) for one in mirrored], indent=1))
     else:
-        print(f"{sum(one.new_steps for one in mirrored)} new steps of {len(mirrored)} runs pushed ({mode})")
-    if failed:
+        _say(mirrored, mode)
+    if failed := [one for one in mirrored if one.error]:
         raise RunFailed(f"{len(failed)} runs could not be pushed; {failed[0].run_id}: {failed[0].error}")
+
+
+def _say(mirrored: list[Mirrored], mode: str) -> None:
+    print(f"{sum(one.new_steps for one in mirrored)} new steps of {len(mirrored)} runs pushed ({mode})")
+    if busy := sum(one.busy for one in mirrored):
+        print(f"{busy} runs are mirrored by their own tasks at the moment and were left to them")
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error."""
+    columns = (
+        bars.TextColumn("runs"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with bars.Progress(*columns, console=console, disable=quiet or not console.is_terminal) as display:
+        task = display.add_task("runs")
+        yield lambda done, total: display.update(task, completed=done, total=total)

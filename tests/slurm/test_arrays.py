@@ -17,7 +17,7 @@ from harness.study import load_study
 from harness.system.errors import HarnessError
 from tests.slurm.conftest import Submitter, logs, wait_for, wait_for_states
 from tests.unit.cli.test_cli import hpz
-from tests.unit.record.test_mirror import history, stored
+from tests.wandb_store import steps_stored
 
 ONE_NODE = {"model": "llama2-toy", "variant": "fixed", "shape": "1x2-hpz2", "seed": [1, 2, 3]}
 
@@ -208,6 +208,6 @@ def test_the_readmes_commands_lead_from_a_study_to_its_report(submitter: Submitt
     assert (results / "report.html").exists()
     directory = RunDirectory(results / "runs" / load_study(file).runs[0].run_id)
     wait_for(lambda: (directory.path / "wandb.json").exists(), 60, results)  # the job's last act
-    assert sorted(history(stored(directory))) == [0, 1, 2, 3]
+    assert steps_stored(directory.path) == [0, 1, 2, 3]
     pushed = hpz("wandb", str(results))
     assert pushed.returncode == 0 and "0 new steps of 2 runs" in pushed.stdout, pushed.stderr
