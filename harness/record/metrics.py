@@ -6,6 +6,7 @@ Face's Trainer tell wandb the same values, so that one chart shows a user's runs
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -92,6 +93,18 @@ def step_rates(run: Run, line: Mapping[str, Any], flops: float) -> dict[str, flo
         "tokens_per_second_per_rank": a_rank,
         "model_tflops_per_rank": a_rank * flops / 1e12,
     }
+
+
+def config_of(run: Run) -> dict[str, Any]:
+    """The run as one level of keys, and `series`, which runs share that differ in their seeds alone."""
+    return {**flat(run.model_dump(mode="json", exclude={"model_spec"})), "series": series_of(run)}
+
+
+def series_of(run: Run) -> str:
+    """Readable name, and a hash, of the run's settings but for its seed."""
+    settings = run.model_dump(mode="json", exclude={"study", "patches", "seed", "model_spec"})
+    hashed = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
+    return f"{run.run_id.rsplit('_s', 1)[0]}_{hashed}"
 
 
 def flat(nested: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -54,7 +54,8 @@ def default_mode() -> Mode:
 
 
 def check_wandb(mode: Mode) -> None:
-    """Raise HarnessError where wandb is not installed, or is to be sent to and knows of no account here."""
+    """Make ready for wandb. Raises HarnessError where it is not installed, or is to be sent to without an account."""
+    use_own_service()
     if find_spec("wandb") is None:
         raise HarnessError("wandb is not installed here; pip install wandb, then repeat")
     if mode == "offline":

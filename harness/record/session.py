@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.record.directory import RunDirectory, Status
-from harness.record.metrics import AXES, flat, told_steps
+from harness.record.metrics import AXES, config_of, told_steps
 from harness.system.whole_file import write_json
 
 Mode = Literal["offline", "online"]
@@ -51,7 +51,7 @@ class Session:
             group=run.study,
             job_type=run.variant,
             tags=[run.variant, run.evidence],
-            config=flat(run.model_dump(mode="json", exclude={"model_spec"})),
+            config=config_of(run),
         )
         for axis in AXES:
             self._wandb.define_metric(axis)
