@@ -25,12 +25,14 @@ class Chart:
 class Part:
     """Charts that answer one question; `own` ones are for a user's runs beside ours, a line a run."""
 
+    key: str
     name: str
     charts: tuple[Chart, ...]
     own: bool = False
 
 
 TRAINS = Part(
+    "training",
     "Does it train as ZeRO-3 does?",
     (
         Chart("Loss (nats a token): mean and range of seeds", "loss"),
@@ -42,6 +44,7 @@ TRAINS = Part(
     ),
 )
 SPEED = Part(
+    "speed",
     "How fast is it?",
     (
         Chart("Tokens/s a rank: mean and standard error", "tokens_per_second_per_rank", area="stderr"),
@@ -58,6 +61,7 @@ SPEED = Part(
     ),
 )
 ORDER = Part(
+    "order",
     "What orders the streams, and what does it cost?",
     (
         Chart("Host waits a step, a rank", "host_syncs"),
@@ -68,6 +72,7 @@ ORDER = Part(
 )
 # Metrics of a user's own runs, under the names that DeepSpeed's monitor and Hugging Face's Trainer give them.
 DEEPSPEED = Part(
+    "deepspeed",
     "Beside your own runs: DeepSpeed's monitor",
     tuple(
         Chart(f"{name} against samples", f"Train/Samples/{name}", x="Step")
@@ -82,6 +87,7 @@ DEEPSPEED = Part(
     own=True,
 )
 TRAINER = Part(
+    "trainer",
     "Beside your own runs: Hugging Face's Trainer",
     tuple(
         Chart(name, f"train/{name}", x="train/global_step") for name in ("loss", "grad_norm", "learning_rate")

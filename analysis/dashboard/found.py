@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.draw.settings import settings, shape_text
-from analysis.page.answers import answers
+from analysis.page.answers import answers, headline
 
 Record = Mapping[str, Any]
 NOT_JUDGED = "not judged"
@@ -94,6 +94,21 @@ def tables_of(summary: Record) -> list[Table]:
         "not_run": summary["not_run"],
     }
     return [_table(name, rows) for name, rows in made.items() if rows]
+
+
+def words_of(summary: Record) -> str:
+    """The answer as Markdown without tables: the headline, a line for each variant, and one for each claim judged."""
+    lines = [f"# {summary['study']}", summary["question"], f"**{headline(summary)}**"]
+    lines += [
+        f"- `{one.variant}` ({one.who}): **{one.sign}**. {one.safety} Costs: {one.cost}. *{one.evidence}*"
+        for one in answers(summary)
+    ]
+    judged = [claim for claim in summary["claims"] if claim["verdict"] != "not tested"]
+    lines += [
+        "## Claims",
+        *(f"- {claim['reading']} **{claim['verdict']}**: {claim['why']}" for claim in judged),
+    ]
+    return "\n\n".join(filter(None, lines if judged else lines[:-1])) + "\n"
 
 
 def counts_of(summary: Record) -> dict[str, int]:

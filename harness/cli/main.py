@@ -9,6 +9,7 @@ from collections.abc import Callable
 import typer
 
 from harness.cli.cluster import app as cluster_app
+from harness.cli.dashboard import dashboard
 from harness.cli.data import app as data_app
 from harness.cli.diagnose import audit, doctor, triage
 from harness.cli.logs import logs
@@ -34,7 +35,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 VERBS: tuple[Callable[..., None], ...] = (
-    *(plan, run, collect, report, wandb),
+    *(plan, run, collect, report, wandb, dashboard),
     *(submit, status, watch, logs, cancel),
     *(race, simulate, calibrate, doctor, audit, triage),
 )

@@ -7,7 +7,12 @@ from datetime import UTC, datetime
 
 
 def utc_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc_of(time.time())
+
+
+def utc_of(unix: float) -> str:
+    """A moment that is given in Unix seconds."""
+    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def seconds_since(utc: str) -> float:
