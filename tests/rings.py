@@ -26,6 +26,7 @@ TOGETHER = (
     "tests/deepspeed/workload/test_finetune.py",
     "tests/deepspeed/workload/test_partitioned_build.py",
     "tests/unit/cli/test_model_cli.py",
+    "tests/unit/dashboard/",
     "tests/unit/page/test_pretrain_report.py",
     "tests/unit/page/test_report.py",
     "tests/unit/page/test_simulated_in_report.py",

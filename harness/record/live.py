@@ -7,6 +7,7 @@ what it did not tell, the mirror at the end of the task does.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import sys
@@ -15,7 +16,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from harness.record.directory import RunDirectory
-from harness.record.mirror import Mode, Session, read_lines, sole_pusher
+from harness.record.metrics import read_lines
+from harness.record.mirror import sole_pusher
+from harness.record.session import Mode, Session, use_own_service
 
 SECONDS = 10.0  # between looks at the files
 LOWEST_PRIORITY = 19
@@ -26,9 +29,9 @@ def follow(folders: Sequence[Path], mode: Mode) -> int:
     sessions: dict[Path, Session] = {}
     failed: set[Path] = set()
     with ExitStack() as locks:
-        ending = False
+        ending, seconds = False, 0.0
         while not ending:
-            ending = bool(select.select([sys.stdin], [], [], SECONDS)[0])
+            ending, seconds = bool(select.select([sys.stdin], [], [], seconds)[0]), SECONDS
             for folder in folders:
                 if folder in failed:
                     continue
@@ -48,7 +51,7 @@ def _tell(folder: Path, mode: Mode, sessions: dict[Path, Session], locks: ExitSt
     if folder not in sessions:
         if not lines:
             return
-        locks.enter_context(sole_pusher(directory))
+        locks.enter_context(sole_pusher(directory.path, math.inf))
         sessions[folder] = Session(directory, mode)
     sessions[folder].log(lines)
     if ending:
@@ -57,8 +60,7 @@ def _tell(folder: Path, mode: Mode, sessions: dict[Path, Session], locks: ExitSt
 
 def main(words: Sequence[str]) -> int:
     os.nice(LOWEST_PRIORITY)
-    # A service that others started would keep our runs if we were killed.
-    os.environ.pop("WANDB_SERVICE", None)
+    use_own_service()
     mode: Mode = "online" if words[0] == "online" else "offline"
     return int(follow([Path(word) for word in words[1:]], mode) > 0)
 

@@ -7,7 +7,12 @@ from datetime import UTC, datetime
 
 
 def utc_now() -> str:
-    return utc_text(datetime.now(UTC))
+    return utc_of(time.time())
+
+
+def utc_of(unix: float) -> str:
+    """A moment that is given in Unix seconds."""
+    return utc_text(datetime.fromtimestamp(unix, UTC))
 
 
 def seconds_since(utc: str) -> float:

@@ -23,7 +23,7 @@ from harness.system.utc import utc_now
 from tests.planted import PLANTED, leaks
 from tests.slurm.conftest import Submitter, logs, wait_for, wait_for_states
 from tests.unit.cli.test_cli import hpz
-from tests.unit.record.test_mirror import history, stored
+from tests.wandb_store import steps_stored
 
 ONE_NODE = {"model": "llama2-toy", "variant": "fixed", "shape": "1x2-hpz2", "seed": [1, 2, 3]}
 
@@ -264,7 +264,7 @@ def test_the_readmes_commands_lead_from_a_study_to_its_report_and_no_secret_into
     assert (results / "report.html").exists()
     directory = RunDirectory(results / "runs" / load_study(file).runs[0].run_id)
     wait_for(lambda: (directory.path / "wandb.json").exists(), 60, results)  # the job's last act
-    assert sorted(history(stored(directory))) == [0, 1, 2, 3]
+    assert steps_stored(directory.path) == [0, 1, 2, 3]
     assert (directory.logs / "rank-0.txt").read_text().count("[hidden]") == len(PLANTED)
     assert hpz("archive", str(results)).returncode == 0
     assert leaks(results) == []

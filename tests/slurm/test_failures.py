@@ -15,7 +15,7 @@ from harness.launch.slurm.status import study_rows
 from harness.record import RunDirectory
 from harness.study import Study
 from tests.slurm.conftest import Submitter, wait_for, wait_for_states
-from tests.unit.record.test_mirror import steps_stored
+from tests.wandb_store import steps_stored
 
 ONE_RUN = {"model": "llama2-toy", "variant": "zero3", "shape": "2x2"}
 STEPS = {"steps": 40, "micro_batch": 1, "sequence_length": 16}
@@ -64,7 +64,7 @@ def test_a_requeued_run_is_mirrored_to_wandb_once(submitter: Submitter, cluster:
     assert_complete(study, results)
     directory = RunDirectory(results / "runs" / run_id)
     wait_for(lambda: (directory.path / "wandb.json").exists(), 90, results)  # the job's last act
-    assert steps_stored(directory) == list(range(40))
+    assert steps_stored(directory.path) == list(range(40))
 
 
 def test_a_killed_srun_is_started_again_and_leaves_no_second_writer(

@@ -17,7 +17,7 @@ from harness.study import Study, load_study
 from harness.system.errors import HarnessError
 from tests.conftest import StudyFile
 from tests.submitted import PROFILE, command, submitted
-from tests.unit.record.test_mirror import history, stored
+from tests.wandb_store import steps_stored
 
 SHAPING = PROFILE.model_copy(update={"shapes_links": True, "network_interface": "eth0"})
 
@@ -134,7 +134,7 @@ def test_runs_are_mirrored_to_wandb_when_their_task_ends(study: Study, tmp_path:
     task = driver(study, tmp_path, TRAINS, PROFILE.model_copy(update={"wandb": "offline"}))
     assert task.run() == 0 and task.run() == 0
     directory = run_directory(study, tmp_path)
-    assert sorted(history(stored(directory))) == [0, 1, 2, 3]
+    assert steps_stored(directory.path) == [0, 1, 2, 3]
     assert len(list(directory.path.glob("wandb/offline-run-*"))) == 1
 
 

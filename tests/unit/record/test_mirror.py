@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.record import RunDirectory, StepWriter
-from harness.record.mirror import mirror_run, mirror_study, step_rates
+from harness.record.metrics import step_rates
+from harness.record.mirror import mirror_run, mirror_study, sole_pusher
 from harness.study import load_study
 from harness.system.errors import HarnessError
 from tests.conftest import StudyFile
 from tests.unit.record.test_record import STEP
+from tests.wandb_store import history, of, steps_stored, stored, stores, summary
 
 
 @pytest.fixture
@@ -39,64 +41,17 @@ def write_steps(directory: RunDirectory, first: int, last: int) -> None:
     writer.close()
 
 
-def stored(directory: RunDirectory) -> list[Any]:
-    """Every record of the run's offline stores, parsed with wandb's own message types."""
-    stores = sorted(directory.path.glob("wandb/offline-run-*/*.wandb"))
-    return [record for store in stores for record in finished_store(store)]
-
-
-def finished_store(store: Path) -> list[Any]:
-    """The records of one store, once the exit record is there: wandb writes on for a moment after `finish`."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    deadline = time.monotonic() + 30
-    while True:
-        records = [Record.FromString(data) for data in log_records(store.read_bytes())]
-        if records and records[-1].WhichOneof("record_type") == "exit":
-            return records
-        assert time.monotonic() < deadline, f"{store} has no exit record"
-        time.sleep(0.05)
-
-
-def log_records(data: bytes) -> Iterator[bytes]:
-    """The records of a store: a 7-byte header, then LevelDB's log format (blocks of 32 KiB, records in parts)."""
-    block, position, parts = 32768, 7, b""
-    while position + 7 <= len(data):
-        if block - position % block < 7:
-            position += block - position % block
-            continue
-        length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
-        parts += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # full or last
-            yield parts
-            parts = b""
-
-
-def steps_stored(directory: RunDirectory) -> list[int]:
-    """The steps of all stores, as often as they were sent."""
-    kinds = [record for record in stored(directory) if record.WhichOneof("record_type") == "history"]
-    return sorted(step for record in kinds for step in history([record]))
-
-
-def history(records: list[Any]) -> dict[int, dict[str, Any]]:
-    steps = {}
-    for record in records:
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            values = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
-            steps[int(values["_step"])] = values
-    return steps
-
-
 def test_a_run_is_mirrored_under_its_id_with_group_and_tags(directory: RunDirectory) -> None:
     mirrored = mirror_run(directory.path, "offline")
     assert mirrored.error is None and mirrored.new_steps == 3
-    records = stored(directory)
-    (run,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
-    assert (run.run_id, run.run_group, list(run.tags)) == (directory.path.name, "tiny", ["zero3", "cpu"])
-    steps = history(records)
-    assert steps[0]["loss"] == 3.0 and math.isnan(float(steps[1]["loss"])) and sorted(steps) == [0, 1, 2]
+    records = stored(directory.path)
+    (run,) = of("run", records)
+    assert (run["run_id"], run["run_group"], run["job_type"]) == (directory.path.name, "tiny", "zero3")
+    assert run["tags"] == ["zero3", "cpu"]
+    assert "training.learning_rate" in run["config"]["update"]
+    rows = history(records)
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert rows[0]["loss"] == 3.0 and math.isnan(rows[1]["loss"])
 
 
 def test_pushing_again_sends_only_what_is_new(directory: RunDirectory) -> None:
@@ -105,10 +60,8 @@ def test_pushing_again_sends_only_what_is_new(directory: RunDirectory) -> None:
     assert len(list(directory.path.glob("wandb/offline-run-*"))) == 1
     write_steps(directory, 3, 5)  # resumed after a requeue
     assert mirror_run(directory.path, "offline").new_steps == 2
-    assert {
-        record.run.run_id for record in stored(directory) if record.WhichOneof("record_type") == "run"
-    } == {directory.path.name}
-    assert steps_stored(directory) == [0, 1, 2, 3, 4]
+    assert [run["run_id"] for run in of("run", stored(directory.path))] == [directory.path.name]
+    assert steps_stored(directory.path) == [0, 1, 2, 3, 4]
 
 
 def test_a_run_has_one_offline_store_with_every_step_once_however_often_it_is_pushed(
@@ -118,24 +71,50 @@ def test_a_run_has_one_offline_store_with_every_step_once_however_often_it_is_pu
         write_steps(directory, 3, steps)
         mirror_run(directory.path, "offline")
     assert len(list(directory.path.glob("wandb/offline-run-*"))) == 1
-    assert steps_stored(directory) == [0, 1, 2, 3, 4]
+    assert steps_stored(directory.path) == [0, 1, 2, 3, 4]
 
 
 def test_steps_carry_what_dashboards_expect(directory: RunDirectory) -> None:
     mirror_run(directory.path, "offline")
-    records = stored(directory)
-    (run,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
-    assert run.job_type == "zero3"
-    assert any(item.key == "training.learning_rate" for item in run.config.update)
-    values, per_step = history(records)[2], directory.run().tokens_per_step
-    assert values["tokens"] == 3 * per_step and values["step"] == 2
-    assert values["Train/Samples/lr"] == values["lr"] and values["tokens_per_second"] > 0
-    axes = {
-        record.metric.name or record.metric.glob_name
-        for record in records
-        if record.WhichOneof("record_type") == "metric"
+    records = stored(directory.path)
+    row, per_step = history(records)[2], directory.run().tokens_per_step
+    assert row["tokens"] == 3 * per_step and row["step"] == 2
+    assert row["tokens_per_second"] > 0
+    assert {one.get("name") or one["glob_name"] for one in of("metric", records)} >= {
+        "step",
+        "tokens",
+        "samples",
+        "*",
     }
-    assert {"step", "samples", "tokens", "Train/Samples/*"} <= axes
+
+
+def test_charts_of_a_users_own_runs_show_ours(directory: RunDirectory) -> None:
+    mirror_run(directory.path, "offline")
+    row, run = history(stored(directory.path))[2], directory.run()
+    # DeepSpeed's monitor logs at the count of samples, Hugging Face's Trainer counts steps from 1.
+    assert row["_step"] == row["samples"] == 3 * run.tokens_per_step // run.training.sequence_length
+    assert row["Train/Samples/lr"] == row["train/learning_rate"] == row["lr"]
+    assert row["Train/Samples/train_loss"] == row["train/loss"] == row["loss"]
+    assert row["train/global_step"] == 3
+
+
+def test_steps_have_the_time_of_the_training_not_of_the_push(directory: RunDirectory) -> None:
+    recorded = [json.loads(line)["utc"] for line in directory.steps_file.read_text().splitlines()]
+    mirror_run(directory.path, "offline")
+    told = [row["_timestamp"] for row in history(stored(directory.path))]
+    assert told == pytest.approx([datetime.fromisoformat(utc).timestamp() for utc in recorded], abs=1e-3)
+
+
+def test_a_reports_verdict_reaches_the_runs_summary_once(directory: RunDirectory) -> None:
+    mirror_run(directory.path, "offline")
+    verdict = {"verdict": "diverged", "first_bad_step": 1}
+    assert mirror_run(directory.path, "offline", verdict).error is None
+    found = summary(stored(directory.path))
+    assert (found["verdict"], found["first_bad_step"], found["state"]) == ("diverged", 1, "pending")
+    (before,) = stores(directory.path)
+    mirror_run(directory.path, "offline", verdict)
+    mirror_run(directory.path, "offline")  # an array task that ends knows of no report
+    assert stores(directory.path) == [before]
 
 
 def test_runs_are_told_while_they_train_and_to_their_end(directory: RunDirectory) -> None:
@@ -149,7 +128,7 @@ def test_runs_are_told_while_they_train_and_to_their_end(directory: RunDirectory
         write_steps(directory, 3, 6)  # a requeued run goes on
         live.stdin.close()
         assert live.wait(120) == 0
-    assert steps_stored(directory) == [0, 1, 2, 3, 4, 5]
+    assert steps_stored(directory.path) == [0, 1, 2, 3, 4, 5]
     assert mirror_run(directory.path, "offline").new_steps == 0
 
 
@@ -162,13 +141,45 @@ def test_a_live_mirror_that_was_killed_leaves_nothing_undone(directory: RunDirec
             time.sleep(0.1)
         live.kill()
     assert mirror_run(directory.path, "offline").error is None
-    assert steps_stored(directory) == [0, 1, 2]
+    assert steps_stored(directory.path) == [0, 1, 2]
 
 
 def test_two_that_push_at_once_push_once(directory: RunDirectory) -> None:
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(mirror_study, [directory.path.parent.parent] * 2, ["offline"] * 2))
     assert sorted(mirrored.new_steps for (mirrored,) in done) == [0, 3]
+
+
+def test_a_run_that_its_own_task_mirrors_is_left_to_it(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.record.mirror.LOCK_SECONDS", 0.0)
+    with sole_pusher(directory.path, 0.0):
+        mirrored = mirror_run(directory.path, "offline")
+    assert mirrored.busy and mirrored.error is None and not stores(directory.path)
+
+
+def test_a_push_that_was_killed_goes_on_where_it_stood(directory: RunDirectory) -> None:
+    results = directory.path.parent.parent
+    for number in range(3):
+        copied = directory.path.with_name(f"{directory.path.name}-{number}")
+        shutil.copytree(directory.path, copied)
+    script = "from harness.record.mirror import mirror_study\nfrom pathlib import Path\n"
+    script += f"if __name__ == '__main__': mirror_study(Path({str(results)!r}), 'offline', 1)"
+    file = results / "push.py"
+    file.write_text(script)
+    with subprocess.Popen([sys.executable, str(file)]) as push:
+        deadline = time.monotonic() + 120
+        while not list(results.glob("runs/*/wandb.json")):
+            assert time.monotonic() < deadline and push.poll() is None
+            time.sleep(0.01)
+        push.kill()
+    heard: list[tuple[int, int]] = []
+    mirrored = mirror_study(results, "offline", 1, watch=lambda done, total: heard.append((done, total)))
+    assert [one.error for one in mirrored] == [None] * 4 and heard[-1] == (4, 4)
+    assert sum(one.new_steps for one in mirrored) < 4 * 3
+    for folder in (results / "runs").iterdir():
+        assert steps_stored(folder) == [0, 1, 2]
 
 
 def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:
