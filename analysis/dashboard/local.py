@@ -91,7 +91,7 @@ class Dashboard:
                 "policy": run.schedule,
                 "evidence": run.evidence,
                 "state": row["state"],
-                "verdict": found.get("verdict", "not reported"),
+                "verdict": found.get("verdict", "no pair" if self.summary else "not reported"),
                 "first_bad_step": found.get("first_bad_step"),
             },
         )

@@ -11,6 +11,7 @@ import math
 import os
 import select
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,7 @@ from harness.record.mirror import sole_pusher
 from harness.record.session import Mode, Session, use_own_service
 
 SECONDS = 10.0  # between looks at the files
+RECENT_SECONDS = 10 * SECONDS  # a file that was not written to for so long was read since
 LOWEST_PRIORITY = 19
 
 
@@ -47,6 +49,11 @@ def follow(folders: Sequence[Path], mode: Mode) -> int:
 
 def _tell(folder: Path, mode: Mode, sessions: dict[Path, Session], locks: ExitStack, ending: bool) -> None:
     directory = RunDirectory(folder)
+    changed = (
+        directory.steps_file.exists() and time.time() - directory.steps_file.stat().st_mtime < RECENT_SECONDS
+    )
+    if folder in sessions and not changed and not ending:
+        return  # runs of a task take turns: most of them have nothing to tell
     lines = list(read_lines(directory.steps_file))
     if folder not in sessions:
         if not lines:

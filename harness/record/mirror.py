@@ -158,9 +158,10 @@ def sole_pusher(folder: Path, seconds: float) -> Iterator[None]:
 def _push(directory: RunDirectory, mode: Mode, last: int, judged: Mapping[str, Any] | None) -> Mirrored:
     lines = list(read_lines(directory.steps_file))
     newest = max((line["step"] for line in lines), default=-1)
-    before = pushed(directory).get(mode, Pushed())
+    before, state = pushed(directory).get(mode, Pushed()), directory.status().state
     verdict = digest(judged) if judged else before.judged
-    if Pushed(newest, directory.status().state, verdict) == before:
+    waits = not lines and state == "pending"  # in a queue: there is nothing to tell
+    if waits or Pushed(newest, state, verdict) == before:
         return Mirrored(directory.path.name, 0, last)
     session = Session(directory, mode, judged)
     new = session.log(lines)

@@ -23,6 +23,7 @@ from harness.system.whole_file import write_json
 
 Mode = Literal["offline", "online"]
 PROJECT = "hpz-lab"
+FAILED = ("failed", "timed-out", "node-failed", "out-of-memory")  # that wandb, too, should call so
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Session:
         """Tell how the run stands, close the store, and write down how far it was told."""
         status, before = self.directory.status(), pushed(self.directory)
         self._wandb.summary.update(_summary(status) | dict(self.judged or {}))
-        self._wandb.finish()
+        self._wandb.finish(exit_code=int(status.state in FAILED))
         verdict = digest(self.judged) if self.judged else None
         told = before | {self.mode: Pushed(self.last_step, status.state, verdict)}
         write_json(_pushed_file(self.directory), {name: vars(one) for name, one in told.items()})

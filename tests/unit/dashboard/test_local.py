@@ -57,6 +57,7 @@ def test_every_step_is_there_once_under_the_charts_names(results: Path) -> None:
         assert [row["training/loss"] for row in rows] == pytest.approx(told, nan_ok=True)
     assert {config["verdict"] for config in configs.values() if "verdict" in config} == {
         "baseline",
+        "no pair",
         "exact",
         "drifted",
         "diverged",

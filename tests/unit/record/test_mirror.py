@@ -182,6 +182,18 @@ def test_a_push_that_was_killed_goes_on_where_it_stood(directory: RunDirectory) 
         assert steps_stored(folder) == [0, 1, 2]
 
 
+def test_a_run_that_failed_is_a_failed_one_there_too(directory: RunDirectory) -> None:
+    directory.update_status(state="out-of-memory")
+    mirror_run(directory.path, "offline")
+    assert of("exit", stored(directory.path))[0]["exit_code"] == 1
+
+
+def test_a_run_that_waits_in_a_queue_is_not_told(directory: RunDirectory) -> None:
+    directory.steps_file.unlink()
+    assert mirror_run(directory.path, "offline").error is None
+    assert not stores(directory.path)
+
+
 def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="holds no runs; give a study that ran"):
         mirror_study(tmp_path, "offline")
