@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.launch.slurm.arrays import read_profile
 from harness.launch.slurm.health import Finding, Health
 from harness.launch.slurm.links import Blame, Transfer, blame
 from harness.launch.slurm.profile import Profile
@@ -168,9 +169,14 @@ class NodeNote:
         return f"{fate}{self.says}{kept}; job {self.job}, {self.utc}"
 
 
-def node_notes(folder: Path, hours: float = 24) -> list[NodeNote]:
-    """What the last checks of a study found wrong, node by node; nothing of nodes that have been well since."""
-    checks = read_checks(folder, hours=hours)
+def node_notes(folder: Path) -> list[NodeNote]:
+    """What the last checks of a study found wrong, node by node; nothing of nodes that have been well since.
+
+    A check counts for as long as the profile of the newest submission leaves nodes out.
+    """
+    profiles = [read_profile(file.parent) for file in sorted(folder.glob("[0-9]*/profile.yaml"))[-1:]]
+    health = next((profile.health for profile in profiles if profile.health), Health())
+    checks = read_checks(folder, hours=health.exclude_hours)
     out = excluded_nodes(checks)
     notes: dict[tuple[str | None, str], NodeNote] = {}
     for check in checks:

@@ -92,7 +92,9 @@ class Examiner:
             self.write(check)
         for finding in check.findings:
             print(f"hpz: {finding.sentence}", file=sys.stderr)
-        return Examined(check, network, bool(here) and self.send(check, here))
+        if here and self.send(check, here):
+            return Examined(check, network, elsewhere=True)
+        return Examined(check, network or self.measure())
 
     def start(self, words: list[str], seconds: float) -> tuple[int, list[str]]:
         """Run a module of ours as the ranks are run; a process that fails takes none of the others with it."""

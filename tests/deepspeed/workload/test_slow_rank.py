@@ -35,6 +35,6 @@ def test_the_rank_that_the_others_wait_for_is_named(study_file: StudyFile, tmp_p
     assert [(w.from_step, w.until_step) for w in windows] == [(step, step + 2) for step in range(0, 40, 2)]
     assert windows[0].nodes == (node_name(),) * 3
     (slow,) = slow_ranks(paces(windows, warmup=2))
-    assert slow.ranks == (1,) and slow.excess_seconds > 0.03
+    assert slow.ranks == (1,) and slow.ratio > 1.2
     for line in map(json.loads, directory.steps_file.read_text().splitlines()):
         assert 0 < line["exposed_comm_seconds"] < line["step_seconds"]

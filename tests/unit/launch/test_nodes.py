@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from harness.launch.slurm.bandwidth import turns_of_pairs
 from harness.launch.slurm.checks import Check, excluded_nodes, leaving_out, node_notes, to_leave_out
@@ -15,6 +17,7 @@ from harness.launch.slurm.node import Facts, memory_free
 from harness.launch.slurm.nvidia_smi import Cards, Gpu
 from harness.launch.slurm.profile import Profile, load_profile
 from harness.system.errors import HarnessError
+from harness.system.places import REPOSITORY
 from harness.system.utc import utc_now
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 81559, 81008, 1980, 700.0)
@@ -246,6 +249,14 @@ def test_half_a_line_of_a_killed_task_is_passed_over(tmp_path: Path) -> None:
         stream.write(check("ab").line()[:40])
     assert len(node_notes(tmp_path)) == 1
     assert excluded_nodes([check("ab", excluded=("a",))]) == ("a",)
+
+
+def test_the_health_that_the_readme_shows_is_one() -> None:
+    text = (REPOSITORY / "slurm" / "README.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(health:.*?)```", text, re.S)
+    assert Profile.model_validate({"name": "x", **yaml.safe_load(shown)}).health == Health(
+        exclude_at_most=2, between_nodes_gbit_s=400, inside_node_gbit_s=2000, gpu="H100"
+    )
 
 
 def test_health_can_be_turned_off_and_its_keys_are_checked(tmp_path: Path) -> None:
