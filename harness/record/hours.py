@@ -1,7 +1,7 @@
 """What runs took on SLURM, in hours of all their ranks: planned, used, lost to restarts and to runs that failed.
 
 A *turn* is one srun of a run's ranks, a line of allocations.jsonl. One whose driver was killed is not in there: it is
-known from status.json, up to its last sign of life, until the next driver writes it down.
+known from status.json, up to the end of its job or its last sign of life, until the next driver writes it down.
 """
 
 from __future__ import annotations
@@ -60,14 +60,18 @@ def read_turns(directory: RunDirectory) -> list[Turn]:
 
 
 def _unwritten(written: Sequence[Turn], status: Status) -> Turn | None:
-    """The last turn, as far as status.json knows it, where there is no line of it."""
+    """The last turn, as far as status.json knows it, where there is no line of it.
+
+    It ended with its job, where somebody asked SLURM, else with its last sign of life.
+    """
     started = status.started_utc
     if started is None or any(turn.started_utc == started for turn in written):
         return None
     begun = written[-1].until_step if written else 0
     reached = max(begun, (status.step or 0) + 1) if status.state == "running" else begun
     outcome = "reached" if status.final else "running" if status.state in OPEN else "lost"
-    return Turn(started, max(status.heartbeat_utc or started, started), begun, reached, outcome)
+    ended = status.ended_utc or status.heartbeat_utc or started
+    return Turn(started, max(ended, started), begun, reached, outcome)
 
 
 def close_lost_turn(directory: RunDirectory, until_step: int) -> None:
@@ -76,7 +80,7 @@ def close_lost_turn(directory: RunDirectory, until_step: int) -> None:
     turn = _unwritten(_written(directory), status)
     if turn is not None and status.final is None:
         lost = replace(turn, until_step=max(until_step, turn.from_step), outcome="lost")
-        line = {"schema": 1, **vars(lost), "reason": "its driver was killed; until its last sign of life"}
+        line = {"schema": 1, **vars(lost), "reason": "its driver was killed"}
         with (directory.path / FILE).open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 

@@ -8,10 +8,12 @@ import shutil
 import subprocess
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from harness.launch.slurm.profile import Profile
+from harness.launch.slurm.profile import Profile, seconds_of
 from harness.system.errors import HarnessError
+from harness.system.utc import local_to_utc
 
 CLIENT_SECONDS = 60.0  # clients retry for minutes against a controller that is gone
 NO_ACCOUNTING = re.compile(
@@ -30,7 +32,7 @@ FINISHED = {
 }
 # Array id, task, state, time, nodes, comment, actual or expected start, account, QOS, partition, reason.
 SQUEUE_FIELDS = ("%F", "%K", "%T", "%M", "%N", "%k", "%S", "%a", "%q", "%P", "%r")
-SACCT_FIELDS = ("JobID", "State", "Elapsed", "NodeList")
+SACCT_FIELDS = ("JobID", "State", "Elapsed", "NodeList", "Start")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,15 @@ class Job:
     def active(self) -> bool:
         """Whether SLURM will still do something with it; a state unknown to us counts as active."""
         return self.state not in FINISHED
+
+    @property
+    def ended_utc(self) -> str | None:
+        """When an ended job ended; None where SLURM does not tell."""
+        try:
+            began, elapsed = datetime.fromisoformat(self.start), seconds_of(self.elapsed)
+        except ValueError:
+            return None
+        return local_to_utc((began + timedelta(seconds=elapsed)).isoformat())
 
 
 class Unanswered(HarnessError):
@@ -192,9 +203,13 @@ def parse_squeue(text: str) -> Iterator[Job]:
 
 
 def parse_sacct(text: str) -> Iterator[Job]:
-    """Jobs from sacct's lines, `123_4|CANCELLED by 0|00:01:00|n0`; steps and whole arrays are passed over."""
+    """Jobs from sacct's lines, `123_4|CANCELLED by 0|00:01:00|n0|2026-11-26T07:04:03`.
+
+    Steps and whole arrays are passed over.
+    """
     for line in text.splitlines():
         parts = line.split("|")
         match = re.fullmatch(r"(\d+)_(\d+)", parts[0])
         if match and len(parts) >= len(SACCT_FIELDS):
-            yield Job(match[1], match[2], (parts[1].split() or ["UNKNOWN"])[0], parts[2], parts[3])
+            state = (parts[1].split() or ["UNKNOWN"])[0]
+            yield Job(match[1], match[2], state, parts[2], parts[3], start=parts[4])

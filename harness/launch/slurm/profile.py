@@ -23,6 +23,15 @@ AFTER = re.compile(r"(?:(after|afterany|afterok|afternotok|aftercorr):)?(\d+(?:_
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+def seconds_of(text: str) -> int:
+    """SLURM's 1-02:03:04, 02:03:04 or 03:04 in seconds. Raises ValueError on anything else."""
+    days, _, clock = text.rpartition("-")
+    seconds = 0
+    for part in clock.split(":"):
+        seconds = 60 * seconds + int(part)
+    return 86400 * int(days or 0) + seconds
+
+
 class Profile(Frozen):
     """One cluster as seen by `hpz submit`; a key left out is not asked for."""
 
@@ -75,9 +84,7 @@ class Profile(Frozen):
     @property
     def limit_seconds(self) -> int:
         """`time` in seconds."""
-        days, _, clock = self.time.rpartition("-")
-        hours, minutes, seconds = clock.split(":") if ":" in clock else ("0", clock, "0")
-        return int(days or 0) * 86400 + int(hours) * 3600 + int(minutes) * 60 + int(seconds)
+        return seconds_of(self.time if ":" in self.time else f"{self.time}:00")
 
     @property
     def dependency(self) -> str:

@@ -88,7 +88,7 @@ def study_rows(
                 state=state,
                 reason=why or None,
                 ended_by=job.state if job else FORGOTTEN,
-                ended_utc=status.ended_utc or utc_now(),
+                ended_utc=(job and job.ended_utc) or status.heartbeat_utc or utc_now(),
             )
         waits_for = waits.get(run.run_id, why) if state == "not submitted" else why
         slow = slow_now(results / "runs" / run.run_id) if state == "running" else ""

@@ -107,8 +107,9 @@ def submit(
 
     They run from the snapshot `code`, by default one of the code as it is now; `say` hears where runs that are done had
     other code, and what waits for the site to have room. `runs`: these of the study's runs alone.
-    The profile's throttle holds over several arrays, too: each waits for the one before it. Raises HarnessError with
-    SLURM's own words when it refuses; arrays accepted before stay submitted.
+    The profile's throttle holds over several arrays, too: each waits for the one before it, and the first for those of
+    the study that SLURM still has. Raises HarnessError with SLURM's own words when it refuses; arrays accepted before
+    stay submitted.
     """
     clients = Clients.of(profile)
     with _one_submitter(results):
@@ -126,7 +127,9 @@ def submit(
             planned = now
             if later:
                 say(waiting_sentence(limit.words, later))
-        sent = _send_in_order(planned, profile, clients, {run.run_id: run for run in study.runs})
+        runs_by_id = {run.run_id: run for run in study.runs}
+        before = active_jobs(results / "slurm", scheduler) if profile.throttle else []
+        sent = _send_in_order(planned, profile, clients, runs_by_id, before)
         for note in node_notes(results / "slurm") if sent else ():
             say(note.sentence)
         if sent and snapshot:
@@ -134,6 +137,20 @@ def submit(
             for sentence in other_code(results, snapshot, done):
                 say(sentence)
         return sent
+
+
+def active_jobs(folder: Path, scheduler: Scheduler) -> list[str]:
+    """Array ids of a study's jobs that SLURM has; those that are younger than its last answer are taken to be there."""
+    sent = [s for s in submissions(folder) if s.cluster == scheduler.clients.cluster]
+    if not sent:
+        return []
+    snapshot = scheduler.snapshot()
+    marks, ids = {s.mark for s in sent}, {s.job_id for s in sent}
+    found = {
+        j.array_id for j in snapshot.jobs.values() if j.active and (j.mark in marks or j.array_id in ids)
+    }
+    young = {s.job_id for s in sent if s.job_id and s.utc >= snapshot.utc}
+    return sorted(found | young, key=int)
 
 
 def _room(limit: JobLimit, scheduler: Scheduler, folder: Path) -> int:
@@ -145,12 +162,14 @@ def _room(limit: JobLimit, scheduler: Scheduler, folder: Path) -> int:
 
 
 def _send_in_order(
-    planned: list[Submission], profile: Profile, clients: Clients, runs: dict[str, Run]
+    planned: list[Submission], profile: Profile, clients: Clients, runs: dict[str, Run], before: list[str]
 ) -> list[Submitted]:
+    """Send arrays; where the profile has a throttle each waits for the one before, the first for the jobs `before`."""
     scripts = [render(submission, profile) for submission in planned]
     sent: list[Submitted] = []
     for submission, script in zip(planned, scripts, strict=True):
-        after = f"afterany:{sent[-1].job_id}" if sent and profile.throttle else ""
+        previous = [str(sent[-1].job_id)] if sent and profile.throttle else before
+        after = f"afterany:{':'.join(previous)}" if previous else ""
         together = ",".join(filter(None, (profile.dependency, after))) if after else None
         sent.append(_send(submission, script, profile, clients, runs, together))
     return sent

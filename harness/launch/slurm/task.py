@@ -74,9 +74,9 @@ class Driver:
                 self.take_turns(todo, self.profile.blocks if len(runs) > 1 else 1)
         if self.stop.asked:
             return self.leave(todo)
-        mirror(runs, mode, self.stop)
         if event := study_ended_here(self.results, runs[0].run().study):
             self.notifier.tell(event)
+        mirror(runs, mode, self.stop)
         return int(any(directory.status().state != "done" for directory in runs))
 
     def take_turns(self, todo: list[RunDirectory], blocks: int) -> None:

@@ -17,6 +17,7 @@ from harness.launch.slurm.status import study_rows
 from harness.launch.slurm.submit import submit
 from harness.record import RunDirectory
 from harness.study import Study, load_study
+from harness.system.places import REPOSITORY
 from tests.conftest import StudyFile
 from tests.submitted import Slurm, command, line
 
@@ -24,10 +25,10 @@ from tests.submitted import Slurm, command, line
 class Sent:
     """A study of ZeRO-3 and `fixed` that was sent as job 41."""
 
-    def __init__(self, study: Study, results: Path, slurm: Slurm) -> None:
+    def __init__(self, study: Study, results: Path, slurm: Slurm, **profile: Any) -> None:
         self.study, self.results, self.slurm = study, results, slurm
         self.said: list[str] = []
-        (self.first,) = submit(study, results, Profile(name="x", after=["7"]))
+        (self.first,) = submit(study, results, Profile(name="x", after=["7"], **profile), code=REPOSITORY)
 
     def ended(self, state: str = "PREEMPTED", job: str = "41_0") -> None:
         """The job has ended, as squeue tells it."""
@@ -117,6 +118,17 @@ def test_the_limit_holds_over_several_watches(sent: Sent) -> None:
     assert not sent.look(limit=1)
     assert sent.said[-1].endswith("(SLURM: PREEMPTED); it was sent again 1 times (--limit)")
     assert len(read_again(sent.results)) == 1
+
+
+def test_a_throttle_holds_over_what_is_sent_again(sent: Sent, study_file: StudyFile, tmp_path: Path) -> None:
+    study = load_study(
+        study_file(matrix={"model": "llama2-toy", "variant": "zero3", "shape": "2x2", "seed": [1, 2]})
+    )
+    two = Sent(study, tmp_path / "two", sent.slurm, throttle=1)
+    (first,) = submissions(two.results / "slurm")
+    two.slurm.queue.write_text(line("42_0", "PREEMPTED", first.mark) + line("42_1", "RUNNING", first.mark))
+    assert two.look() and two.sent_again() == ["43"]
+    assert "--dependency=afterany:42 " in two.slurm.asked()[-1]
 
 
 def test_a_refusal_of_slurms_is_told_once_and_not_tried_again(sent: Sent) -> None:

@@ -16,6 +16,7 @@ from harness.launch.slurm.status import study_rows
 from harness.launch.slurm.submit import submit
 from harness.launch.slurm.waiting import read_waiting
 from harness.study import Study, load_study
+from harness.system.places import REPOSITORY
 from tests.conftest import StudyFile
 from tests.submitted import Slurm, command, line
 
@@ -110,14 +111,14 @@ def test_what_there_is_no_room_for_waits_and_is_sent_once_there_is(
     slurm: Slurm, study: Study, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    (sent,) = submit(study, tmp_path, PROFILE, said.append)
+    (sent,) = submit(study, tmp_path, PROFILE, said.append, code=REPOSITORY)
     assert len(sent.tasks) == 3
     assert said == [
         "2 pair groups wait, as account 'lab' allows you 3 jobs at a time (MaxSubmitJobs); send the rest with the same "
         "hpz submit once others have ended, or leave it to hpz watch --resubmit"
     ]
     slurm.queue.write_text("".join(line(f"41_{task}", "RUNNING", sent.mark) for task in range(3)))
-    assert submit(study, tmp_path, PROFILE) == []
+    assert submit(study, tmp_path, PROFILE, code=REPOSITORY) == []
     rows, _ = study_rows(study, tmp_path)
     assert [row.state for row in rows] == ["waiting"] * 3 + ["not submitted"] * 2
     assert "MaxSubmitJobs" in rows[-1].why
@@ -132,8 +133,8 @@ def test_what_was_just_sent_takes_room_before_squeue_tells_of_it(
     slurm: Slurm, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler, "QUERY_SECONDS", 10.0)
-    assert sum(len(sent.tasks) for sent in submit(study, tmp_path, PROFILE)) == 3
-    assert submit(study, tmp_path, PROFILE) == []
+    assert sum(len(sent.tasks) for sent in submit(study, tmp_path, PROFILE, code=REPOSITORY)) == 3
+    assert submit(study, tmp_path, PROFILE, code=REPOSITORY) == []
 
 
 def test_a_remembered_site_of_another_form_is_asked_again(slurm: Slurm, tmp_path: Path) -> None:

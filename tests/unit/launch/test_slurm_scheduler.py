@@ -16,6 +16,7 @@ from harness.launch.slurm.scheduler import Scheduler, Snapshot
 from harness.launch.slurm.status import joined_state
 from harness.record import Final, Status
 from harness.system.errors import HarnessError
+from harness.system.utc import local_to_utc
 from tests.submitted import command
 
 SQUEUE = """\
@@ -26,10 +27,11 @@ SQUEUE = """\
 slurm_load_jobs warning: something new
 """
 SACCT = """\
-123_4|CANCELLED by 1000|00:01:00|n0|more|fields
-123_4.batch|CANCELLED|00:01:00|n0
-123_[5-9]|PENDING|00:00:00|None assigned
-123_3|TIMEOUT|00:10:00|n1
+123_4|CANCELLED by 1000|00:01:00|n0|2026-11-26T07:04:03|more|fields
+123_4.batch|CANCELLED|00:01:00|n0|2026-11-26T07:04:03
+123_[5-9]|PENDING|00:00:00|None assigned|Unknown
+123_3|TIMEOUT|1-00:10:00|n1|2026-11-26T07:04:03
+123_2|FAILED|00:00:00|None assigned|Unknown
 """
 
 
@@ -70,8 +72,14 @@ def test_sacct_lines_are_read_without_steps() -> None:
     assert [(job.array_id, job.task, job.state) for job in jobs] == [
         ("123", "4", "CANCELLED"),
         ("123", "3", "TIMEOUT"),
+        ("123", "2", "FAILED"),
     ]
     assert not any(job.active for job in jobs)
+    assert [job.ended_utc for job in jobs] == [
+        local_to_utc("2026-11-26T07:05:03"),
+        local_to_utc("2026-11-27T07:14:03"),
+        None,
+    ]
 
 
 def test_many_looks_ask_once(tmp_path: Path) -> None:

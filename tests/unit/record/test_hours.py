@@ -74,19 +74,19 @@ def test_a_killed_turn_loses_its_start_and_the_steps_that_are_made_again(
     assert seen["used"] - seen["restarts"] == pytest.approx(2 * 420 / 3600)  # as without a restart
 
 
-def test_a_turn_that_no_driver_was_left_to_write_down_counts_until_its_last_sign_of_life(
+def test_a_turn_that_no_driver_was_left_to_write_down_counts_until_its_job_ended(
     directory: RunDirectory, study: Study
 ) -> None:
     directory.update_status(state="running", started_utc=at(0), heartbeat_utc=at(230), step=1)
     assert read_turns(directory) == [Turn(at(0), at(230), 0, 2, "running")]
-    directory.update_status(state="interrupted", ended_utc=at(9000))
-    assert read_turns(directory) == [Turn(at(0), at(230), 0, 0, "lost")]
-    assert hours(directory, study)["failed"] == pytest.approx(2 * 230 / 3600)
+    directory.update_status(state="interrupted", ended_utc=at(250))
+    assert read_turns(directory) == [Turn(at(0), at(250), 0, 0, "lost")]
+    assert hours(directory, study)["failed"] == pytest.approx(2 * 250 / 3600)
     close_lost_turn(directory, until_step=1)
     close_lost_turn(directory, until_step=1)
-    directory.update_status(state="running", started_utc=at(500), heartbeat_utc=at(530))
+    directory.update_status(state="running", started_utc=at(500), heartbeat_utc=at(530), ended_utc=None)
     assert [turn.outcome for turn in read_turns(directory)] == ["lost", "running"]
-    assert hours(directory, study)["restarts"] == pytest.approx(2 * (230 - 100) / 3600)
+    assert hours(directory, study)["restarts"] == pytest.approx(2 * (250 - 100) / 3600)
 
 
 def test_all_that_a_failed_run_took_is_lost_once(directory: RunDirectory, study: Study) -> None:
