@@ -37,13 +37,12 @@ from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 from tests.conftest import write_study
 from tests.slurm.conftest import Submitter
-from tests.unit.record.test_mirror import steps_stored
+from tests.wandb_store import steps_stored
 
 SPEC = Spec(nodes=2, cpus=16, gpus=8, link="200mbit")
-DISK_MEGABYTES = 512  # of the results' own disk, where one can be mounted
+DISK_MEGABYTES = 1024  # of the results' own disk, where one can be mounted
 LOOK_SECONDS = 1.0
 PATIENCE_SECONDS = 900.0  # without any progress, after which the script gives up and says so
-GOES_ON = {"queued", "waiting", "running", "stalled", "preempted"}
 ACTIVE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED"}
 STEPS = 40
 
@@ -233,8 +232,7 @@ def until_done(site: Site, faults: int, every: float) -> Iterator[str]:
         watch_water(site)
         if all(row.state == "done" for row in rows) and site.queue_is_empty():
             return
-        release_what_is_held(site)
-        if not any(row.state in GOES_ON for row in rows):
+        if any(row.state == "held" for row in rows) or not any(row.may_go_on for row in rows):
             send_what_is_missing(site)
         if sum(site.high_water.values()) > progress:
             progress, since = sum(site.high_water.values()), time.monotonic()
@@ -255,14 +253,6 @@ def send_what_is_missing(site: Site) -> None:
         site.submissions += bool(submit(site.study, site.results, site.profile))
     except (HarnessError, OSError, subprocess.TimeoutExpired) as error:
         print(f"not submitted yet: {error}", flush=True)
-
-
-def release_what_is_held(site: Site) -> None:
-    """SLURM holds a job whose launch failed until somebody has looked at it."""
-    asked = site.cluster.run(["squeue", "--noheader", "--array", "--states=pending", "--format=%i %r"])
-    for line in asked.stdout.splitlines():
-        if "launch failed requeued held" in line:
-            site.cluster.run(["scontrol", "release", line.split()[0]])
 
 
 def made(results: Path, run_id: str) -> list[int]:
@@ -312,7 +302,7 @@ def mirrored(site: Site, run: Run) -> list[int]:
 
     directory = RunDirectory(site.results / "runs" / run.run_id)
     mirror_run(directory.path, "offline")
-    return steps_stored(directory)
+    return steps_stored(directory.path)
 
 
 def differing(site: Site) -> list[str]:

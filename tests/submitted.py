@@ -56,8 +56,9 @@ class Slurm:
         )
 
     def config(self, *lines: str) -> None:
-        """What `scontrol show config` prints."""
-        command(self.folder, "scontrol", "cat << end\n" + "\n".join(lines) + "\nend")
+        """What `scontrol show config` prints; other words to scontrol are noted."""
+        noted = f'[ "$1" = show ] || {{ echo "scontrol $*" >> {self.said}; exit; }}\n'
+        command(self.folder, "scontrol", noted + "cat << end\n" + "\n".join(lines) + "\nend")
 
     def asked(self) -> list[str]:
         return self.said.read_text().splitlines()

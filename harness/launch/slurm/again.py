@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.launch.slurm import scheduler
 from harness.launch.slurm.arrays import Submitted, Task, pair_groups
-from harness.launch.slurm.clients import Unanswered
+from harness.launch.slurm.clients import Clients, Unanswered
 from harness.launch.slurm.ended import steps_reached
 from harness.launch.slurm.notify import Kind
 from harness.launch.slurm.profile import Profile
@@ -67,8 +67,9 @@ class Again:
     refused: set[str] = field(default_factory=set)
     said: set[str] = field(default_factory=set)
     tried: dict[str, str] = field(default_factory=dict)
+    releases: dict[str, int] = field(default_factory=dict)  # of what SLURM held
 
-    def look(self, rows: Iterable[Row]) -> bool:
+    def look(self, rows: Sequence[Row]) -> bool:
         """Send what can go on, and what waited for room; returns whether any of that is still to come."""
         groups = find_groups(self.study, self.results, {row.run_id: row for row in rows})
         batches: dict[Path, list[Group]] = {}
@@ -77,7 +78,9 @@ class Again:
                 batches.setdefault(group.source.folder, []).append(group)
         for batch in batches.values():
             self.send(batch)
-        return self.send_waiting() or any(group.name not in self.refused for group in groups)
+        tasks = {row.job: row for row in rows if row.state == "held"}
+        held = [self.may_release(row) for row in tasks.values()]
+        return any(held) | self.send_waiting() or any(group.name not in self.refused for group in groups)
 
     def may_send(self, group: Group) -> bool:
         if group.name in self.refused or not self.due(group.name):
@@ -86,6 +89,21 @@ class Again:
             self.refuse(group.name, f"{group.why}; {over}")
             return False
         return True
+
+    def may_release(self, row: Row) -> bool:
+        """Let a task go that SLURM holds, some times; returns whether it may still go on."""
+        name = f"{row.job}, held"
+        if self.due(name) and name not in self.refused:
+            self.tried[name] = utc_now()
+            self.releases[name] = self.releases.get(name, 0) + 1
+            if self.releases[name] > FRUITLESS:
+                self.refuse(name, f"its launch failed {FRUITLESS + 1} times; see slurmd's log on its node")
+                return False
+            source = task_places(self.results)[row.run_id][0]
+            with suppress(HarnessError):
+                Clients.of(source.profile).release(str(row.job))
+                self.say("resubmitted", f"job {row.job}: SLURM held it after a failed launch; it is released")
+        return name not in self.refused
 
     def due(self, name: str) -> bool:
         """Whether SLURM may have another answer than when this was last tried."""

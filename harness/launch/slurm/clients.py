@@ -35,6 +35,9 @@ SQUEUE_FIELDS = ("%F", "%K", "%T", "%M", "%N", "%k", "%S", "%a", "%q", "%P", "%r
 SACCT_FIELDS = ("JobID", "State", "Elapsed", "NodeList", "Start")
 
 
+HELD = "launch failed requeued held"  # in the words of squeue
+
+
 @dataclass(frozen=True)
 class Job:
     """One array task as the scheduler sees it, or a job of this user that is none and has no `task`."""
@@ -50,6 +53,11 @@ class Job:
     account: str = ""
     qos: str = ""
     partition: str = ""
+
+    @property
+    def held(self) -> bool:
+        """Whether SLURM keeps it until somebody has looked: the node could not launch it."""
+        return self.state == "PENDING" and self.reason == HELD
 
     @property
     def active(self) -> bool:
@@ -118,6 +126,10 @@ class Clients:
         done = self._run(["scancel", job_id])
         if done.returncode and "Invalid job id" not in done.stderr:
             raise HarnessError(f"SLURM refused to cancel {job_id}: {' '.join(done.stderr.split())}")
+
+    def release(self, job_id: str) -> None:
+        """Let a job go that SLURM holds. Raises HarnessError where it refuses."""
+        self._checked(["scontrol", "release", job_id])
 
     def squeue(self) -> list[Job]:
         """All jobs of this user that squeue knows, array tasks one by one. Raises HarnessError."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.launch.slurm.arrays import Submitted, submissions
-from harness.launch.slurm.clients import FINISHED, Clients, Job
+from harness.launch.slurm.clients import FINISHED, HELD, Clients, Job
 from harness.launch.slurm.scheduler import Scheduler, Snapshot
 from harness.launch.slurm.waiting import read_waiting
 from harness.record import OPEN, RunDirectory, Status
@@ -197,6 +197,8 @@ def joined_state(
             job.state, ("failed", "the job ended without the run's final record")
         )
         return state, f"{meaning} (SLURM: {job.state})"
+    if job.held:
+        return "held", f"SLURM holds it after a failed launch ({HELD}); hpz submit releases it"
     again = f"goes on from step {status.step + 1}; " if status.step is not None else ""
     expected = f"; expected to start {job.start[:16].replace('T', ' ')}" if local_to_utc(job.start) else ""
     return "queued", again + (job.reason or job.state.lower()) + expected

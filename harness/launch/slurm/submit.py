@@ -115,6 +115,8 @@ def submit(
     with _one_submitter(results):
         scheduler, allowed = Scheduler(clients), site(clients)
         find_lost(results / "slurm", scheduler)
+        for sentence in release_held(results / "slurm", scheduler):
+            say(sentence)
         snapshot = None if code else take_snapshot(results)
         folder = code or (snapshot.folder if snapshot else REPOSITORY)
         profile = leaving_out(profile, results / "slurm", clients.cluster)
@@ -151,6 +153,21 @@ def active_jobs(folder: Path, scheduler: Scheduler) -> list[str]:
     }
     young = {s.job_id for s in sent if s.job_id and s.utc >= snapshot.utc}
     return sorted(found | young, key=int)
+
+
+def release_held(folder: Path, scheduler: Scheduler) -> list[str]:
+    """Let the tasks go that SLURM holds after a failed launch; a sentence for each."""
+    sent = [s for s in submissions(folder) if s.cluster == scheduler.clients.cluster]
+    snapshot = scheduler.snapshot() if sent else None
+    said = []
+    for submitted in sent if snapshot else ():
+        for index, task in enumerate(submitted.tasks):
+            job = snapshot.job(submitted.mark, submitted.job_id, index) if snapshot else None
+            if job is not None and job.held:
+                key = f"{job.array_id}_{job.task}"
+                scheduler.clients.release(key)
+                said.append(f"job {key}, {task.group}: SLURM held it after a failed launch; it is released")
+    return said
 
 
 def _room(limit: JobLimit, scheduler: Scheduler, folder: Path) -> int:

@@ -12,6 +12,7 @@ from harness.launch.slurm import submit as submitting
 from harness.launch.slurm.again import Again, read_again
 from harness.launch.slurm.arrays import submissions
 from harness.launch.slurm.cancel import cancel_job
+from harness.launch.slurm.clients import HELD
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.status import study_rows
 from harness.launch.slurm.submit import submit
@@ -87,6 +88,35 @@ def test_what_slurm_ended_goes_on(sent: Sent, state: str) -> None:
 def test_what_would_end_so_again_or_was_meant_does_not(sent: Sent, state: str) -> None:
     sent.ended(state)
     assert not sent.look() and sent.sent_again() == []
+
+
+def hold(sent: Sent) -> None:
+    """The node could not launch the task, and SLURM keeps it until somebody has looked."""
+    sent.slurm.queue.write_text(line("41_0", "PENDING", sent.first.mark, reason=HELD))
+
+
+def test_a_task_that_slurm_holds_is_named_and_released_by_a_watch(sent: Sent) -> None:
+    hold(sent)
+    assert sent.look() and sent.sent_again() == []
+    assert "scontrol release 41_0" in sent.slurm.asked()
+    rows, _ = study_rows(sent.study, sent.results)
+    assert {(row.state, row.may_go_on) for row in rows} == {("held", False)}
+
+
+def test_a_task_that_is_held_again_and_again_is_given_up(sent: Sent) -> None:
+    hold(sent)
+    again = Again(sent.study, sent.results, 10, lambda _, sentence: sent.said.append(sentence))
+    rows, _ = study_rows(sent.study, sent.results)
+    assert [again.look(rows) for _ in range(3)] == [True, True, False]
+    assert sent.said[-1].startswith("not sent again: 41_0, held: its launch failed 3 times")
+
+
+def test_submit_releases_what_slurm_holds_and_sends_nothing_twice(sent: Sent) -> None:
+    hold(sent)
+    said: list[str] = []
+    profile = Profile(name="x")
+    assert submit(sent.study, sent.results, profile, said.append, code=REPOSITORY) == []
+    assert "scontrol release 41_0" in sent.slurm.asked() and "it is released" in said[0]
 
 
 def test_nothing_is_sent_while_slurm_has_the_job(sent: Sent) -> None:
