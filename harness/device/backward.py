@@ -109,7 +109,7 @@ class BackwardPass:
         if node is self.node:
             if self.sums:
                 done = self.machine.ops - self.ops_before_sums
-                self.machine.switch(self.sums[min(done, len(self.sums) - 1)])
+                self.machine.current = self.sums[min(done, len(self.sums) - 1)]
         elif node is not self.outside:
             self._start(node)
         elif self.node is not None:
@@ -117,7 +117,7 @@ class BackwardPass:
 
     def _start(self, node: Any) -> None:
         self.node, self.sums = node, []
-        self.machine.switch(self.streams.get(node) or self.machine.nodes.of(node))
+        self.machine.current = self.streams.get(node) or self.machine.nodes.of(node)
         for edge in [edge for edge in self.ready if edge[0] is node]:
             self._await(edge)
             del self.ready[edge]
@@ -126,7 +126,7 @@ class BackwardPass:
         """All nodes are done: the caller's stream waits, before what was queued for the end of the pass runs."""
         if not self.ended:
             self.ended = True
-            self.machine.switch(self.caller)
+            self.machine.current = self.caller
             for stream in self.ends:
                 if stream is not self.caller:
                     wait(self.caller, stream)
@@ -134,7 +134,7 @@ class BackwardPass:
     def forget(self) -> None:
         for handle in self.handles:
             handle.remove()
-        self.machine.switch(self.caller)
+        self.machine.current = self.caller
 
 
 def wait(waiting: Stream, awaited: Stream) -> None:

@@ -137,8 +137,8 @@ class Machine(Schedule):
             self.backward.follow()
         return self._current
 
-    def switch(self, stream: Stream) -> None:
-        """Work goes to this stream from now on."""
+    @current.setter
+    def current(self, stream: Stream) -> None:
         if stream is not self._current:
             self._current = stream
             self.nodes.switch(stream)
@@ -278,8 +278,8 @@ class StreamContext:
     def __enter__(self) -> None:
         if self.stream is not None:
             self.previous = self.stream.machine.current
-            self.stream.machine.switch(self.stream)
+            self.stream.machine.current = self.stream
 
     def __exit__(self, *_: object) -> None:
         if self.stream is not None:
-            self.stream.machine.switch(self.previous)
+            self.stream.machine.current = self.previous

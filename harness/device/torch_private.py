@@ -7,16 +7,19 @@ of torch is met here. Which releases were tried stands in `tests/matrix.md`; "al
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from datetime import timedelta
 from types import FunctionType
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.utils.data
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
     "EVENTS_AT_ONCE",
+    "LoaderIterator",
     "PlainDispatchMode",
     "TorchDispatchMode",
     "below_dispatch",
@@ -30,6 +33,7 @@ __all__ = [
     "next_node_number",
     "on_engine",
     "open_fake_world",
+    "pin_batch",
     "plain_device",
     "rendezvous_store",
     "run_backward",
@@ -119,6 +123,13 @@ def on_engine(func: Any, engine: Any) -> Any:
     copied = FunctionType(func.__code__, globals_, func.__name__, func.__defaults__)
     copied.__kwdefaults__ = func.__kwdefaults__
     return copied
+
+
+LoaderIterator: Any = torch.utils.data.dataloader._BaseDataLoaderIter
+"""What iterates over a DataLoader; it is made for the loader, and pins what `__next__` gives if that asks for it. All."""
+
+pin_batch: Callable[[Any], Any] = torch.utils.data._utils.pin_memory.pin_memory
+"""A batch of any structure with its tensors pinned, as a DataLoader does it. All."""
 
 
 def rendezvous_store() -> Any:

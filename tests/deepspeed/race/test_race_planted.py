@@ -172,6 +172,13 @@ def test_a_bug_planted_in_deepspeed_is_found_where_it_is(tmp_path: Path, name: s
 
 
 @pytest.mark.slow
+def test_the_race_of_the_step_is_found_when_batches_come_from_a_loader_that_pins(tmp_path: Path) -> None:
+    report = report_of(overlay_path(Variant.parse("event")), None, "--loader")
+    assert report.labels == {"step-partition-copy"}
+    assert all(race.label for race in report.races)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [{}, OFFLOAD], ids=["on the device", "offloaded to pinned memory"])
 def test_without_a_bug_nothing_is_found(tmp_path: Path, config: dict[str, Any]) -> None:
     report = report_of(overlay_path(Variant.parse("event+step")), written(config, tmp_path))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.data import DataLoader
 
 from harness.clock.policy import policy_named
 from harness.device.deferred import Deferred
@@ -125,6 +126,12 @@ def test_pickle_and_deepcopy_wait_for_the_values() -> None:
         copied = copy.deepcopy(x)
         assert copied.device == torch.device(DEVICE)
         assert copied.tolist() == pickle.loads(pickle.dumps(x)).tolist() == [2, 2]
+
+
+def test_a_tensor_made_by_its_old_constructor_is_the_hosts() -> None:
+    with on("side-first"):
+        for made in (torch.FloatTensor(3), torch.LongTensor([1, 2]), torch.Tensor(2, 2)):
+            assert made.device == torch.device("cpu")
 
 
 # ---- when the host waits
@@ -494,6 +501,25 @@ def test_pinned_and_host_memory_of_every_factory_is_the_hosts() -> None:
         ):
             assert made.is_pinned()
             assert made.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_that_is_asked_to_pin_does_so_for_batches_of_any_structure(workers: int) -> None:
+    rows = [{"ids": torch.tensor([i]), "pair": (torch.tensor(0.5), "text")} for i in range(4)]
+    with on("eager"):
+        batches = list(DataLoader(rows, batch_size=2, pin_memory=True, num_workers=workers))
+        assert [batch["ids"].tolist() for batch in batches] == [[[0], [1]], [[2], [3]]]
+        assert all(batch["ids"].is_pinned() and batch["pair"][0].is_pinned() for batch in batches)
+        assert not next(iter(DataLoader(rows, batch_size=2)))["ids"].is_pinned()
+
+
+def test_a_pinned_batch_is_sent_without_a_wait_and_a_pageable_one_with_one() -> None:
+    with on("side-first") as device:
+        for pinned, waits in ((True, 0), (False, 1)):
+            before = device.counters()
+            for batch in DataLoader(torch.ones(2, 3), pin_memory=pinned, batch_size=2):
+                batch.to(DEVICE, non_blocking=True)
+            assert sum((device.counters() - before).host_syncs_by_reason().values()) == waits
 
 
 @pytest.mark.parametrize("policy", POLICIES)
