@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from harness.device.arguments import map_tensors, tensors_of, written
-from harness.device.deferred import Deferred, alias, generator_state
+from harness.device.deferred import Deferred, generator_state
 from harness.device.errors import DeviceError, MixedDevices
 from harness.device.memory import Memory, accesses, is_pinned, on_device
 from harness.device.observe import HOST, OpKind, OpRecord
 from harness.device.operators import Kind, Operator, describe
+from harness.device.poison import alias
 from harness.device.results import Results
 from harness.device.streams import Machine
 from harness.device.torch_private import PlainDispatchMode, current_node, functions_off
@@ -243,7 +244,7 @@ class Dispatcher(PlainDispatchMode):
         # What the op will touch is what the handles mean now: `param.data = x` may change them before it runs.
         frozen_args, frozen_kwargs = map_tensors(alias, args, kwargs)
         self.machine.issue(
-            operator.name, Deferred(func, frozen_args, frozen_kwargs, [t.data for t in made], state)
+            operator.name, Deferred(func, frozen_args, frozen_kwargs, [alias(t) for t in made], state)
         )
         return out
 

@@ -1,8 +1,8 @@
 """`DataLoader(pin_memory=True)`: its batches lie in pinned memory, as they do on a machine with a GPU.
 
-Torch pins nothing where it finds no accelerator. Where the loader would have a thread that pins batches ahead, here each
-is pinned as it is handed over: the queue between the two orders as much, and pinned memory that is used anew comes from
-an allocator that awaits the copies from it.
+Torch pins nothing where it finds no accelerator. Where the loader would have a thread that pins batches ahead, here
+each is pinned as it is handed over: the queue between the two orders as much, and pinned memory that is used anew
+comes from an allocator that awaits the copies from it.
 """
 
 from __future__ import annotations

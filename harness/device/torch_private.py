@@ -126,7 +126,7 @@ def on_engine(func: Any, engine: Any) -> Any:
 
 
 LoaderIterator: Any = torch.utils.data.dataloader._BaseDataLoaderIter
-"""What iterates over a DataLoader; it is made for the loader, and pins what `__next__` gives if that asks for it. All."""
+"""What iterates over a DataLoader: made for the loader, and asked for batches by `__next__`. All."""
 
 pin_batch: Callable[[Any], Any] = torch.utils.data._utils.pin_memory.pin_memory
 """A batch of any structure with its tensors pinned, as a DataLoader does it. All."""

@@ -20,7 +20,7 @@ from harness.device.errors import DeviceError
 from harness.device.observe import HOST, Observer, OpRecord
 from harness.device.opening import open_device, open_process_device
 from harness.device.poison import pattern_of
-from harness.device.streams import Stream
+from harness.device.streams import Stream, machine
 from harness.device.virtual import VirtualDevice
 from harness.system.errors import HarnessError
 
@@ -359,6 +359,26 @@ def test_stale_gives_the_content_of_the_last_block_freed_on_the_stream() -> None
         assert torch.empty(120, device=DEVICE)[:100].tolist() == [5] * 100
         with Stream():
             assert torch.empty(100, device=DEVICE).tolist() == [0] * 100
+
+
+def taken_over(recorded: bool) -> list[float]:
+    """What a side stream reads of a block that is freed and handed out again before it has run."""
+    with on("main-first", "stale"):
+        side, block = Stream(), torch.full((8,), 1.0, device=DEVICE)
+        side.wait_stream(machine().current)
+        with side:
+            seen = block + 0
+        if recorded:
+            block.record_stream(side)
+        del block
+        torch.full((8,), 5.0, device=DEVICE)
+        side.synchronize()
+        return seen.tolist()  # type: ignore[no-any-return]
+
+
+def test_a_block_is_handed_out_under_the_ops_that_still_use_it_unless_their_stream_was_recorded() -> None:
+    assert taken_over(recorded=False) == [5.0] * 8
+    assert taken_over(recorded=True) == [1.0] * 8
 
 
 def test_single_precision_leftovers_hold_nan_when_read_as_bfloat16() -> None:
