@@ -60,7 +60,3 @@ class Deferred:
 def generator_state(kwargs: dict[str, Any]) -> tuple[torch.Generator, Tensor]:
     generator = kwargs.get("generator") or torch.default_generator
     return generator, generator.get_state()
-
-
-def alias(tensor: Tensor) -> Tensor:
-    return tensor.data

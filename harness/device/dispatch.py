@@ -13,14 +13,15 @@ from typing import Any
 import torch
 
 from harness.device.arguments import map_tensors, tensors_of, written
-from harness.device.deferred import Deferred, alias, generator_state
+from harness.device.deferred import Deferred, generator_state
 from harness.device.errors import DeviceError, MixedDevices
 from harness.device.memory import Memory, accesses, is_pinned, on_device
 from harness.device.observe import HOST, OpKind, OpRecord
 from harness.device.operators import Kind, Operator, describe
+from harness.device.poison import alias
 from harness.device.results import Results
 from harness.device.streams import Machine
-from harness.device.torch_private import PlainDispatchMode, functions_off
+from harness.device.torch_private import PlainDispatchMode, current_node, functions_off
 
 Tensor = torch.Tensor
 COPY = torch.ops.aten.copy_.default
@@ -58,7 +59,7 @@ class Dispatcher(PlainDispatchMode):
     def _wants_device(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Where a new tensor goes. An index names the device; a call from inside torch (an autograd formula, a
 
-        composite kernel) inherits from its input or, having none, belongs to the device work that it is part of.
+        composite kernel) inherits from its input or, having none, belongs to the backward pass that it is part of.
         """
         device = kwargs.get("device")
         if device is not None and (device.index is not None or device.type != "cpu"):
@@ -66,7 +67,8 @@ class Dispatcher(PlainDispatchMode):
         asked = self.placement()
         if asked is not None:
             return asked
-        return all(on_device(t) for t in tensors_of(args[:1]))
+        given = tensors_of(args[:1])
+        return all(map(on_device, given)) if given else current_node() is not None
 
     def _allocate(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._wants_device(args, kwargs):
@@ -242,7 +244,7 @@ class Dispatcher(PlainDispatchMode):
         # What the op will touch is what the handles mean now: `param.data = x` may change them before it runs.
         frozen_args, frozen_kwargs = map_tensors(alias, args, kwargs)
         self.machine.issue(
-            operator.name, Deferred(func, frozen_args, frozen_kwargs, [t.data for t in made], state)
+            operator.name, Deferred(func, frozen_args, frozen_kwargs, [alias(t) for t in made], state)
         )
         return out
 

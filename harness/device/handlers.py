@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from harness.device import backward
 from harness.device.errors import DeviceError
 from harness.device.functions import Functions, Handler
-from harness.device.memory import DEVICE, allocation_of, is_pinned, names_device, on_device
-from harness.device.streams import Stream
-from harness.device.torch_private import below_dispatch, functions_off, plain_device, without_first_look
+from harness.device.memory import DEVICE, is_pinned, names_device, on_device, record_stream
+from harness.device.streams import Stream, machine
+from harness.device.torch_private import below_dispatch, functions_off, on_engine, plain_device, run_backward
 
 Tensor = torch.Tensor
 HANDLERS: dict[Any, Handler] = {}
@@ -71,10 +72,8 @@ def _pin_memory(mode: Functions, func: Any, args: Any, kwargs: Any) -> Tensor:
 
 @handles(Tensor.record_stream)
 def _record_stream(mode: Functions, func: Any, args: Any, kwargs: Any) -> None:
-    allocation, stream = allocation_of(args[0]), args[1]
-    if allocation is not None and isinstance(stream, Stream):
-        for observer in mode.machine.observers:
-            observer.on_record_stream(allocation.id, stream.id)
+    if isinstance(args[1], Stream):
+        record_stream(args[0], args[1])
 
 
 # ---- making tensors
@@ -246,10 +245,31 @@ def _deepcopy(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
 # ---- Python code inside a torch function: the mode must see it, for hooks are the program's own
 
 
-BACKWARD = {f: without_first_look(f) for f in (Tensor.backward, torch.autograd.backward, torch.autograd.grad)}
+def _engine(roots: Any, *args: Any, **kwargs: Any) -> Any:
+    return backward.run(machine(), run_backward, roots, *args, **kwargs)
+
+
+BACKWARD = {f: on_engine(f, _engine) for f in (torch.autograd.backward, torch.autograd.grad)}
 
 
 @handles(*BACKWARD)
 def _backward(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     with mode:
         return BACKWARD[func](*args, **kwargs)
+
+
+@handles(Tensor.backward)
+def _tensor_backward(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
+    """Some releases of torch come from here to torch.autograd.backward with function modes off."""
+    names = ("gradient", "retain_graph", "create_graph", "inputs")
+    given = dict(zip(names, args[1:], strict=False)) | kwargs
+    return _backward(mode, torch.autograd.backward, (args[0], given.pop("gradient", None)), given)
+
+
+@handles(Tensor.grad_fn.__get__)  # type: ignore[union-attr]
+def _grad_fn(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
+    """A program that keeps the node of a leaf, as for its hooks, comes to it this way."""
+    node = func(*args)
+    if node is not None:
+        mode.machine.nodes.mark_leaves(node)
+    return node

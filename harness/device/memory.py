@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from harness.device.observe import HOST, Access
-from harness.device.poison import Poison
-from harness.device.streams import Machine
+from harness.device.poison import Poison, use_on
+from harness.device.streams import Machine, Stream
 from harness.device.torch_private import inside_vmap, keep_attributes
 
 DEVICE = torch.device("cpu", 0)
@@ -58,6 +58,15 @@ def on_device(tensor: torch.Tensor) -> bool:
         return hasattr(tensor.untyped_storage(), "allocation")
     except NotImplementedError:  # transformers 4.56 makes its masks so
         return on_device(inside_vmap(tensor))
+
+
+def record_stream(tensor: torch.Tensor | None, stream: Stream) -> None:
+    """The allocator is told that a stream uses the memory (torch.Tensor.record_stream)."""
+    allocation = None if tensor is None else allocation_of(tensor)
+    if tensor is not None and allocation is not None:
+        use_on(tensor, stream)
+        for observer in stream.machine.observers:
+            observer.on_record_stream(allocation.id, stream.id)
 
 
 def is_pinned(tensor: torch.Tensor) -> bool:

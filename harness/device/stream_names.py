@@ -6,9 +6,10 @@ import gc
 from collections.abc import Sequence
 from typing import Any
 
+from harness.device.nodes import MARK
 from harness.device.virtual_collectives import VirtualBackend
 
-HOLDERS_OF_ANY = ("stream", "current", "default", "previous", "self")
+HOLDERS_OF_ANY = ("stream", "current", "_current", "default", "previous", "caller", "self", MARK)
 
 
 def plain_name(name: str) -> str:

@@ -11,10 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 
 from harness.device.errors import DeviceError
+from harness.device.nodes import NodeStreams
 from harness.device.observe import Collective, WaitTarget, call_site
 from harness.device.schedule import Eager, Op, Policy, Queue, Run, Schedule
 from harness.device.torch_private import below_dispatch
@@ -104,6 +106,12 @@ class Event:
         return (end.seconds - self.seconds) * 1e3
 
 
+class Follower(Protocol):
+    """A backward pass, which changes the current stream from node to node (harness.device.backward)."""
+
+    def follow(self) -> None: ...
+
+
 class Machine(Schedule):
     """All streams of one rank, the policy that orders them, what was counted and who watches."""
 
@@ -116,7 +124,24 @@ class Machine(Schedule):
         self.host_syncs: Counter[tuple[str, str]] = Counter()
         with use(self):
             self.default = Stream()
-        self.current = self.default
+        self._current = self.default
+        self.nodes = NodeStreams(self.default)
+        self.backward: Follower | None = (
+            None  # the pass of autograd's engine that is under way, if it meets streams
+        )
+
+    @property
+    def current(self) -> Stream:
+        """The stream to which work goes now; in a backward pass that of the node at work."""
+        if self.backward is not None:
+            self.backward.follow()
+        return self._current
+
+    @current.setter
+    def current(self, stream: Stream) -> None:
+        if stream is not self._current:
+            self._current = stream
+            self.nodes.switch(stream)
 
     def next_event_id(self) -> int:
         self.events += 1

@@ -7,29 +7,37 @@ of torch is met here. Which releases were tried stands in `tests/matrix.md`; "al
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from datetime import timedelta
 from types import FunctionType
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.utils.data
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
+    "EVENTS_AT_ONCE",
+    "LoaderIterator",
     "PlainDispatchMode",
     "TorchDispatchMode",
     "below_dispatch",
+    "current_node",
     "dispatch_is_off",
     "functions_off",
     "hold_gpu",
     "inside_vmap",
     "keep_attributes",
     "limit_waits",
+    "next_node_number",
+    "on_engine",
     "open_fake_world",
+    "pin_batch",
     "plain_device",
     "rendezvous_store",
+    "run_backward",
     "sanitizer",
-    "without_first_look",
 ]
 
 functions_off = torch._C.DisableTorchFunction
@@ -92,15 +100,36 @@ def dispatch_is_off() -> bool:
     return bool(torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.Python))
 
 
-def without_first_look(func: Any) -> Any:
-    """A Python function of torch without its first look for function modes, so that a mode can stay on inside.
+current_node = torch._C._current_autograd_node
+"""The node that autograd's engine is at in this thread; None outside. All."""
 
-    All look by one of these two names, which they find among the globals of their module.
+next_node_number = torch._C._autograd._get_sequence_nr
+"""The number that the next node gets which is made in this thread; a leaf's AccumulateGrad gets none. All."""
+
+run_backward = torch.autograd.graph._engine_run_backward
+"""How torch.autograd.backward and grad call the engine: with the roots, then what goes on to it. All."""
+
+EVENTS_AT_ONCE = RELEASE < (2, 8)
+"""Whether a gradient's consumer is made to wait as soon as the gradient is there, and not when the consumer starts."""
+
+
+def on_engine(func: Any, engine: Any) -> Any:
+    """torch.autograd.backward or grad without its first look for function modes, so that a mode can stay on inside,
+
+    and on another engine than `run_backward`. All find these by their names among the globals of their module.
     """
     blind = {name: lambda *_: False for name in ("has_torch_function", "has_torch_function_unary")}
-    copied = FunctionType(func.__code__, {**func.__globals__, **blind}, func.__name__, func.__defaults__)
+    globals_ = {**func.__globals__, **blind, "_engine_run_backward": engine}
+    copied = FunctionType(func.__code__, globals_, func.__name__, func.__defaults__)
     copied.__kwdefaults__ = func.__kwdefaults__
     return copied
+
+
+LoaderIterator: Any = torch.utils.data.dataloader._BaseDataLoaderIter
+"""What iterates over a DataLoader: made for the loader, and asked for batches by `__next__`. All."""
+
+pin_batch: Callable[[Any], Any] = torch.utils.data._utils.pin_memory.pin_memory
+"""A batch of any structure with its tensors pinned, as a DataLoader does it. All."""
 
 
 def rendezvous_store() -> Any:

@@ -12,6 +12,7 @@ from harness.device.device import Device, DeviceKind
 from harness.device.dispatch import Dispatcher
 from harness.device.functions import Functions
 from harness.device.handlers import HANDLERS, placed_tensors
+from harness.device.loaders import pinning_loaders
 from harness.device.memory import DEVICE, Memory
 from harness.device.observe import Observer
 from harness.device.poison import parse_poison
@@ -44,6 +45,7 @@ class VirtualDevice(Device):
     def activate(self) -> Iterator[None]:
         with ExitStack() as modes:
             modes.enter_context(placed_tensors())
+            modes.enter_context(pinning_loaders())
             modes.enter_context(self.dispatcher)
             modes.enter_context(self.functions)
             yield

@@ -14,6 +14,7 @@ from harness.device.collectives import Backend, Call, Tensor
 from harness.device.errors import DeviceError
 from harness.device.memory import accesses, on_device
 from harness.device.observe import Collective, OpRecord
+from harness.device.poison import alias
 from harness.device.schedule import Flight
 from harness.device.streams import Event, Machine, Stream
 from harness.device.torch_private import below_dispatch, functions_off
@@ -70,7 +71,7 @@ class VirtualBackend(Backend):
         if machine.observers:
             self._observe(collective, reads, writes, stream)
         with below_dispatch():
-            aliases = [t.data for t in reads], [t.data for t in writes]
+            aliases = [alias(t) for t in reads], [alias(t) for t in writes]
         machine.issue(collective.op, _Run(collective, call, machine, stream, *aliases), stream, collective)
         work = Work(stream.record_event(), collective)
         machine.policy.at_collective(machine)

@@ -5,6 +5,10 @@ listed them. So besides the named policies and random seeds the search flips lis
 once, then, where that shows nothing, a few of them one by one, then those of all races together. Whatever changes the
 final values is shrunk by ddmin, and counts only where its pairs were really executed in the other order.
 
+A block that is freed while in use matters once somebody else is given it. Pairs of such races are flipped on an
+allocator that hands freed blocks out at once (poison `stale`), and their values compared with those of the program on
+that allocator in the order of issue.
+
 The search is bounded by `Budget` and complete for nothing: "none found" says that so many schedules were tried.
 """
 
@@ -19,6 +23,7 @@ from harness.race.report import HOST_STREAM, Effect, Race, Report
 from harness.race.text import ranks_text
 
 Run = Callable[[Job], Outcome]
+REUSING = "stale"  # the poison, and with it the allocator
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Found:
     races: tuple[str, ...]  # ids
     job: Job
     outcome: Outcome
+    reference: Outcome
 
 
 @dataclass
@@ -52,6 +58,15 @@ class Search:
     searched: set[str] = field(default_factory=set)  # ids of the races whose pairs were flipped
     policies: dict[str, Outcome] = field(default_factory=dict)  # named policy under which values change
     found: dict[str, Found] = field(default_factory=dict)  # race id → its schedule
+    reusing: Outcome | None = None  # the order of issue on an allocator that hands freed blocks out at once
+
+    def reference_of(self, job: Job) -> Outcome:
+        """What the values of a schedule are compared with."""
+        if job.poison != REUSING or self.job.poison == REUSING:
+            return self.reference
+        if self.reusing is None:
+            self.reusing = self.run(self.job.under("scripted", poison=REUSING))
+        return self.reusing
 
     def changes(self, job: Job) -> Outcome | None:
         """Run a schedule; the outcome where the program fails or its final values differ, else None.
@@ -62,7 +77,7 @@ class Search:
         outcome = self.run(job)
         if outcome.problem is not None:
             return outcome if outcome.problem.startswith("rank ") else None
-        return outcome if differs(self.reference, outcome) else None
+        return outcome if differs(self.reference_of(job), outcome) else None
 
     def named_policies(self) -> None:
         """side-first, main-first and the random seeds."""
@@ -90,18 +105,20 @@ class Search:
         """Whether these flips change values; what is left of them after shrinking becomes the races' schedule."""
         ids = tuple(race.id for race in races)
         self.searched.update(ids)
-        if self.changes(self.job.under("scripted", flips)) is None:
+        freed = any(race.kind == "freed-in-use" for race in races)
+        poison = REUSING if freed else self.job.poison
+
+        def under(kept: Sequence[Flip], **watched: bool) -> Job:
+            return self.job.under("scripted", kept, poison=poison, **watched)
+
+        if self.changes(under(flips)) is None:
             return False
-        few = minimise(
-            flips,
-            lambda kept: self.changes(self.job.under("scripted", kept)) is not None,
-            self.budget.shrink,
-        )
-        job = self.job.under("scripted", few, excerpt=True)
+        few = minimise(flips, lambda kept: self.changes(under(kept)) is not None, self.budget.shrink)
+        job = under(few, excerpt=True)
         outcome = self.run(job)
         if not all(turned_around(flip, races, outcome.order) for flip in few):
             return False
-        self.found |= dict.fromkeys(ids, Found(ids, job, outcome))
+        self.found |= dict.fromkeys(ids, Found(ids, job, outcome, self.reference_of(job)))
         return True
 
 
@@ -133,21 +150,23 @@ def flips_of(race: Race) -> list[Flip]:
 def explore(races: Sequence[Race], reference: Outcome, job: Job, run: Run, budget: Budget) -> Search:
     """Search the schedules of a program for effects of these races; `reference` is its eager execution."""
     search = Search(reference, job, run, budget)
-    races = [race for race in races if race.kind == "race" and flips_of(race)]
-    if races:
+    races = [race for race in races if race.kind != "unwritten-read" and flips_of(race)]
+    unordered = [race for race in races if race.kind == "race"]
+    if unordered:
         search.named_policies()
-        search.each_race(races)
-        if search.policies and not search.found:
-            search.together(races)
+    search.each_race(races)
+    if search.policies and not search.found:
+        search.together(unordered)
     return search
 
 
 def effects(report: Report, search: Search) -> Iterator[tuple[Race, Effect, Found | None]]:
     """For each race that was searched, what was found; see `Effect.schedules` for how far."""
-    changing = tuple(search.policies)
     for race in report.races:
         if race.id not in search.searched:
             continue
+        # The named policies run on an allocator that never hands out a block in use.
+        changing = tuple(search.policies) if race.kind == "race" else ()
         found = search.found.get(race.id)
         if found is None:
             policy = policy_found(search) if changing else None
@@ -158,7 +177,7 @@ def effects(report: Report, search: Search) -> Iterator[tuple[Race, Effect, Foun
                 schedules=search.tried,
                 schedule=in_words(found.job.flips),
                 decisions=len(found.job.flips),
-                changed=what_changed(search.reference, found.outcome),
+                changed=what_changed(found.reference, found.outcome),
                 also=changing,
             )
             yield race, effect, found
@@ -168,7 +187,7 @@ def policy_found(search: Search) -> Found:
     """The first named policy that changes values, for all races whose own pairs show nothing."""
     policy, outcome = next(iter(search.policies.items()))
     open_races = sorted(search.searched - search.found.keys())
-    return Found(tuple(open_races), search.job.under(policy), outcome)
+    return Found(tuple(open_races), search.job.under(policy), outcome, search.reference)
 
 
 def in_words(flips: Sequence[Flip]) -> str:

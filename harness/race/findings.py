@@ -80,11 +80,22 @@ class Finding:
     second: Side
     storage: int
     nbytes: int
+    takeover: Side | None = None  # of memory freed while in use: the first write of who was given the block
     count: int = 0
     names: Counter[str] = field(default_factory=Counter)
     steps: set[int] = field(default_factory=set)
     cases: list[Case] = field(default_factory=list)  # the first few
     window: tuple[Mark, ...] = ()
+
+
+@dataclass(slots=True)
+class FreedBlock:
+    """A block that the allocator has back although other streams than its own may still be at it."""
+
+    storage: int
+    nbytes: int
+    uses: list[Touch]
+    free: Mark
 
 
 @dataclass(slots=True)
@@ -96,6 +107,9 @@ class Storage:
     written: Written | None  # None: allocated before the analysis began, so taken as written
     history: list[Touch] = field(default_factory=list)
     recorded: frozenset[int] = frozenset()  # streams of record_stream
+    blocks: list[FreedBlock] = field(
+        default_factory=list
+    )  # one of which may lie under this, until it is written
     pruned: int = 0  # how many host waits its history takes into account
 
 

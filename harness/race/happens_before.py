@@ -17,6 +17,7 @@ from harness.race.findings import (
     Case,
     Costs,
     Finding,
+    FreedBlock,
     Kind,
     Mark,
     Memory,
@@ -26,6 +27,7 @@ from harness.race.findings import (
     Touch,
     shortened,
 )
+from harness.race.freed import Freed
 from harness.race.memory import Footprint, Written, covers, overlap
 
 HISTORY = 32  # accesses kept for one storage before those that a newer one stands for are dropped
@@ -52,6 +54,7 @@ class Analysis:
         self.events: dict[int, Clock] = {}
         self.events_room = EVENTS_KEPT
         self.storages: dict[int, Storage] = {}
+        self.freed = Freed()
         self.findings: dict[tuple[Any, ...], Finding] = {}
         self.window: deque[Mark] = deque(maxlen=WINDOW)
         self.costs, self.memory = Costs(), Memory()
@@ -117,15 +120,17 @@ class Analysis:
 
     def alloc(self, storage: int, nbytes: int, stream: int, written: bool = False) -> None:
         """Memory was handed out on a stream; `written` where the caller filled it by other means."""
-        self.storages[storage] = Storage(nbytes, stream, None if written else Written(nbytes))
+        new = self.storages[storage] = Storage(nbytes, stream, None if written else Written(nbytes))
+        if self.freed.blocks.get(stream):
+            new.blocks = self.freed.candidates(nbytes, stream, self._clock(stream))
         if len(self.storages) > self.memory.storages_peak:
             self.memory.storages_peak = len(self.storages)
 
     def free(self, storage: int, site: Callable[[], Site] = lambda: ()) -> None:
-        """The last reference went: the allocator may hand the block to the next op of its allocating stream.
+        """The last reference went: the allocator may hand the block to the next allocation on its stream.
 
-        Uses on other streams must be ordered before that. Of streams that were recorded (torch.Tensor.record_stream)
-        the allocator awaits all work up to now, and with it what that work happens after.
+        Uses on other streams must be ordered before whoever gets it writes there. Of streams that were recorded
+        (torch.Tensor.record_stream) the allocator awaits all work up to now, and with it what that happens after.
         """
         block = self.storages.pop(storage, None)
         if block is None:
@@ -138,11 +143,10 @@ class Analysis:
         clock = dict(self._clock(block.stream))
         for stream in block.recorded:
             _join(clock, self._clock(stream))
-        for old in block.history:
-            if clock.get(old.stream, 0) < old.time:
-                mark = Mark(self.next_index, block.stream, "op", "free", site())
-                after = Touch(block.stream, 0, Footprint(0, block.nbytes), True, mark)
-                self._report("freed-in-use", old, after, storage, block)
+        uses = [old for old in block.history if clock.get(old.stream, 0) < old.time]
+        if uses:
+            mark = Mark(self.next_index, block.stream, "op", "free", site())
+            self.freed.add(block.stream, FreedBlock(storage, block.nbytes, uses, mark))
 
     def record_stream(self, storage: int, stream: int) -> None:
         """The allocator was told that a stream uses the storage."""
@@ -189,6 +193,8 @@ class Analysis:
             block = self.storages[storage]
         elif block.nbytes < new.view.end:
             block.nbytes = new.view.end
+        if block.blocks and new.write:
+            self._take_over(block, new, clock)
         if block.written is not None:
             self._follow_writes(block, storage, new)
         kept: list[Touch] = []
@@ -201,7 +207,7 @@ class Analysis:
             if old.stream != stream:
                 unordered = clock.get(old.stream, 0) < old.time
                 if unordered and (write or old.write) and overlap(old.view, view):
-                    self._report("race", old, new, storage, block)
+                    self._report("race", old, new, storage, block.nbytes)
             elif old.view is view and _repeats(old, new):
                 continue
             kept.append(old)
@@ -214,6 +220,16 @@ class Analysis:
             memory.touches_peak = memory.touches
         block.history = kept
 
+    def _take_over(self, block: Storage, new: Touch, clock: Clock) -> None:
+        """The first write to memory that may lie where another stream is still at work."""
+        for freed in block.blocks:
+            for use in freed.uses:
+                if clock.get(use.stream, 0) < use.time:
+                    free = Touch(block.stream, 0, Footprint(0, freed.nbytes), True, freed.free)
+                    self._report("freed-in-use", use, free, freed.storage, freed.nbytes, new)
+                    self.freed.forget(block.stream, freed)
+        block.blocks = []
+
     def _follow_writes(self, block: Storage, storage: int, new: Touch) -> None:
         assert block.written is not None
         view = new.view
@@ -225,7 +241,7 @@ class Analysis:
                 block.written = None
         elif gap := block.written.missing(new.view):
             hole = new._replace(view=Footprint(gap[0], gap[1] - gap[0]))
-            self._report("unwritten-read", hole, hole, storage, block)
+            self._report("unwritten-read", hole, hole, storage, block.nbytes)
 
     def _shorten(self, kept: list[Touch], new: Touch, clock: Clock) -> list[Touch]:
         """Drop what the new access stands for: whoever races with a dropped one also races with the new one."""
@@ -246,11 +262,20 @@ class Analysis:
             short = short[excess:]
         return short
 
-    def _report(self, kind: Kind, first: Touch, second: Touch, storage: int, block: Storage) -> None:
+    def _report(
+        self,
+        kind: Kind,
+        first: Touch,
+        second: Touch,
+        storage: int,
+        nbytes: int,
+        takeover: Touch | None = None,
+    ) -> None:
         key = (kind, *((t.op.name, t.op.site[:1], t.write, t.stream) for t in (first, second)))
         found = self.findings.get(key)
         if found is None:
-            found = Finding(kind, Side.of(first), Side.of(second), storage, block.nbytes)
+            last = None if takeover is None else Side.of(takeover)
+            found = Finding(kind, Side.of(first), Side.of(second), storage, nbytes, last)
             found.window = self._excerpt(first.op)
             self.findings[key] = found
             self.on_new(found)
@@ -261,8 +286,9 @@ class Analysis:
         if step is not None:
             found.steps.add(step)
         if len(found.cases) < CASES:
-            view = second.view if kind != "freed-in-use" else first.view
-            case = Case(first.op.index, second.op.index, name, view.start, view.end, step)
+            view = second.view if takeover is None else first.view
+            last_index = (takeover or second).op.index
+            case = Case(first.op.index, last_index, name, view.start, view.end, step)
             found.cases.append(case)
 
     def _excerpt(self, first: Mark) -> tuple[Mark, ...]:

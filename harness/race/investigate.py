@@ -41,10 +41,9 @@ def investigate(
     say(f"analysing {job.program.title} on {job.program.ranks} ranks")
     outcome = run(job)
     report = analysed(job, outcome)
-    if settings.budget is not None and report.of_kind("race") and outcome.problem is None:
-        say(
-            f"{len(report.of_kind('race'))} unordered pairs of lines; searching for schedules that change values"
-        )
+    swapped = [*report.of_kind("race"), *report.of_kind("freed-in-use")]
+    if settings.budget is not None and swapped and outcome.problem is None:
+        say(f"{len(swapped)} unordered pairs of lines; searching for schedules that change values")
         search = explore(report.races, outcome, job, run, settings.budget)
         report = conclude(report, search, folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,23 +85,21 @@ def conclude(report: Report, search: Search, folder: Path) -> Report:
         if found is None:
             concluded[race.id] = effect
         elif effect.found:
-            concluded[race.id] = keep(race, effect, found, search, by_id, folder)
+            concluded[race.id] = keep(race, effect, found, by_id, folder)
         else:
             involved = tuple(by_id[identity] for identity in found.races)
             file = folder / f"replay-{found.job.policy}.json"
-            write_replay(file, search, found, involved, (what_changed(search.reference, found.outcome),))
+            write_replay(file, found, involved, (what_changed(found.reference, found.outcome),))
             concluded[race.id] = effect.model_copy(update={"replay": str(file)})
     return with_effects(report, concluded, search.tried)
 
 
-def keep(
-    race: Race, effect: Effect, found: Found, search: Search, races: dict[str, Race], folder: Path
-) -> Effect:
+def keep(race: Race, effect: Effect, found: Found, races: dict[str, Race], folder: Path) -> Effect:
     """The effect with its story; its replay file and its picture are written."""
     involved = tuple(races[identity] for identity in found.races)
     told = tuple(story(involved, found.job.flips, effect))
     file = folder / f"replay-{race.id}.json"
-    write_replay(file, search, found, involved, told)
+    write_replay(file, found, involved, told)
     drawn = next((other for other in involved if cases_of(other, found.job.flips[0])), race)
     (folder / f"race-{race.id}.svg").write_text(
         picture(drawn, found.outcome.window, found.job.flips[0], found.outcome.order)

@@ -68,6 +68,7 @@ def _race(rank: int, finding: Finding, streams: Mapping[int, str]) -> Race:
         label=label_of(finding.kind, first.site, second.site, finding.names),
         first=first,
         second=second,
+        takeover=None if finding.takeover is None else _access(finding.takeover, streams),
         names=dict(finding.names.most_common(12)),
         nbytes=finding.nbytes,
         count=finding.count,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness.race.explore import Found, Search
+from harness.race.explore import Found
 from harness.race.job import Job, Outcome
 from harness.race.report import Race
 from harness.record.provenance import package_versions
@@ -47,14 +47,12 @@ class Replay(BaseModel):
     script_sha256: str | None
     races: tuple[Race, ...]
     story: tuple[str, ...]
-    reference: Values  # the eager order
+    reference: Values  # the order of issue
     expected: Values  # this schedule
     versions: dict[str, str | None]
 
 
-def write_replay(
-    file: Path, search: Search, found: Found, races: tuple[Race, ...], story: tuple[str, ...]
-) -> None:
+def write_replay(file: Path, found: Found, races: tuple[Race, ...], story: tuple[str, ...]) -> None:
     """Save a found schedule."""
     program = found.job.program
     replay = Replay(
@@ -62,7 +60,7 @@ def write_replay(
         script_sha256=_sha256(program.script) if program.script else None,
         races=tuple(race.model_copy(update={"window": ()}) for race in races),
         story=story,
-        reference=Values.of(search.reference),
+        reference=Values.of(found.reference),
         expected=Values.of(found.outcome),
         versions=package_versions(),
     )

@@ -81,7 +81,10 @@ class Effect(Frozen):
 
 
 class Instance(Frozen):
-    """One case: op indices in the order of issue, the memory's name, the second access's bytes, the training step."""
+    """One case: op indices in the order of issue, the memory's name, the second access's bytes, the training step.
+
+    Of memory freed while in use the second op is that of `takeover`, and the bytes are the first access's.
+    """
 
     first: int
     second: int
@@ -99,6 +102,9 @@ class Race(Frozen):
     label: str | None = None  # a fault known by name, see LABELS
     first: Access  # in the order of issue; of an unwritten read, both are the read
     second: Access
+    takeover: Access | None = (
+        None  # of memory freed while in use: the first write of who may be given the block
+    )
     names: dict[str, int]  # tensor or parameter → times
     nbytes: int  # of the storage, in the first case met
     count: int

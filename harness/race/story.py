@@ -38,7 +38,7 @@ def cases_of(race: Race, flip: Flip) -> dict[int, Instance]:
 def swap(race: Race, cases: dict[int, Instance]) -> str:
     """`ranks 0–3: cat on allgather_stream read layers.1.v_proj bytes 0–4095 before copy_ on compute wrote them`."""
     case = next(iter(cases.values()))
-    late, early = race.first, race.second
+    late, early = race.first, race.takeover or race.second
     when = "" if case.step is None else f" in step {case.step}"
     return (
         f"{ranks_text(sorted(cases))}: {early.op} on {early.stream} {did(early)} {case.name} "

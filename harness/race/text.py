@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from harness.race.report import LABELS, Effect, Held, Race, Report
+from harness.race.report import LABELS, Access, Effect, Held, Race, Report
 
 
 def text(report: Report, full: bool = False) -> Iterator[str]:
@@ -71,20 +71,27 @@ def _race_text(race: Race, full: bool, searched: bool) -> Iterator[str]:
     yield f"{_TITLES[race.kind]} {race.id} ×{race.count} on {ranks_text(race.ranks)}: {shown}"
     if race.label:
         yield f"  known as {race.label}: {LABELS[race.label]}"
-    for access in (race.first,) if race.kind == "unwritten-read" else (race.first, race.second):
-        yield f"  {access.access} {access.op} on {access.stream}, bytes {access.low}–{access.high - 1}"
-        for place in access.site if full else access.site[:2]:
-            yield f"      {place}"
-            if place.code:
-                yield f"          {place.code}"
+    yield from _access_text(race.first, full)
+    if race.kind != "unwritten-read":
+        yield from _access_text(race.second, full)
+    if race.takeover:
+        yield "  and its block may go to"
+        yield from _access_text(race.takeover, full)
     if race.effect:
         yield f"  {effect_text(race.effect)}"
         yield from (f"    {line}" for line in race.effect.story)
     elif searched:
-        reason = (
-            "the budget of races was spent" if race.kind == "race" else "only unordered pairs can be swapped"
-        )
+        swapped = race.kind != "unwritten-read"
+        reason = "the budget of races was spent" if swapped else "only unordered pairs can be swapped"
         yield f"  effect: not searched ({reason})"
+
+
+def _access_text(access: Access, full: bool) -> Iterator[str]:
+    yield f"  {access.access} {access.op} on {access.stream}, bytes {access.low}–{access.high - 1}"
+    for place in access.site if full else access.site[:2]:
+        yield f"      {place}"
+        if place.code:
+            yield f"          {place.code}"
 
 
 def effect_text(effect: Effect) -> str:

@@ -172,6 +172,23 @@ def test_a_bug_planted_in_deepspeed_is_found_where_it_is(tmp_path: Path, name: s
 
 
 @pytest.mark.slow
+def test_the_race_of_the_step_is_found_when_batches_come_from_a_loader_that_pins(tmp_path: Path) -> None:
+    report = report_of(overlay_path(Variant.parse("event")), None, "--loader")
+    assert report.labels == {"step-partition-copy"}
+    assert all(race.label for race in report.races)
+
+
+@pytest.mark.slow
+def test_the_gradients_of_zero_2_are_freed_in_use_but_handed_out_only_later(tmp_path: Path) -> None:
+    """They lie in a block of the reduction stream, which waits for the step that reads them before it allocates."""
+    zero = {"stage": 2, "zero_hpz_partition_size": 1, "reduce_bucket_size": 1500}
+    config = written({"zero_optimization": zero}, tmp_path)
+    report = report_of(overlay_path(Variant.parse("event+step")), config)
+    assert report.races == ()
+    assert report.problems == ()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [{}, OFFLOAD], ids=["on the device", "offloaded to pinned memory"])
 def test_without_a_bug_nothing_is_found(tmp_path: Path, config: dict[str, Any]) -> None:
     report = report_of(overlay_path(Variant.parse("event+step")), written(config, tmp_path))

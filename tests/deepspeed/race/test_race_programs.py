@@ -61,7 +61,10 @@ def test_a_correctly_ordered_program_is_clean(ranks: Ranks, program: str) -> Non
     assert report.problems == ()
 
 
-@pytest.mark.parametrize("program", ["consumer_bug", "overwritten_bug", "reused_input_bug", "columns_bug"])
+@pytest.mark.parametrize(
+    "program",
+    ["consumer_bug", "overwritten_bug", "reused_input_bug", "columns_bug", "freed_bug", "handed_back_bug"],
+)
 def test_a_race_gets_a_schedule_that_changes_values_and_a_replay_that_repeats_it(
     ranks: Ranks, tmp_path: Path, program: str
 ) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.data import DataLoader
 
 from harness.clock.policy import policy_named
 from harness.device.deferred import Deferred
@@ -19,7 +20,7 @@ from harness.device.errors import DeviceError
 from harness.device.observe import HOST, Observer, OpRecord
 from harness.device.opening import open_device, open_process_device
 from harness.device.poison import pattern_of
-from harness.device.streams import Stream
+from harness.device.streams import Stream, machine
 from harness.device.virtual import VirtualDevice
 from harness.system.errors import HarnessError
 
@@ -125,6 +126,12 @@ def test_pickle_and_deepcopy_wait_for_the_values() -> None:
         copied = copy.deepcopy(x)
         assert copied.device == torch.device(DEVICE)
         assert copied.tolist() == pickle.loads(pickle.dumps(x)).tolist() == [2, 2]
+
+
+def test_a_tensor_made_by_its_old_constructor_is_the_hosts() -> None:
+    with on("side-first"):
+        for made in (torch.FloatTensor(3), torch.LongTensor([1, 2]), torch.Tensor(2, 2)):
+            assert made.device == torch.device("cpu")
 
 
 # ---- when the host waits
@@ -354,6 +361,26 @@ def test_stale_gives_the_content_of_the_last_block_freed_on_the_stream() -> None
             assert torch.empty(100, device=DEVICE).tolist() == [0] * 100
 
 
+def taken_over(recorded: bool) -> list[float]:
+    """What a side stream reads of a block that is freed and handed out again before it has run."""
+    with on("main-first", "stale"):
+        side, block = Stream(), torch.full((8,), 1.0, device=DEVICE)
+        side.wait_stream(machine().current)
+        with side:
+            seen = block + 0
+        if recorded:
+            block.record_stream(side)
+        del block
+        torch.full((8,), 5.0, device=DEVICE)
+        side.synchronize()
+        return seen.tolist()  # type: ignore[no-any-return]
+
+
+def test_a_block_is_handed_out_under_the_ops_that_still_use_it_unless_their_stream_was_recorded() -> None:
+    assert taken_over(recorded=False) == [5.0] * 8
+    assert taken_over(recorded=True) == [1.0] * 8
+
+
 def test_single_precision_leftovers_hold_nan_when_read_as_bfloat16() -> None:
     """Why unpoisoned memory behaves like NaN: half of these bits are random mantissas, 1 of 256 exponents is full."""
     leftovers = torch.randn(8192, generator=torch.Generator().manual_seed(0))
@@ -494,6 +521,25 @@ def test_pinned_and_host_memory_of_every_factory_is_the_hosts() -> None:
         ):
             assert made.is_pinned()
             assert made.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_that_is_asked_to_pin_does_so_for_batches_of_any_structure(workers: int) -> None:
+    rows = [{"ids": torch.tensor([i]), "pair": (torch.tensor(0.5), "text")} for i in range(4)]
+    with on("eager"):
+        batches = list(DataLoader(rows, batch_size=2, pin_memory=True, num_workers=workers))
+        assert [batch["ids"].tolist() for batch in batches] == [[[0], [1]], [[2], [3]]]
+        assert all(batch["ids"].is_pinned() and batch["pair"][0].is_pinned() for batch in batches)
+        assert not next(iter(DataLoader(rows, batch_size=2)))["ids"].is_pinned()
+
+
+def test_a_pinned_batch_is_sent_without_a_wait_and_a_pageable_one_with_one() -> None:
+    with on("side-first") as device:
+        for pinned, waits in ((True, 0), (False, 1)):
+            before = device.counters()
+            for batch in DataLoader(torch.ones(2, 3), pin_memory=pinned, batch_size=2):
+                batch.to(DEVICE, non_blocking=True)
+            assert sum((device.counters() - before).host_syncs_by_reason().values()) == waits
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -204,7 +204,7 @@ def test_with_a_short_history_a_racy_program_is_still_called_racy(program: list[
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.one_of(ACTIONS, st.builds(Action, st.just("record-stream"), STREAM)), max_size=10), STREAM)
-def test_a_free_conflicts_like_a_write_to_the_block_on_its_allocating_stream(
+def test_a_block_that_is_handed_out_again_conflicts_with_its_last_users_until_they_are_ordered(
     program: list[Action], home: int
 ) -> None:
     program = [
@@ -243,6 +243,8 @@ def frees_found(program: list[Action], home: int) -> set[int]:
                 analysis.record_stream(0, action.stream)
             case "free":
                 analysis.free(0)
+                analysis.alloc(1, 8, home)
+                analysis.op(index, "fill", home, [], [(1, Footprint(0, 8))])
     found = [finding for finding in analysis.findings.values() if finding.kind == "freed-in-use"]
     return {case.first for finding in found for case in finding.cases}
 
@@ -304,13 +306,51 @@ def test_a_passed_query_orders_as_a_wait_does_and_costs_none() -> None:
     assert not analysis.costs.host_waits
 
 
-def test_a_block_freed_under_another_streams_read_is_reported() -> None:
+def freed_under_a_read() -> Analysis:
     analysis = started()
     analysis.record(0, stream=0)
     analysis.stream_wait(1, event=0)
-    analysis.op(1, "read", 1, WHOLE, [])
-    analysis.free(0)
-    assert kinds(analysis) == ["freed-in-use"]
+    analysis.op(1, "read", 1, WHOLE, [], (("line", 1),))
+    analysis.free(0, lambda: (("line", 2),))
+    return analysis
+
+
+def given_out(analysis: Analysis, stream: int = 0, nbytes: int = 8) -> list[str]:
+    analysis.alloc(1, nbytes, stream)
+    analysis.op(2, "fill", stream, [], [(1, Footprint(0, nbytes))], (("line", 3),))
+    return kinds(analysis)
+
+
+def test_a_block_freed_under_another_streams_read_and_given_out_is_reported() -> None:
+    analysis = freed_under_a_read()
+    assert kinds(analysis) == []
+    assert given_out(analysis) == ["freed-in-use"]
+    (finding,) = analysis.findings.values()
+    assert finding.takeover is not None
+    assert [side.op for side in (finding.first, finding.second, finding.takeover)] == ["read", "free", "fill"]
+    assert finding.cases[0][:2] == (1, 2)
+
+
+def test_a_freed_block_is_nobodys_fault_once_its_stream_has_waited_for_the_last_use() -> None:
+    analysis = freed_under_a_read()
+    analysis.record(1, stream=1)
+    analysis.stream_wait(0, event=1)
+    assert given_out(analysis) == []
+
+
+def test_what_is_given_out_early_may_be_written_late() -> None:
+    analysis = freed_under_a_read()
+    analysis.alloc(1, 8, 0)
+    analysis.record(1, stream=1)
+    analysis.stream_wait(0, event=1)
+    analysis.op(2, "fill", 0, [], [(1, Footprint(0, 8))])
+    assert kinds(analysis) == []
+
+
+def test_a_freed_block_goes_to_no_other_stream_and_to_no_larger_allocation() -> None:
+    assert given_out(freed_under_a_read(), stream=2) == []
+    assert given_out(freed_under_a_read(), nbytes=513) == []
+    assert given_out(freed_under_a_read(), nbytes=512) == ["freed-in-use"]
 
 
 def test_record_stream_keeps_a_block_alive() -> None:

@@ -278,7 +278,7 @@ def test_a_failure_is_reproduced_by_the_same_failure_alone() -> None:
 def test_a_replay_names_the_packages_that_have_changed(tmp_path: Path) -> None:
     (race,) = merge([racy(0)], "train.py").races
     found = search({Flip(0, 1)})
-    write_replay(tmp_path / "replay.json", found, found.found["race 0"], (race,), ())
+    write_replay(tmp_path / "replay.json", found.found["race 0"], (race,), ())
     replay, _ = read_replay(tmp_path / "replay.json")
     assert changed_versions(replay) == []
     old = replay.model_copy(update={"versions": {**replay.versions, "torch": "1.0"}})
@@ -298,8 +298,8 @@ def test_a_replay_of_a_script_that_has_changed_is_refused(tmp_path: Path) -> Non
     script = tmp_path / "train.py"
     script.write_text("1")
     (race,) = merge([racy(0)], "train.py").races
-    found = Found((race.id,), Job(Program(ranks=1, script=str(script))), outcome("wrong"))
-    write_replay(tmp_path / "replay.json", search(set()), found, (race,), ())
+    found = Found((race.id,), Job(Program(ranks=1, script=str(script))), outcome("wrong"), outcome("right"))
+    write_replay(tmp_path / "replay.json", found, (race,), ())
     script.write_text("2")
     with pytest.raises(HarnessError, match=r"train.py is not the script that .*replay.json was found with"):
         read_replay(tmp_path / "replay.json")

@@ -329,7 +329,7 @@ def freed_bug() -> torch.Tensor:
     with A.stream(s):
         y = x + 1  # 1st
     del x  # 2nd
-    filled(8)  # may get the block of x
+    torch.full((8,), 5.0, device=DEVICE)  # may get the block of x
     A.synchronize()
     return y
 
@@ -346,6 +346,32 @@ def freed_right() -> torch.Tensor:
     return y
 
 
+# -- a block of another stream goes back before that stream waits for its reader: whoever gets it must come later
+
+
+def handed_back_bug() -> torch.Tensor:
+    s, total = side(), torch.zeros((), device=DEVICE)
+    for value in (1.0, 2.0):
+        with A.stream(s):
+            block = torch.full((256,), value, device=DEVICE)
+        A.current_stream().wait_stream(s)
+        total += block.sum()  # 1st
+        del block  # 2nd
+    return total
+
+
+def handed_back_right() -> torch.Tensor:
+    s, total = side(), torch.zeros((), device=DEVICE)
+    for value in (1.0, 2.0):
+        s.wait_stream(A.current_stream())
+        with A.stream(s):
+            block = torch.full((256,), value, device=DEVICE)
+        A.current_stream().wait_stream(s)
+        total += block.sum()
+        del block
+    return total
+
+
 # -- record_stream names the wrong stream
 
 
@@ -356,6 +382,7 @@ def wrong_record_stream_bug() -> torch.Tensor:
         y = x + 1  # 1st
     x.record_stream(A.current_stream())
     del x  # 2nd
+    filled(8)
     A.synchronize()
     return y
 
