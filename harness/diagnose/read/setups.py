@@ -75,7 +75,7 @@ def read_setup(
             ranks_per_node=given.ranks_per_node or found.ranks_per_node,
             numels=_numels(model, given),
             torch=given.torch or found.torch or told.torch,
-            transformers=found.transformers,
+            transformers=found.transformers or told.transformers,
             facts=found.facts,
             facts_read=found.facts_read,
             remarks=(*found.remarks, *_said(found, config, given, raw is told.config), *remarks),

@@ -114,7 +114,9 @@ def test_ms_swifts_own_names_are_known(folder: Path) -> None:
         "run.sh",
         "NPROC_PER_NODE=8 NNODES=2 swift sft --deepspeed zero3 --zero_hpz_partition_size 8 --model m\n",
     )
-    assert (found.deepspeed, found.world_size, found.ranks_per_node) == (HPZ, 16, 8)
+    assert found.deepspeed is not None and (found.world_size, found.ranks_per_node) == (16, 8)
+    zero = found.deepspeed["zero_optimization"]
+    assert (zero["stage"], zero["zero_hpz_partition_size"], zero["overlap_comm"]) == (3, 8, "auto")
 
 
 SBATCH = """#!/bin/bash
