@@ -29,11 +29,11 @@ ZERO = re.compile(r"[\"']?zero_optimization[\"']?\s*:\s*(?=\{)")
 TRAINER = ("per_device_train_batch_size", "num_train_epochs", "output_dir", "max_steps", "logging_steps")
 TELLING = {
     # Keys by which a kind is known: any of them, and with what it takes to be of use.
-    "model": ("model_type", "architectures"),
+    "axolotl": ("base_model", "sequence_len"),
     "accelerate": ("distributed_type", "deepspeed_config", "compute_environment"),
-    "axolotl": ("base_model", "sequence_len", "micro_batch_size"),
     "llama-factory": ("finetuning_type", "template", "cutoff_len"),
     "trainer": ("deepspeed", *TRAINER),
+    "model": ("model_type", "architectures"),
 }
 
 

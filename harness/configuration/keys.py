@@ -7,6 +7,7 @@ word, and so the feature that it should switch on is off. Either way it is named
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,6 +23,8 @@ from harness.variants.families import version_key
 AUTO = "auto"  # what a Hugging Face integration fills in; DeepSpeed itself leaves such a key out
 NEAR = 0.75  # similarity from which on a key is taken for a misspelt one
 FEW = 3
+PLACEHOLDER = re.compile(r"[$<{%].*|[A-Z][A-Z0-9_]+")  # of a template, as a script fills in
+DECIDE = ("zero_optimization.stage", "zero_optimization.zero_hpz_partition_size")
 NO_KEY = " is no key of DeepSpeed, which ignores it"
 COMMENT = ("_", "#", "//", "$", "comment")
 PREFIX = "stage3_"  # DeepSpeed takes these keys without it, too
@@ -248,8 +251,15 @@ def _inner(key: str, value: Mapping[str, Any], release: str | None, found: Check
     return result
 
 
-def _whole(key: str, value: Any, found: Checked) -> int:
+def _whole(key: str, value: Any, found: Checked) -> int | str:
     """A whole number: 8, 8.0, "8", 5e7; of "5e7", which DeepSpeed refuses, that is said."""
+    if isinstance(value, str) and PLACEHOLDER.fullmatch(value.strip(" ,\"'")):
+        if key in DECIDE:
+            raise HarnessError(
+                f"config: {key} is {value!r}, a placeholder; put in the number that training has"
+            )
+        found.say("auto", key, f"{key} is {value!r}, a placeholder, and not known here")
+        return AUTO
     try:
         number = float(value) if not isinstance(value, str) else float(value.strip().replace("_", ""))
         whole = int(number)

@@ -28,7 +28,13 @@ def read_configuration(file: Path, depth: int = 0) -> Found:
     if suffix == ".py":
         return from_python(text, str(file), follow)
     if suffix in SHELL or text.startswith("#!"):
-        return from_shell(text, str(file), follow, lambda name, given: _script(name, file, depth, given))
+        return from_shell(
+            text,
+            str(file),
+            follow,
+            lambda name, given: _script(name, file, depth, given),
+            lambda name: read_text(_named(name, file)),
+        )
     remarks: list[Remark] = []
     keys = keys_of(text, str(file), remarks)
     kind = kind_of(keys)
@@ -105,7 +111,7 @@ def _without_config(file: Path, text: str) -> Found:
 
     if file.suffix == ".py":
         return from_python(text, str(file), nothing)
-    return from_shell(text, str(file), nothing, lambda _, __: Found(deepspeed={}))
+    return from_shell(text, str(file), nothing, lambda _, __: Found(deepspeed={}), lambda _: "{}")
 
 
 def _checked(arguments: dict[str, object], given: str) -> dict[str, object]:

@@ -26,6 +26,12 @@ ACCELERATE_BLOCK = {
     *("offload_param_nvme_path", "zero3_init_flag", "zero3_save_16bit_model", "zero_stage"),
     *("deepspeed_exclusion_filter", "deepspeed_inclusion_filter", "deepspeed_moe_layer_cls_names"),
 }
+OPEN: dict[str, Any] = {  # in all of these left to the trainer
+    "bf16": {"enabled": "auto"},
+    "fp16": {"enabled": "auto"},
+    "gradient_accumulation_steps": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+}
 OFFLOADED: dict[str, Any] = {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
 BUILT_IN: dict[str, dict[str, Any]] = {
     # Files that trainers bring along, by their names without .json.
@@ -140,10 +146,13 @@ def _with_deepspeed(found: Found, keys: Mapping[str, Any], source: str, follow: 
     if isinstance(named, Mapping):
         return found.filled(Found(deepspeed=dict(named)))
     if not named:
-        close = get_close_matches("deepspeed", [str(key) for key in keys], n=1, cutoff=0.75)
-        hint = f" ({close[0]!r} is none)" if close else ""
+        close = get_close_matches(
+            "deepspeed", [str(key) for key in keys if key != "deepspeed"], n=1, cutoff=0.75
+        )
+        hint = f"did you mean deepspeed by {close[0]}? " if close else ""
         raise HarnessError(
-            f"{source}: {found.form} without the key deepspeed{hint}: it trains without DeepSpeed"
+            f"{source}: this {found.form} names no DeepSpeed configuration (key deepspeed); {hint}Give the one that "
+            "training is started with as --config, and this as --trainer-args"
         )
     return found.filled(named_configuration(str(named), follow))
 
@@ -159,10 +168,9 @@ def named_configuration(named: str, follow: Follow) -> Found:
     try:
         return follow(named)
     except HarnessError:
-        zero = dict(BUILT_IN[name])
-    text = f"{named} is taken for the file of that name that the trainer brings along: known are stage and offloading"
+        text = f"{named} is taken for the file of that name that the trainer brings: known are stage and offloading"
     return Found(
-        deepspeed={"zero_optimization": {**zero, "overlap_comm": "auto"}},
+        deepspeed={**OPEN, "zero_optimization": {**BUILT_IN[name], "overlap_comm": "auto"}},
         unread=frozenset({"zero_optimization.overlap_comm"}),
         remarks=(Remark("assumed", "deepspeed", text),),
     )

@@ -16,7 +16,9 @@ from harness.configuration.remarks import Remark
 from harness.system.errors import HarnessError
 
 SBATCH = re.compile(r"^\s*#SBATCH\s+(.+)$", re.MULTILINE)
-ASSIGNED = re.compile(r"(?<![\w.$-])([A-Za-z_]\w*)=(\"[^\"\n]*\"|'[^'\n]*'|\$\(\([^)]*\)\)|[^\s;#&|]*)")
+ASSIGNED = re.compile(
+    r"(?<![\w.$-])([A-Za-z_]\w*)=(\"[^\"\n]*\"|'[^'\n]*'|\$\(\([^)]*\)\)|(?:\$\(\([^)]*\)\)|[^\s;#&|])*)"
+)
 HERE = re.compile(r"<<-?\s*(['\"]?)(\w+)\1([^\n]*)\n(.*?)\n\s*\2\s*$", re.DOTALL | re.MULTILINE)
 HERE_FILE = re.compile(r">\s*(\S+)")
 VARIABLE = re.compile(r"\$\{(\w+)(?::?[-=]([^}]*))?\}|\$(\w+)")
@@ -26,6 +28,7 @@ PINNED = re.compile(r"\b(deepspeed|torch|transformers)\s*==\s*([0-9][\w.+]*)")
 OPTION = re.compile(
     r"(?<![\w-])--([A-Za-z][\w.-]*)(?:=(\"[^\"]*\"|'[^']*'|[^\s'\"]*)|\s+(\"[^\"]*\"|'[^']*'|(?!-)[^\s'\";&|)]+))?"
 )
+SED = re.compile(r"s([/|#@])([^/|#@]+)\1([^/|#@]*)\1")
 STARTED = re.compile(r"(?<![\w./-])([\w./-]+\.(?:py|ya?ml))(?![\w.])")
 LONG = {"-N": "nodes", "-n": "ntasks", "-G": "gpus"}
 CONFIG = (
@@ -48,9 +51,14 @@ SIZES = (
 
 
 def from_shell(
-    text: str, source: str, follow: Follow, script: Callable[[str, Mapping[str, Any]], Found | None]
+    text: str,
+    source: str,
+    follow: Follow,
+    script: Callable[[str, Mapping[str, Any]], Found | None],
+    read: Callable[[str], str],
 ) -> Found:
-    """What a shell script says. `follow` reads a configuration that it names, `script` a Python file that it starts.
+    """What a shell script says. `follow` reads a configuration that it names, `script` a Python file that it starts,
+    and `read` gives the text of a file.
 
     Raises HarnessError where it names no configuration at all.
     """
@@ -82,6 +90,8 @@ def from_shell(
     scripts = [
         said for name in started if name.endswith(".py") and (said := script(name, arguments)) is not None
     ]
+    if (made := _made_by_sed(plain, arguments, read)) is not None:
+        written = {made[0]: Found(deepspeed=keys_of(made[1], source, []))}
     recipes = [name for name in started if not name.endswith(".py")]
     config = _configuration(arguments, recipes, written, follow) or next(
         (said for said in scripts if said.deepspeed is not None), _by_arguments(arguments)
@@ -151,7 +161,7 @@ def _arguments(text: str) -> Iterator[tuple[str, Any]]:
             continue
         for found in OPTION.finditer(line):
             value = found[2] if found[2] is not None else found[3]
-            yield found[1].replace("-", "_"), True if value is None else value.strip("\"'")
+            yield found[1].rpartition(".")[2].replace("-", "_"), True if value is None else value.strip("\"'")
 
 
 def _batch(text: str) -> dict[str, str]:
@@ -232,6 +242,25 @@ def _here_documents(text: str, source: str) -> Iterator[tuple[str, Found]]:
             continue
         if kind_of(keys) == "deepspeed":
             yield (named[1].strip("\"'") if named else ""), Found(deepspeed=keys)
+
+
+def _made_by_sed(
+    plain: str, arguments: Mapping[str, Any], read: Callable[[str], str]
+) -> tuple[str, str] | None:
+    """Name and text of the configuration that a script makes of a template: `sed "s/MICRO/4/" template > file`."""
+    for name in (str(arguments[key]) for key in CONFIG if isinstance(arguments.get(key), str)):
+        line = next((one for one in plain.splitlines() if SED.search(one) and f"> {name}" in one), None)
+        template = re.search(r"(?<![\w./-])[\w./-]+\.json(?![\w.])", line) if line else None
+        if line is None or template is None or template[0] == name:
+            continue
+        try:
+            text = read(template[0])
+        except HarnessError:
+            continue
+        for _, old, new in SED.findall(line):
+            text = text.replace(old, new)
+        return name, text
+    return None
 
 
 def _ranks(
