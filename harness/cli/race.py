@@ -22,6 +22,7 @@ from harness.race.table import print_matrix
 from harness.race.text import text
 from harness.record import RunDirectory
 from harness.study import load_study
+from harness.system.build_locks import dead_locks, sentence
 from harness.system.errors import HarnessError
 from harness.variants import Variant, released_variant
 
@@ -66,6 +67,10 @@ def race(
     Runs real DeepSpeed on the virtual device, needs no GPU. Also: hpz race experiments/races.yaml, hpz race
     results/laptop/runs/RUN, hpz race --replay FILE.
     """
+    for lock in dead_locks():
+        Console(stderr=True).print(
+            f"Warning: {sentence(lock)}", highlight=False, markup=False, soft_wrap=True
+        )
     release = wanted_release(release, unpinned)
     settings = Settings(Budget(seeds=seeds) if explore else None, timeout)
     if replay is not None:
