@@ -11,6 +11,7 @@ from rich.console import Console
 
 from harness.cli.console import wide_console
 from harness.cli.options import JsonOption, UnpinnedOption, results_folder, wanted_release
+from harness.configuration import checked, read_configuration
 from harness.race.explore import Budget
 from harness.race.investigate import Settings, investigate
 from harness.race.job import Job, Program
@@ -40,7 +41,8 @@ def race(
     ] = None,
     script: Annotated[Path | None, typer.Option(help="Analyse this training script instead.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="DeepSpeed JSON whose keys override what the script passes.")
+        Path | None,
+        typer.Option(help="DeepSpeed's JSON, or what names it; its keys override what the script passes."),
     ] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Ranks of the script.")] = 4,
     variant: Annotated[
@@ -113,6 +115,10 @@ def script_program(
     for file, option in ((script, "--script"), (config, "--config")):
         if file is not None and not file.is_file():
             raise HarnessError(f"{option} {file}: no such file; give the path of one")
+    if config is not None:
+        found = read_configuration(config)
+        for remark in (*found.remarks, *checked(found.deepspeed or {}).remarks):
+            Console(stderr=True).print(f"Note: {remark}.", highlight=False, markup=False, soft_wrap=True)
     if release is not None and variant is None:
         variant = released_variant(release).name
     return Program(
