@@ -106,7 +106,7 @@ VALUE = rf"\s*(?:[:=]|is)?\s*(?:tensor\(|\[)?\s*\$?({NUMBER})"
 WORD = r"(?<![\w/])"
 QUANTITIES = {
     "loss": re.compile(
-        rf"{WORD}((?:[A-Za-z_]+[ _/-]){{0,3}}loss(?:_mean|/train|_step)?)\"?'?{VALUE}", re.IGNORECASE
+        rf"{WORD}((?:[A-Za-z_]+[ _/-]){{0,3}}[A-Za-z]*loss(?:_mean|/train|_step)?)\"?'?{VALUE}", re.IGNORECASE
     ),
     "grad_norm": re.compile(
         rf"{WORD}(?:(?:train|global|total|actor)[ _/])?(?:grad(?:ient)?s?[ _-]?norm|gnorm|global[ _]norm){VALUE}",
@@ -190,7 +190,7 @@ def _continued(rows: Sequence[Row]) -> list[Row]:
         step, epoch = row.get("step"), row.get("epoch")
         if step is not None and epoch is not None and last_epoch is not None:
             if epoch > last_epoch and step <= last_step:
-                done += last_step
+                done += last_step + (step == 0)  # counted from 0 or from 1
             elif epoch < last_epoch:
                 done = 0
         found.append(row if step is None else {**row, "step": step + done})
