@@ -15,9 +15,10 @@ from rich.text import Text
 
 from harness.cli.console import wide_console
 from harness.cli.options import A_MODEL, JsonOption
-from harness.diagnose import Exposure, Setup
-from harness.diagnose.doctor import Machine, examine, load_config, machine, model_sizes
-from harness.diagnose.setup import judged_as
+from harness.diagnose import Exposure, Setup, exposures
+from harness.diagnose.cases import OLD_COPY
+from harness.diagnose.doctor import Machine, machine
+from harness.diagnose.read import Given, read_setup
 from harness.study import any_model, model_name
 from harness.system.errors import HarnessError
 
@@ -25,17 +26,43 @@ if TYPE_CHECKING:
     from harness.diagnose.triage import Finding, Triage
 
 
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="DeepSpeed's JSON, or what names it: an Accelerate, LLaMA-Factory, axolotl or Trainer recipe, a training "
+        "script, an sbatch file."
+    ),
+]
+ReleaseOption = Annotated[
+    str | None,
+    typer.Option(help="DeepSpeed of the run: 0.13.4, 0.13.5+e1a2f3, a commit, or a day (2024-02-26)."),
+]
+WorldOption = Annotated[int | None, typer.Option(min=1, help="Ranks in all.")]
+PerNodeOption = Annotated[int | None, typer.Option(min=1, help="Ranks on one node.")]
+TorchOption = Annotated[str | None, typer.Option(help="Release of torch that the run has.")]
+ScriptOption = Annotated[
+    Path | None, typer.Option(help="The training script, for what no configuration says.")
+]
+ArgumentsOption = Annotated[
+    str | None,
+    typer.Option(
+        help='The Trainer\'s arguments, which fill in "auto": a recipe, a script, or "--bf16 True …".'
+    ),
+]
+
+
 def doctor(
-    config: Annotated[Path | None, typer.Option(help="A DeepSpeed JSON configuration to examine.")] = None,
-    world_size: Annotated[int | None, typer.Option(help="Ranks in all.")] = None,
-    ranks_per_node: Annotated[int | None, typer.Option(help="Ranks on one node.")] = None,
-    release: Annotated[
-        str | None, typer.Option(help="DeepSpeed release; default: the installed one.")
-    ] = None,
+    config: ConfigOption = None,
+    world_size: WorldOption = None,
+    ranks_per_node: PerNodeOption = None,
+    release: ReleaseOption = None,
+    torch: TorchOption = None,
     model: Annotated[Path | None, typer.Option(help=f"For parameter sizes: {A_MODEL}.")] = None,
     sizes: Annotated[
         str | None, typer.Option(help="Parameter shapes instead, such as 4096x11008,4096.")
     ] = None,
+    script: ScriptOption = None,
+    trainer_args: ArgumentsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """What this machine has, and which known hpZ faults a release and configuration are exposed to.
@@ -43,24 +70,40 @@ def doctor(
     Example: hpz doctor --config ds_config.json --world-size 48 --release 0.13.4 --sizes 4096x11008,4096
     """
     here = machine()
-    numels = model_sizes(model, sizes)
-    examined = examine(config, release, world_size, ranks_per_node, numels) if config else None
+    given = Given(
+        release=release,
+        torch=torch,
+        world_size=world_size,
+        ranks_per_node=ranks_per_node,
+        model=model,
+        sizes=sizes,
+        script=script,
+        trainer_args=trainer_args,
+    )
+    setup = read_setup(config, given, assume_installed=True) if config else None
+    found = exposures(setup) if setup else []
     if as_json:
-        found = [asdict(one) for one in examined[1]] if examined else []
-        of_release = examined[0].release if examined else None
-        note = judged_as(of_release) if of_release else ""
-        print(
-            json.dumps(
-                {"machine": asdict(here), "release": of_release, "note": note, "exposures": found}, indent=2
-            )
-        )
+        content = {
+            "machine": asdict(here),
+            "release": setup.release if setup else None,
+            "note": setup.release_note if setup else "",
+            "remarks": [asdict(one) for one in setup.remarks] if setup else [],
+            "exposures": [asdict(one) for one in found],
+        }
+        print(json.dumps(content, indent=2))
         return
     console = wide_console()
     console.print(_machine_table(here))
-    if examined:
-        console.print(_exposure_table(*examined))
-        if note := judged_as(examined[0].release):
-            console.print(note, highlight=False)
+    if setup:
+        for remark in setup.remarks:
+            console.print(
+                f"{'Warning' if remark.kind in ('refused', 'ignored') else 'Note'}: {remark}.",
+                highlight=False,
+                markup=False,
+            )
+        console.print(_exposure_table(setup, found))
+        if setup.release_note:
+            console.print(setup.release_note, highlight=False)
     else:
         console.print(
             "To examine a training: hpz doctor --config ds_config.json --world-size N --ranks-per-node M"
@@ -100,41 +143,55 @@ def triage(
         Path,
         typer.Argument(
             metavar="CURVE",
-            help="A run directory, a wandb export (CSV or JSONL), trainer_state.json, or JSONL with step and loss.",
+            help="A log, trainer_state.json, CSV, JSON, JSONL, TensorBoard events, a wandb store, their folder, a run "
+            "directory, or - for standard input.",
         ),
     ],
-    config: Annotated[Path | None, typer.Option(help="The DeepSpeed JSON configuration of the run.")] = None,
-    release: Annotated[str | None, typer.Option(help="The DeepSpeed release of the run.")] = None,
-    world_size: Annotated[int | None, typer.Option(help="Ranks in all.")] = None,
-    ranks_per_node: Annotated[int | None, typer.Option(help="Ranks on one node.")] = None,
+    config: ConfigOption = None,
+    release: ReleaseOption = None,
+    world_size: WorldOption = None,
+    ranks_per_node: PerNodeOption = None,
+    torch: TorchOption = None,
     model: Annotated[Path | None, typer.Option(help=f"For sizes and vocabulary: {A_MODEL}.")] = None,
+    script: ScriptOption = None,
+    trainer_args: ArgumentsOption = None,
+    run: Annotated[str | None, typer.Option(help="Of a file with several runs, this one alone.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell known hpZ faults apart by curve, configuration and release.
 
-    Example: hpz triage wandb_export.csv --config ds_config.json --release 0.13.4 --world-size 48 --ranks-per-node 8
+    Example: hpz triage wandb_export.csv --config ds_config.json --release 0.13.4 --world-size 48 --ranks-per-node 8.
+    Or: hpz triage - < log.txt
     """
-    from harness.diagnose.cases import Known, open_case
+    from harness.diagnose.cases import open_case, open_cases
     from harness.diagnose.triage import triage as judge
 
-    own = (curve / "run.json").is_file()
-    if own and (config or release):
-        raise HarnessError(
-            f"{curve}: a run of ours records its configuration and release; leave out --config and --release"
-        )
-    known = Known(
-        config=load_config(config) if config else None,
+    given = Given(
         release=release,
+        torch=torch,
         world_size=world_size,
         ranks_per_node=ranks_per_node,
-        numels=model_sizes(model, None),
-        vocabulary=any_model(model).config.vocab_size if model else None,
+        model=model,
+        script=script,
+        trainer_args=trainer_args,
     )
-    found = judge(open_case(curve, known, now=time.time()))
-    if as_json:
-        print(json.dumps(found.as_record(), indent=1))
+    if (curve / "run.json").is_file():
+        if config or given != Given():
+            raise HarnessError(
+                f"{curve}: a run of ours records its configuration and release; leave out --config and --release"
+            )
+        cases = [open_case(curve, now=time.time())]
     else:
-        _print(found)
+        cases = open_cases(curve, config, given, run)
+    found = [judge(case) for case in cases]
+    if as_json:
+        records = [one.as_record() for one in found]
+        print(json.dumps(records[0] if len(records) == 1 else records, indent=1))
+        return
+    for one, case in zip(found, cases, strict=True):
+        if len(found) > 1:
+            print(f"== {case.source}")
+        _print(one)
 
 
 def _print(found: Triage) -> None:
@@ -173,12 +230,16 @@ def _why(finding: Finding) -> str:
 
 def audit(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help=f"{A_MODEL[0].upper()}{A_MODEL[1:]}.")],
-    ranks_per_node: Annotated[int, typer.Option(help="Ranks (GPUs) of a node.")] = 8,
+    config: ConfigOption = None,
+    ranks_per_node: Annotated[
+        int | None, typer.Option(help="Ranks (GPUs) of a node; default: those of --config, else 8.")
+    ] = None,
     nodes: Annotated[str, typer.Option(help="Numbers of nodes: 4, 1-64 or 2,3,6.")] = "1-16",
     hpz: Annotated[
-        int | None, typer.Option(help="zero_hpz_partition_size; default: the ranks of a node.")
+        int | None,
+        typer.Option(help="zero_hpz_partition_size; default: that of --config, else the ranks of a node."),
     ] = None,
-    release: Annotated[str, typer.Option(help="DeepSpeed release.")] = "0.13.4",
+    release: ReleaseOption = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "--figure", metavar="DIR", help="Also draw the map, with its table, into DIR."),
@@ -188,8 +249,15 @@ def audit(
     """Map the missing copy. Example: hpz audit mixtral-8x7b --nodes 1-64"""
     from analysis.draw.missing import answer, by_nodes, missing_map, missing_table, parameter_table
 
-    if ranks_per_node < 1:
+    if ranks_per_node is not None and ranks_per_node < 1:
         raise HarnessError(f"--ranks-per-node: {ranks_per_node} is not a number of ranks; give 1 or more")
+    setup = read_setup(config, Given(release=release or OLD_COPY, ranks_per_node=ranks_per_node))
+    if setup.has_config and setup.hpz == 1:
+        raise HarnessError(
+            f"{config}: hpZ is off here, so nothing is copied; {'; '.join(map(str, setup.remarks))}"
+        )
+    ranks_per_node = setup.ranks_per_node or 8
+    hpz, release = hpz or (setup.hpz if setup.has_config else None), setup.release or OLD_COPY
     rows = missing_map(any_model(model), parse_nodes(nodes), ranks_per_node, hpz, release)
     files: list[Path] = []
     if out is not None:

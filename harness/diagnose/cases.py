@@ -9,15 +9,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from harness.diagnose.curve import Curve, read_curve
+from harness.configuration import FIRST
+from harness.diagnose.curve import Curve, empty_curve
 from harness.diagnose.faults import FAULTS as KNOWN_FAULTS
 from harness.diagnose.faults import Exposure, Fault, exposures
-from harness.diagnose.setup import FIRST, Setup
+from harness.diagnose.read import Given, read_curve, read_curves, read_setup
+from harness.diagnose.read.source import STANDARD_INPUT
+from harness.diagnose.setup import Setup
 from harness.record import RunDirectory
-from harness.study import ModelFile, Run, parameter_shapes
-from harness.system.errors import HarnessError
+from harness.study import ModelFile, Run, any_model, parameter_shapes
+from harness.system.errors import HarnessError, nearest
 from harness.variants import Variant
 
 OLD_COPY = "0.13.4"  # the last release with the race and the old copy
@@ -34,6 +35,8 @@ class Case:
     vocabulary: int | None = None
     loss_scaling: bool | None = None
     """Whether it trains in fp16, where steps with an infinite gradient norm are skipped as a matter of course."""
+    setup: Setup | None = None
+    """Release and settings, as far as they are known."""
     silence: float | None = None
     """Seconds since the run was last heard of, where it has not ended by itself."""
 
@@ -56,13 +59,39 @@ def open_case(path: Path, known: Known | None = None, now: float = math.nan) -> 
     if (path / "run.json").is_file():
         return _own_case(RunDirectory(path), now)
     known = known or Known()
+    return case_of(read_curve(path), known.setup(), str(path), known.vocabulary)
+
+
+def open_cases(path: Path, config: Path | None, given: Given, run: str | None = None) -> list[Case]:
+    """A case for every foreign run in a file, a folder or standard input (`-`), or the one named `run`. HarnessError.
+
+    What its log says of a run fills in what neither the configuration nor the command line does.
+    """
+    curves = read_curves(path)
+    if run is not None:
+        names = [curve.name for curve in curves]
+        curves = [curve for curve in curves if curve.name == run]
+        if not curves:
+            raise HarnessError(f"--run: {path} holds no run {run!r}; {nearest(run, filter(None, names))}")
+    source = "standard input" if path == STANDARD_INPUT else str(path)
+    vocabulary = any_model(given.model).config.vocab_size if given.model else None
+    cases = []
+    for curve in curves:
+        named = f"{source}: {curve.name}" if curve.name else source
+        cases.append(case_of(curve, read_setup(config, given, curve.told), named, vocabulary))
+    return cases
+
+
+def case_of(curve: Curve, setup: Setup, source: str, vocabulary: int | None = None) -> Case:
+    """The case of a foreign curve and what is known of its run."""
     return Case(
-        source=str(path),
-        curve=read_curve(path),
-        hpz=None if known.config is None else known.setup(OLD_COPY).hpz > 1,
-        exposed=known.exposures(),
-        vocabulary=known.vocabulary,
-        loss_scaling=None if known.config is None else bool((known.config.get("fp16") or {}).get("enabled")),
+        source=source,
+        curve=curve,
+        hpz=setup.hpz > 1 if setup.has_config else None,
+        exposed=_exposures(setup),
+        vocabulary=vocabulary,
+        loss_scaling=None if setup.dtype is None else setup.dtype == "fp16",
+        setup=setup,
     )
 
 
@@ -71,39 +100,46 @@ class Known:
     """What a user knows of a foreign run; each part may be missing."""
 
     config: dict[str, Any] | None = None
-    """The DeepSpeed JSON configuration."""
+    """DeepSpeed's keys, as DeepSpeed takes them."""
     release: str | None = None
     world_size: int | None = None
     ranks_per_node: int | None = None
     numels: tuple[int, ...] | None = None
     vocabulary: int | None = None
 
-    def setup(self, release: str) -> Setup:
+    def setup(self) -> Setup:
         return Setup(
-            release=release,
+            release=self.release,
             config=self.config or {},
+            has_config=self.config is not None,
             world_size=self.world_size,
             ranks_per_node=self.ranks_per_node,
             numels=self.numels,
         )
 
     def exposures(self) -> dict[str, Exposure]:
-        """The answer for each known fault; `unknown` where the missing half would decide. Raises HarnessError."""
-        if self.config is None and self.release is None:
-            return {}
-        return {fault.name: self._exposure(fault) for fault in KNOWN_FAULTS}
+        """The answer for each known fault; empty where nothing is known. Raises HarnessError."""
+        return _exposures(self.setup())
 
-    def _exposure(self, fault: Fault) -> Exposure:
-        # The first releases of a fault's windows have it, so that the configuration alone answers there.
-        releases = [self.release] if self.release else [first for first, _ in fault.windows]
-        answers = [_ask(fault.name, self.setup(release)) for release in releases]
-        asked = next((one for one in answers if one.exposed != "no"), answers[0])
-        if self.config is not None and (self.release is not None or asked.exposed == "no"):
-            return asked
-        if self.config is None and not fault.within(self.setup(self.release or "")):
-            return _no(asked, f"{self.release} does not have it")
-        lacking = "--config" if self.config is None else "--release"
-        return replace(asked, exposed="unknown", reason=f"give {lacking}: it decides")
+
+def _exposures(setup: Setup) -> dict[str, Exposure]:
+    """The answer for each known fault; `unknown` where the missing half would decide. Raises HarnessError."""
+    if not setup.has_config and setup.release is None:
+        return {}
+    return {fault.name: _exposure(fault, setup) for fault in KNOWN_FAULTS}
+
+
+def _exposure(fault: Fault, setup: Setup) -> Exposure:
+    # The first releases of a fault's windows have it, so that the configuration alone answers there.
+    releases = [setup.release] if setup.release else [first for first, _ in fault.windows]
+    answers = [_ask(fault.name, replace(setup, release=release)) for release in releases]
+    asked = next((one for one in answers if one.exposed != "no"), answers[0])
+    if setup.has_config and (setup.release is not None or asked.exposed == "no"):
+        return asked
+    if not setup.has_config and not fault.within(setup):
+        return _no(asked, f"{setup.release} does not have it")
+    lacking = "--release" if setup.has_config else "--config"
+    return replace(asked, exposed="unknown", reason=f"give {lacking}: it decides")
 
 
 def _ask(fault: str, setup: Setup) -> Exposure:
@@ -112,12 +148,7 @@ def _ask(fault: str, setup: Setup) -> Exposure:
 
 def _own_case(directory: RunDirectory, now: float) -> Case:
     run = directory.run()
-    try:
-        curve = read_curve(directory.path)
-    except HarnessError:
-        if directory.steps_file.exists() and directory.steps_file.stat().st_size:
-            raise
-        curve = Curve(step=np.empty(0, np.int64), loss=np.empty(0), grad_norm=np.empty(0), time=np.empty(0))
+    curve = read_curve(directory.path) if directory.steps_file.exists() else empty_curve()
     return Case(
         source=str(directory.path),
         curve=curve,

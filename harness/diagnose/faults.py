@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from harness.configuration import FIRST
 from harness.diagnose import judges
 from harness.diagnose.judges import Answer, Finding
-from harness.diagnose.setup import FIRST, Setup, _check
+from harness.diagnose.setup import Setup, check
 
 UPSTREAM = "deepspeedai/DeepSpeed"
 OWN = "found by this project on the virtual device; not confirmed on a GPU"
@@ -54,7 +55,7 @@ class Fault:
 
 def exposures(setup: Setup) -> list[Exposure]:
     """What `setup` is exposed to, one answer per known fault. Raises HarnessError for an unusable configuration."""
-    _check(setup)
+    check(setup)
     return [_expose(fault, setup) for fault in FAULTS]
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from harness.configuration import FIRST
 from harness.diagnose.missing_copy import missing_in_model, new_copy_raises, old_copy_raises
-from harness.diagnose.setup import FIRST, Setup
+from harness.diagnose.setup import Setup
 
 Answer = Literal["yes", "no", "unknown"]
 Finding = tuple[Answer, str, str]
