@@ -7,23 +7,21 @@ import re
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from harness.cli.console import wide_console
 from harness.cli.options import A_MODEL, JsonOption
-from harness.diagnose import Exposure, Setup
+from harness.diagnose import Setup
 from harness.diagnose.doctor import Machine, examine, load_config, machine, model_sizes
-from harness.diagnose.setup import judged_as
+from harness.diagnose.faults import named
+from harness.diagnose.pages import all_pages, page
+from harness.diagnose.show import doctor_lines, text, triage_lines
 from harness.study import any_model, model_name
 from harness.system.errors import HarnessError
-
-if TYPE_CHECKING:
-    from harness.diagnose.triage import Finding, Triage
-
+from harness.variants import installed_release
 
 def doctor(
     config: Annotated[Path | None, typer.Option(help="A DeepSpeed JSON configuration to examine.")] = None,
@@ -36,35 +34,43 @@ def doctor(
     sizes: Annotated[
         str | None, typer.Option(help="Parameter shapes instead, such as 4096x11008,4096.")
     ] = None,
+    explain: Annotated[
+        str | None, typer.Option(metavar="FAULT", help="Print what is known of a fault, or of `all`.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What this machine has, and which known hpZ faults a release and configuration are exposed to.
+    """What this machine has, and which known faults a release and configuration are exposed to.
 
     Example: hpz doctor --config ds_config.json --world-size 48 --release 0.13.4 --sizes 4096x11008,4096
     """
+    if explain:
+        print(all_pages() if explain == "all" else page(named(explain)), end="" if explain == "all" else "\n")
+        return
     here = machine()
     numels = model_sizes(model, sizes)
-    examined = examine(config, release, world_size, ranks_per_node, numels) if config else None
-    if as_json:
-        found = [asdict(one) for one in examined[1]] if examined else []
-        of_release = examined[0].release if examined else None
-        note = judged_as(of_release) if of_release else ""
-        print(
-            json.dumps(
-                {"machine": asdict(here), "release": of_release, "note": note, "exposures": found}, indent=2
+    found = (
+        examine(
+            Setup(
+                release=release or installed_release(),
+                config=load_config(config),
+                world_size=world_size,
+                ranks_per_node=ranks_per_node,
+                numels=numels,
             )
         )
+        if config
+        else None
+    )
+    if as_json:
+        answer = found.model_dump(mode="json") if found else {"exposures": []}
+        print(json.dumps({"machine": asdict(here), **answer}, indent=2))
         return
-    console = wide_console()
+    if found:
+        print(text(doctor_lines(found)))
+        return
+    console = wide_console(80)
     console.print(_machine_table(here))
-    if examined:
-        console.print(_exposure_table(*examined))
-        if note := judged_as(examined[0].release):
-            console.print(note, highlight=False)
-    else:
-        console.print(
-            "To examine a training: hpz doctor --config ds_config.json --world-size N --ranks-per-node M"
-        )
+    console.print("To examine a training: hpz doctor --config ds_config.json --world-size N --ranks-per-node M")
 
 
 def _machine_table(here: Machine) -> Table:
@@ -76,22 +82,11 @@ def _machine_table(here: Machine) -> Table:
     table.add_row("SLURM", here.slurm or "none: studies run on this machine")
     table.add_row("Chromium", here.chromium or "none: needed only to test reports")
     table.add_row("git", here.git or "none: needed to apply patches")
+    for lock in here.build_locks:
+        table.add_row("lock file", f"{lock}: where no build runs, delete it (hpz doctor --explain 'dead build lock')")
     for name, found in here.packages.items():
         table.add_row(name, found or "not installed")
     table.add_row("patches", here.deepspeed_support)
-    return table
-
-
-def _exposure_table(setup: Setup, found: list[Exposure]) -> Table:
-    title = (
-        f"Known hpZ faults: DeepSpeed {setup.release}, hpZ {setup.hpz}, world {setup.world_size or 'unknown'}"
-    )
-    table = Table("fault", "exposed", "reason", "way out", title=title)
-    table.add_column("source", overflow="fold")
-    styles = {"yes": "bold red", "unknown": "yellow", "no": "green"}
-    for one in found:
-        answer = f"[{styles[one.exposed]}]{one.exposed}[/]"
-        table.add_row(one.fault, answer, one.reason, one.way_out, one.source)
     return table
 
 
@@ -131,44 +126,7 @@ def triage(
         vocabulary=any_model(model).config.vocab_size if model else None,
     )
     found = judge(open_case(curve, known, now=time.time()))
-    if as_json:
-        print(json.dumps(found.as_record(), indent=1))
-    else:
-        _print(found)
-
-
-def _print(found: Triage) -> None:
-    console = wide_console(110)
-    console.print(_sentence(found), highlight=False)
-    table = Table("fault", "points", "for (+) and against (−)", box=None, pad_edge=False)
-    for finding in found.findings:
-        style = "bold" if finding.fault == found.verdict else "dim" if finding.ruled_out else ""
-        points = "ruled out" if finding.ruled_out else f"{finding.points:+d}" if finding.points else "0"
-        table.add_row(finding.fault, points, Text(_why(finding)), style=style)
-    console.print(table)
-    for note in found.notes:
-        console.print(Text(f"Note: {note}."))
-    console.print("What to try next:", highlight=False)
-    for step in found.next:
-        console.print(Text(f"  - {step}"))
-
-
-def _sentence(found: Triage) -> Text:
-    if found.verdict == "nothing":
-        return Text("This curve shows no sign of a fault.", "bold green")
-    if found.verdict == "unrecognised":
-        return Text(
-            "Something is wrong, but no rule names it: " + "; ".join(found.signs.values()) + ".",
-            "bold yellow",
-        )
-    also = f" Also possible: {', '.join(found.possible)}." if found.possible else ""
-    return Text(f"This looks like: {found.verdict}.{also}", "bold red")
-
-
-def _why(finding: Finding) -> str:
-    if finding.ruled_out:
-        return finding.ruled_out
-    return "\n".join(f"{one.points:+d}  {one.seen}: {one.reason}" for one in finding.evidence) or "no sign"
+    print(json.dumps(found.model_dump(mode="json"), indent=1) if as_json else text(triage_lines(found)))
 
 
 def audit(

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness.diagnose.curve import Curve, read_curve
-from harness.diagnose.faults import FAULTS as KNOWN_FAULTS
-from harness.diagnose.faults import Exposure, Fault, exposures
+from harness.diagnose.faults import Exposure, exposures
 from harness.diagnose.setup import FIRST, Setup
 from harness.record import RunDirectory
 from harness.study import ModelFile, Run, parameter_shapes
@@ -34,18 +33,10 @@ class Case:
     vocabulary: int | None = None
     loss_scaling: bool | None = None
     """Whether it trains in fp16, where steps with an infinite gradient norm are skipped as a matter of course."""
+    setup: Setup | None = None
+    """Release and settings, as far as they are known."""
     silence: float | None = None
     """Seconds since the run was last heard of, where it has not ended by itself."""
-
-
-ENTRIES: dict[str, tuple[str, ...]] = {
-    # The entries of harness.diagnose.faults that make a fault possible; plain instability is always possible.
-    "race": ("race",),  # the optimizer step's own race leaves finite weights, one step old: no curve tells it
-    "missing copy": ("missing copy",),
-    "stale secondary": ("stale secondary", "dirty after load"),
-    "offload": ("offload",),
-    "hang": ("hang",),
-}
 
 
 def open_case(path: Path, known: Known | None = None, now: float = math.nan) -> Case:
@@ -59,11 +50,16 @@ def open_case(path: Path, known: Known | None = None, now: float = math.nan) -> 
     return Case(
         source=str(path),
         curve=read_curve(path),
-        hpz=None if known.config is None else known.setup(OLD_COPY).hpz > 1,
+        hpz=None if known.config is None else known.setup().hpz > 1,
         exposed=known.exposures(),
         vocabulary=known.vocabulary,
-        loss_scaling=None if known.config is None else bool((known.config.get("fp16") or {}).get("enabled")),
+        loss_scaling=_loss_scaling(known.setup().dtype),
+        setup=known.setup(),
     )
+
+
+def _loss_scaling(dtype: str | None) -> bool | None:
+    return None if dtype is None else dtype == "fp16"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,36 +74,21 @@ class Known:
     numels: tuple[int, ...] | None = None
     vocabulary: int | None = None
 
-    def setup(self, release: str) -> Setup:
+    def setup(self, release: str | None = None) -> Setup:
         return Setup(
-            release=release,
+            release=release or self.release,
             config=self.config or {},
+            has_config=self.config is not None,
             world_size=self.world_size,
             ranks_per_node=self.ranks_per_node,
             numels=self.numels,
         )
 
     def exposures(self) -> dict[str, Exposure]:
-        """The answer for each known fault; `unknown` where the missing half would decide. Raises HarnessError."""
+        """The answer for each fault that settings decide; empty where nothing is known. Raises HarnessError."""
         if self.config is None and self.release is None:
             return {}
-        return {fault.name: self._exposure(fault) for fault in KNOWN_FAULTS}
-
-    def _exposure(self, fault: Fault) -> Exposure:
-        # The first releases of a fault's windows have it, so that the configuration alone answers there.
-        releases = [self.release] if self.release else [first for first, _ in fault.windows]
-        answers = [_ask(fault.name, self.setup(release)) for release in releases]
-        asked = next((one for one in answers if one.exposed != "no"), answers[0])
-        if self.config is not None and (self.release is not None or asked.exposed == "no"):
-            return asked
-        if self.config is None and not fault.within(self.setup(self.release or "")):
-            return _no(asked, f"{self.release} does not have it")
-        lacking = "--config" if self.config is None else "--release"
-        return replace(asked, exposed="unknown", reason=f"give {lacking}: it decides")
-
-
-def _ask(fault: str, setup: Setup) -> Exposure:
-    return next(one for one in exposures(setup) if one.fault == fault)
+        return {one.fault: one for one in exposures(self.setup())}
 
 
 def _own_case(directory: RunDirectory, now: float) -> Case:
@@ -123,6 +104,7 @@ def _own_case(directory: RunDirectory, now: float) -> Case:
         curve=curve,
         hpz=Variant.parse(run.variant).hpz,
         exposed=exposures_of_run(run),
+        setup=setup_of_run(run),
         vocabulary=ModelFile.model_validate(run.model_spec).config.vocab_size,
         loss_scaling=False,
         silence=_silence(directory, curve, now),
@@ -131,14 +113,7 @@ def _own_case(directory: RunDirectory, now: float) -> Case:
 
 def exposures_of_run(run: Run) -> dict[str, Exposure]:
     """What a run of ours is exposed to: as its release, but for what its variant changes, and for its device."""
-    model = ModelFile.model_validate(run.model_spec)
-    setup = Setup(
-        release=run.release,
-        config=run.deepspeed,
-        world_size=run.shape.world_size,
-        ranks_per_node=run.shape.ranks_per_node,
-        numels=tuple(math.prod(shape) for _, shape in parameter_shapes(model)),
-    )
+    setup = setup_of_run(run)
     found = {one.fault: one for one in exposures(setup)}
     # Up to then each release has the old copy and no order itself, and its own answer.
     old_setup = setup if setup.within(FIRST, OLD_COPY) else replace(setup, release=OLD_COPY)
@@ -159,8 +134,22 @@ def exposures_of_run(run: Run) -> dict[str, Exposure]:
     return found
 
 
+def setup_of_run(run: Run) -> Setup:
+    """What decides about exposure, of a run of ours. Its script loads nothing and builds one model."""
+    model = ModelFile.model_validate(run.model_spec)
+    return Setup(
+        release=run.release,
+        config=run.deepspeed,
+        world_size=run.shape.world_size,
+        ranks_per_node=run.shape.ranks_per_node,
+        numels=tuple(math.prod(shape) for _, shape in parameter_shapes(model)),
+        facts=frozenset({"loads weights"} if run.training.checkpoint_every else ()),
+        facts_read=True,
+    )
+
+
 def _no(exposure: Exposure, reason: str) -> Exposure:
-    return replace(exposure, exposed="no", reason=reason, way_out="")
+    return exposure.model_copy(update={"exposed": "safe by setting", "reason": reason, "way_out": ""})
 
 
 def _silence(directory: RunDirectory, curve: Curve, now: float) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,22 @@ class Curve:
     """Indices of the first step after training stopped and went on: steps done again, or a pause."""
     notes: tuple[str, ...] = ()
     """What was odd in the source and how it was read."""
+    has_loss: bool = True
+    learning_rate: Floats = field(default_factory=lambda: np.empty(0))
+    loss_scale: Floats = field(default_factory=lambda: np.empty(0))
+    eval_step: Floats = field(default_factory=lambda: np.empty(0))
+    eval_loss: Floats = field(default_factory=lambda: np.empty(0))
+    eval_accuracy: Floats = field(default_factory=lambda: np.empty(0))
+    columns: frozenset[str] = frozenset()
+    errors: tuple[str, ...] = ()
+    name: str = ""
+    form: str = ""
+    overflows: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "loss_scale"):
+            if len(getattr(self, name)) != len(self.step):
+                object.__setattr__(self, name, np.full(len(self.step), np.nan))
 
     def __len__(self) -> int:
         return len(self.step)

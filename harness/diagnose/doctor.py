@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from harness.diagnose.faults import Exposure, exposures
+from harness.diagnose.faults import Exposure, Frozen, exposures, named, worst_first
 from harness.diagnose.setup import Setup
+from harness.diagnose.show import WIDTH
 from harness.study import any_model, parameter_shapes
 from harness.system.errors import HarnessError
 from harness.variants import installed_release, release_ranges
@@ -42,6 +43,8 @@ class Machine:
     git: str | None
     packages: dict[str, str | None]
     """Package → installed version, or None."""
+    build_locks: list[str]
+    """Lock files of builds of C++ extensions: where no build is running, they are dead and stop every start."""
     deepspeed_support: str
     """Whether the installed DeepSpeed can be patched, in words."""
 
@@ -60,6 +63,7 @@ def machine() -> Machine:
         chromium=next((found for name in _CHROMIUM if (found := shutil.which(name))), None),
         git=_output("git", "--version"),
         packages={name: _version(name) for name in PACKAGES},
+        build_locks=dead_locks(),
         deepspeed_support=deepspeed_support(),
     )
 
@@ -93,28 +97,67 @@ def load_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def examine(
-    config: Path,
-    release: str | None = None,
-    world_size: int | None = None,
-    ranks_per_node: int | None = None,
-    numels: tuple[int, ...] | None = None,
-) -> tuple[Setup, list[Exposure]]:
-    """Exposures of one configuration file under `release` (default: the installed one). Raises HarnessError."""
-    wanted = release or installed_release()
-    if wanted is None:
-        raise HarnessError("DeepSpeed is not installed here; name a release, for example --release 0.13.4")
-    setup = Setup(
-        release=wanted,
-        config=load_config(config),
-        world_size=world_size,
-        ranks_per_node=ranks_per_node,
-        numels=numels,
+class Examination(Frozen):
+    """What a setup is exposed to: the answer of `hpz doctor`."""
+
+    schema_version: Literal[2] = 2
+    headline: str
+    """One line of 80 columns: the worst that applies, and what to do first."""
+    setup: str
+    """What was examined, in one sentence."""
+    release: str | None
+    notes: tuple[str, ...]
+    """What was odd about the input, what is assumed."""
+    exposures: tuple[Exposure, ...]
+
+
+PREFIX = {"wrong": "At risk", "stops": "It will stop", "slow": "Slow", "no effect": "No effect"}
+WARNS = ("refused", "ignored")
+"""Kinds of remarks on a configuration that come first."""
+
+
+def examine(setup: Setup) -> Examination:
+    """Exposures of a setup. Raises HarnessError for an unusable one."""
+    found = [one for one in exposures(setup) if named(one.fault).table != "training"]
+    yes = worst_first([one for one in found if one.exposed == "yes"])
+    open_ones = [one for one in found if one.exposed == "unknown" and one.harm in ("wrong", "stops")]
+    warned = [str(remark) for remark in setup.remarks if getattr(remark, "kind", "") in WARNS]
+    if warned:
+        headline = shorten(warned[0], WIDTH)
+    elif yes:
+        fault = named(yes[0].fault)
+        headline = f"{PREFIX[fault.harm]}: {fault.plain}. First: {fault.first}."
+    elif open_ones:
+        headline = f"No known fault is certain here; {len(open_ones)} may apply, see what they need."
+    else:
+        headline = "No known fault applies to this setup."
+    notes = [*map(str, setup.remarks), *([setup.release_note] if setup.release_note else [])]
+    return Examination(
+        headline=headline,
+        setup=_described(setup, len(yes), sum(one.exposed == "unknown" for one in found)),
+        release=setup.release,
+        notes=tuple(notes),
+        exposures=tuple(found),
     )
-    try:
-        return setup, exposures(setup)
-    except HarnessError as error:
-        raise HarnessError(f"{config}: {error}") from error
+
+
+def _described(setup: Setup, yes: int, unknown: int) -> str:
+    stage = "unknown" if setup.stage is None else str(setup.stage)
+    hpz = f"hpZ {setup.hpz}" if setup.hpz > 1 else "hpZ off"
+    return (
+        f"DeepSpeed {setup.release or 'of unknown release'}, ZeRO stage {stage}, {hpz}, "
+        f"{setup.world_size or 'unknown'} ranks: {yes} known faults apply, {unknown} may."
+    )
+
+
+def shorten(sentence: str, width: int) -> str:
+    return sentence if len(sentence) <= width else sentence[: width - 1].rstrip() + "…"
+
+
+def dead_locks(folder: Path | None = None) -> list[str]:
+    """Lock files of builds of C++ extensions; one that no build holds stops every start."""
+    root = folder or Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions"))
+    return [str(lock) for lock in sorted(root.glob("**/lock"))]
 
 
 def model_sizes(model: Path | None, sizes: str | None) -> tuple[int, ...] | None:

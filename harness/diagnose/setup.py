@@ -19,13 +19,22 @@ NUMBERS = 3
 class Setup:
     """What decides about exposure: a release, and what is known of the training."""
 
-    release: str
+    release: str | None
     config: dict[str, Any]
     """The DeepSpeed JSON configuration; values of `"auto"` count as not known."""
     world_size: int | None = None
     ranks_per_node: int | None = None
     numels: tuple[int, ...] | None = None
     """Number of elements of each parameter of the model, where known."""
+    has_config: bool = True
+    """False where only a release is known."""
+    torch: str | None = None
+    transformers: str | None = None
+    facts: frozenset[str] = frozenset()
+    facts_read: bool = False
+    """Whether a script was read, so that what is not in `facts` is not so."""
+    remarks: tuple[Any, ...] = ()
+    release_note: str = ""
 
     @property
     def zero(self) -> dict[str, Any]:
@@ -34,8 +43,41 @@ class Setup:
         return section
 
     @property
+    def stage(self) -> int | None:
+        """ZeRO's stage; 0 where it is absent, None where it is not known."""
+        value = self.zero.get("stage", 0)
+        return value if isinstance(value, int) else None
+
+    @property
     def stage3(self) -> bool:
-        return self.zero.get("stage") == 3
+        return self.stage == 3
+
+    @property
+    def hpz_asked(self) -> int:
+        """zero_hpz_partition_size as it is written, whatever the stage."""
+        value = self.zero.get("zero_hpz_partition_size", 1) or 1
+        return value if isinstance(value, int) else 1
+
+    @property
+    def offload_param(self) -> str | None:
+        return self._device("offload_param")
+
+    @property
+    def offload_optimizer(self) -> str | None:
+        return self._device("offload_optimizer")
+
+    def _device(self, key: str) -> str | None:
+        device = (self.zero.get(key) or {}).get("device")
+        return None if device in (None, "none") else str(device)
+
+    @property
+    def dtype(self) -> str | None:
+        """The precision of training; None where it is not known."""
+        on = {key: (self.config.get(key) or {}).get("enabled", False) for key in ("bf16", "fp16")}
+        named = [key for key, value in on.items() if value is True]
+        if named:
+            return named[0]
+        return None if "auto" in on.values() or not self.has_config else "fp32"
 
     @property
     def hpz(self) -> int:
@@ -43,9 +85,10 @@ class Setup:
         return int(self.zero.get("zero_hpz_partition_size", 1) or 1) if self.stage3 else 1
 
     @property
-    def overlap(self) -> bool:
-        """Whether all-gathers have a stream of their own; ZeRO-3's default is yes."""
-        return self.zero.get("overlap_comm") is not False
+    def overlap(self) -> bool | None:
+        """Whether communication has a stream of its own; absent, that is so for stage 3 alone. None for "auto"."""
+        given = self.zero.get("overlap_comm")
+        return self.stage3 if given is None else given if isinstance(given, bool) else None
 
     @property
     def accumulation(self) -> int | None:
@@ -60,7 +103,7 @@ class Setup:
 
     def within(self, first: str, last: str | None) -> bool:
         """Whether the release is `first`, `last` or one between; without a `last`, any from `first` on."""
-        key = version_key(self.release)[:NUMBERS]
+        key = version_key(self.release or "")[:NUMBERS]
         return version_key(first) <= key and (last is None or key <= version_key(last))
 
 
@@ -89,9 +132,9 @@ OBJECTS = (  # outer ones first
 )
 
 
-def _check(setup: Setup) -> None:
+def check(setup: Setup) -> None:
     """Refuses what no answer can be given for, with the key."""
-    if len(version_key(setup.release)) < NUMBERS:
+    if setup.release is not None and len(version_key(setup.release)) < NUMBERS:
         raise HarnessError(f"release: {setup.release!r} is not a version such as 0.13.4")
     for path in OBJECTS:
         _check_object(setup.config, path)
