@@ -26,15 +26,7 @@ POLICY = ("reward", "kl", "advantage", "entropy", "policy", "completion")
 
 def broken(case: Case) -> Mask:
     """Steps that are wrong beyond doubt; shape [steps]."""
-    return not_finite(case.curve) | zeros_for_nan(case.curve) | (bad_gradients(case) & ~overflows(case))
-
-
-def not_finite(curve: Curve) -> Mask:
-    return ~np.isfinite(curve.loss) if curve.has_loss else np.zeros(len(curve), dtype=bool)
-
-
-def bad_gradients(case: Case) -> Mask:
-    return np.isinf(case.curve.grad_norm)
+    return case.curve.bad_loss | zeros_for_nan(case.curve) | (case.curve.bad_gradient & ~overflows(case))
 
 
 def zeros_for_nan(curve: Curve) -> Mask:
@@ -88,21 +80,21 @@ def overflows(case: Case) -> Mask:
     if case.loss_scaling is False:
         return explained
     whole = len(case.curve)
-    for start, length in runs(bad_gradients(case)):
+    for start, length in runs(case.curve.bad_gradient):
         ends = start + length == whole
         limit = FIRST_OVERFLOWS if start <= 1 else LATER_OVERFLOWS
         if case.loss_scaling is None and ends and length > LATER_OVERFLOWS:
             continue  # without end, as far as one can see, and nobody says that it is fp16
         if length <= limit:
             explained[start : start + length] = True
-    return explained & np.isfinite(np.where(case.curve.has_loss, case.curve.loss, 0.0))
+    return explained & ~case.curve.bad_loss
 
 
 def without_end(case: Case) -> tuple[int, int] | None:
     """The row of overflows that a loss scale does not explain (first index, length), where fp16 may be in use."""
     if case.loss_scaling is False:
         return None
-    for start, length in runs(bad_gradients(case) & ~overflows(case)):
+    for start, length in runs(case.curve.bad_gradient & ~overflows(case)):
         if length > LATER_OVERFLOWS:
             return start, length
     return None

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.diagnose.curve import Curve, read_curve
+from harness.diagnose.curve import Curve
 from harness.diagnose.faults import Exposure, exposures
+from harness.diagnose.read import read_curve
 from harness.diagnose.setup import FIRST, Setup
 from harness.record import RunDirectory
 from harness.study import ModelFile, Run, parameter_shapes

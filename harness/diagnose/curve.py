@@ -1,194 +1,270 @@
-"""Training curves from anywhere: our run directories, wandb exports, HF Trainer's state, any JSONL with step and loss.
+"""A training's curve: a value per logged step, made from rows of named values, whatever these were read from.
 
-Whatever the source, a curve is the same few arrays; what cannot be read is refused in one sentence.
+Files, folders and logs become rows in `harness.diagnose.read`; here names are recognised and values keep their meaning.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.diagnose.names import column_of, is_evaluation, is_summary, step_column
 from harness.system.errors import HarnessError
 
 Row = Mapping[str, Any]
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
-# Names that a column goes by, the preferred one first; wandb's charts put "run name - " before them.
-NAMES: dict[str, tuple[str, ...]] = {
-    "step": ("step", "_step", "global_step", "train/global_step", "trainer/global_step", "iteration"),
-    "loss": ("loss", "train/loss", "train_loss", "training_loss", "train/train_loss", "train/lm_loss"),
-    "grad_norm": (
-        "grad_norm",
-        "train/grad_norm",
-        "gradient_norm",
-        "train/gradient_norm",
-        "train/global_grad_norm",
-    ),
-    "time": ("utc", "_timestamp", "timestamp", "_runtime", "relative time (process)"),
-}
-BOUNDS = ("__min", "__max")  # wandb's charts add them for smoothed lines
 PAUSE = 10  # times the median time between steps, and
 PAUSE_SECONDS = 2.0  # at least so long: more than any step takes, so training stopped and went on
+DENSE = (
+    0.5  # of a column's rows hold a number: it is written in every row, and one that holds none is not finite
+)
+
+EMPTY_LOG = "no step was logged"
 
 
-@dataclass(frozen=True, eq=False)
+def _none() -> Floats:
+    return np.empty(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What a log says of the run that wrote it; None where it does not."""
+
+    release: str | None = None
+    torch: str | None = None
+    world_size: int | None = None
+    dtype: str | None = None
+    """`bf16`, `fp16` or `fp32`."""
+    config: dict[str, Any] | None = None
+    """The DeepSpeed configuration, as DeepSpeed prints it when it starts."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Curve:
-    """One training, a value per recorded step (all arrays have shape [steps])."""
+    """One training, a value per recorded step (all arrays have shape [steps]); without a step where none was logged."""
 
     step: NDArray[np.int64]
     loss: Floats
-    """NaN where it was not finite."""
+    """NaN or infinite where it was not finite; NaN throughout without `has_loss`."""
     grad_norm: Floats
     """Global; infinity where it was not finite, NaN where it was not recorded."""
-    time: Floats
+    time: Floats = field(default_factory=_none)
     """Seconds from any origin; NaN where not recorded."""
     restarts: tuple[int, ...] = ()
     """Indices of the first step after training stopped and went on: steps done again, or a pause."""
     notes: tuple[str, ...] = ()
     """What was odd in the source and how it was read."""
     has_loss: bool = True
-    learning_rate: Floats = field(default_factory=lambda: np.empty(0))
-    loss_scale: Floats = field(default_factory=lambda: np.empty(0))
-    eval_step: Floats = field(default_factory=lambda: np.empty(0))
-    eval_loss: Floats = field(default_factory=lambda: np.empty(0))
-    eval_accuracy: Floats = field(default_factory=lambda: np.empty(0))
+    """Whether the source has a training loss at all (it may hold gradient norms or evaluations alone)."""
+    learning_rate: Floats = field(default_factory=_none)
+    """NaN where not recorded."""
+    loss_scale: Floats = field(default_factory=_none)
+    """Of fp16; NaN where not recorded."""
+    eval_step: Floats = field(default_factory=_none)
+    """Shape [evaluations]; NaN where the source does not say the step."""
+    eval_loss: Floats = field(default_factory=_none)
+    """Shape [evaluations]; NaN where it was not finite or not recorded."""
+    eval_accuracy: Floats = field(default_factory=_none)
+    """Shape [evaluations]; NaN where not recorded."""
     columns: frozenset[str] = frozenset()
+    """Every name in the source, as it stands there."""
     errors: tuple[str, ...] = ()
-    name: str = ""
-    form: str = ""
+    """Lines of a log that say what went wrong."""
     overflows: int = 0
+    """Times a log says that a step was skipped for an overflow."""
+    steps_counted: bool = False
+    """The source has no step numbers, so they are 1, 2, 3, …"""
+    name: str = ""
+    """Which of several runs of one source."""
+    form: str = ""
+    """What the source was read as."""
+    told: Told = Told()
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "loss_scale"):
+        for name in ("time", "learning_rate", "loss_scale"):
             if len(getattr(self, name)) != len(self.step):
                 object.__setattr__(self, name, np.full(len(self.step), np.nan))
 
     def __len__(self) -> int:
         return len(self.step)
 
+    @property
+    def bad_loss(self) -> Bools:
+        """Where a loss was recorded and is not finite."""
+        return ~np.isfinite(self.loss) & self.has_loss
 
-def read_curve(path: Path) -> Curve:
-    """The curve in a file or folder. Raises HarnessError in one sentence for what holds none."""
-    file = _file_of(path)
+    @property
+    def bad_gradient(self) -> Bools:
+        """Where a gradient norm was recorded and is not finite."""
+        return np.isinf(self.grad_norm)
+
+
+def empty_curve(notes: Sequence[str] = (EMPTY_LOG,), **known: Any) -> Curve:
+    """A curve without a step."""
+    nothing = np.empty(0)
+    return Curve(step=np.empty(0, np.int64), loss=nothing, grad_norm=nothing, notes=tuple(notes), **known)
+
+
+def curve_of(rows: Sequence[Row], source: str, notes: Sequence[str] = (), **known: Any) -> Curve:
+    """A curve from rows of values; steps that were done again count once, as done last. Raises HarnessError.
+
+    `known` are other fields of the curve.
+    """
+    columns = dict.fromkeys(key for row in rows for key in row if isinstance(key, str))
+    training = [row for row in rows if not is_evaluation(row) and not is_summary(row)]
+    loss, said = column_of("loss", columns, source)
+    grad, _ = column_of("grad_norm", columns, source)
+    known |= {"columns": frozenset(columns), **_evaluations(rows, columns, source)}
+    if loss is None and grad is None:
+        if len(known["eval_loss"]):
+            return empty_curve((*notes, "only evaluations, no training loss"), has_loss=False, **known)
+        raise HarnessError(f"{source}: has no column for a loss, a gradient norm or an evaluation's loss")
+    keys = {what: column_of(what, columns, source)[0] for what in ("time", "learning_rate", "loss_scale")}
+    keys |= {"loss": loss, "grad_norm": grad}
+    read = {what: _Column(training, key, explicit=what == "loss") for what, key in keys.items()}
+    has_loss = any(value is not None for value in read["loss"].values)
+    main = "loss" if has_loss else "grad_norm"
+    logged = [row for row, value in zip(training, read[main].values, strict=True) if value is not None]
+    step = step_column(columns, logged)
+    values, again = _by_step(training, step, main, read)
+    said = [*said, *(one.note for one in read.values() if one.note)]
+    if step is None and values:
+        said.append("the source has no steps; counted 1, 2, 3, …")
+    if not has_loss:
+        said.append("no training loss here, gradient norms alone" if values else EMPTY_LOG)
+    known |= {"steps_counted": step is None and bool(values), "has_loss": has_loss}
+    if not values:
+        return empty_curve((*notes, *said), **known)
+    return _assemble(values, again, (*notes, *said), known)
+
+
+class _Column:
+    """One column of some rows, with what a cell without a number means there."""
+
+    def __init__(self, rows: Sequence[Row], key: str | None, explicit: bool = False) -> None:
+        self.values: list[float | None] = [_cell(row, key) for row in rows]
+        """One a row (NaN, infinite: not finite), or None where it is absent or no number."""
+        self.note = ""
+        if key is None:
+            return
+        cells = [row.get(key, ABSENT) for row in rows]
+        filled = [
+            value is not None for value, cell in zip(self.values, cells, strict=True) if cell is not ABSENT
+        ]
+        last = max((index for index, one in enumerate(filled) if one), default=-1)
+        # Up to its last number a column that is written in every row is mostly full; one written every tenth is not.
+        dense = last >= 0 and sum(filled[: last + 1]) >= DENSE * (last + 1)
+        never = explicit and last < 0 and None in cells
+        empty = [i for i, cell in enumerate(cells) if self.values[i] is None and _is_empty(cell)]
+        if not (dense or never):
+            return
+        # An empty cell of a table by itself is a row of another kind; a null stands there because someone wrote it.
+        empty = [i for i in empty if cells[i] is None or {i - 1, i + 1} & set(empty)]
+        for index in empty:
+            self.values[index] = float("nan")
+        self.note = f"{len(empty)} empty values of {key!r} count as not finite" if empty else ""
+
+
+ABSENT = object()
+
+
+def _cell(row: Row, key: str | None) -> float | None:
+    value = row.get(key) if key else None
+    if value is None:
+        # Our own files are strict JSON: null, with the value named beside.
+        return float("nan") if key and f"{key}=" in str(row.get("nonfinite") or "") else None
+    return _seconds(str(value)) if key == "utc" else number(value)
+
+
+def number(value: Any) -> float | None:
+    """A cell's number, with NaN and infinities as such; None where it is none. Of a list, the first."""
+    if isinstance(value, list | tuple) and value:
+        value = value[0]
+    if isinstance(value, str) and "/" in value:  # ms-swift's 12/2046
+        value = value.partition("/")[0]
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise HarnessError(f"{file}: cannot be read ({error.strerror}); give {ACCEPTED}") from error
-    except UnicodeDecodeError as error:
-        raise HarnessError(f"{file}: is not text; give {ACCEPTED}") from error
-    notes: list[str] = []
-    rows = _csv_rows(text, file) if file.suffix == ".csv" else _json_rows(text, file, notes)
-    return curve_of(rows, str(file), notes)
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
-ACCEPTED = (
-    "a run directory, a wandb export (CSV, or history as JSONL), HF Trainer's trainer_state.json, "
-    "or JSONL with step, loss and grad_norm"
-)
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.strip().lower() in ("", "null", "none"))
 
 
-def _file_of(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    for name in ("steps.jsonl", "trainer_state.json"):
-        if (path / name).exists():
-            return path / name
-    if saved := sorted(path.glob("checkpoint-*/trainer_state.json"), key=lambda file: file.stat().st_mtime):
-        return saved[-1]
-    if runs := sorted(path.glob("runs/*/run.json")):
-        raise HarnessError(f"{path}: holds {len(runs)} runs; name one of them, such as {runs[0].parent}")
-    raise HarnessError(f"{path}: holds no curve; give {ACCEPTED}")
+Values = dict[int, dict[str, float | None]]
 
 
-def _csv_rows(text: str, file: Path) -> list[Row]:
-    try:
-        return list(csv.DictReader(text.splitlines(), strict=True))
-    except csv.Error as error:
-        raise HarnessError(f"{file}: not CSV ({error}); give {ACCEPTED}") from error
-
-
-def _json_rows(text: str, file: Path, notes: list[str]) -> Sequence[Row]:
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return list(_lines(text, file, notes))
-    if isinstance(content, dict):
-        content = content.get("log_history", [content])
-    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise HarnessError(f"{file}: is JSON, but no list of steps; give {ACCEPTED}")
-    return content
-
-
-def _lines(text: str, file: Path, notes: list[str]) -> Iterator[Row]:
-    lines = text.splitlines()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            if number == len(lines) > 1:
-                notes.append(f"line {number} is cut off and was left out")
-                return
-            raise HarnessError(f"{file}: line {number}: not JSON; give {ACCEPTED}") from error
-        if not isinstance(row, dict):
-            raise HarnessError(f"{file}: line {number}: is no JSON object; give {ACCEPTED}")
-        yield row
-
-
-def curve_of(rows: Sequence[Row], source: str, notes: Sequence[str] = ()) -> Curve:
-    """A curve from rows of values; steps that were done again count once, as done last. Raises HarnessError."""
-    columns = {what: _column(rows, what, source) for what in NAMES}
-    for what in ("step", "loss"):
-        if columns[what] is None:
-            known = ", ".join(NAMES[what][:4])
-            raise HarnessError(f"{source}: has no column for the {what} ({known}); give {ACCEPTED}")
-    found: dict[int, tuple[float, float, float]] = {}
+def _by_step(
+    rows: Sequence[Row], step: str | None, main: str, columns: Mapping[str, _Column]
+) -> tuple[Values, set[int]]:
+    """Values by step in ascending order, and the steps that were done again."""
+    found: Values = {}
     again: set[int] = set()
-    last = -1
-    for row in rows:
-        step, loss = _number(row, columns["step"]), _number(row, columns["loss"])
-        if step is None or loss is None or not np.isfinite(step):
-            continue  # wandb and HF Trainer keep evaluations between the steps
-        if int(step) <= last:
-            again.add(int(step))
-            found = {key: value for key, value in found.items() if key < int(step)}
-        grad, time = _number(row, columns["grad_norm"]), _number(row, columns["time"])
-        broken_grad = grad is not None and not np.isfinite(grad)
-        found[int(step)] = (
-            loss if np.isfinite(loss) else np.nan,
-            np.inf if broken_grad else np.nan if grad is None else grad,
-            np.nan if time is None else time,
+    last, counted = -1, 0
+    for index, row in enumerate(rows):
+        at = number(row.get(step)) if step else None
+        values = {name: column.values[index] for name, column in columns.items()}
+        if values[main] is None:
+            _complete(found.get(int(at)) if at is not None and np.isfinite(at) else None, values)
+            continue  # other values are kept between the steps, some of them of a step's own
+        counted += 1
+        if step is None:
+            at = counted
+        if at is None or not np.isfinite(at):
+            continue
+        if int(at) <= last:
+            again.add(int(at))
+            found = {key: value for key, value in found.items() if key < int(at)}
+        found[int(at)] = values
+        last = int(at)
+    return found, again
+
+
+def _complete(step: dict[str, float | None] | None, values: Mapping[str, float | None]) -> None:
+    """Adds what another row of the same step holds."""
+    if step is not None:
+        step.update({name: value for name, value in values.items() if step[name] is None})
+
+
+def _assemble(found: Values, again: set[int], notes: Sequence[str], known: Mapping[str, Any]) -> Curve:
+    steps = np.array(list(found), dtype=np.int64)
+    arrays = {
+        name: np.array(
+            [np.nan if row[name] is None else row[name] for row in found.values()], dtype=np.float64
         )
-        last = int(step)
-    if not found:
-        raise HarnessError(f"{source}: holds no step with a loss; give {ACCEPTED}")
-    return _assemble(found, again, notes)
-
-
-def _assemble(
-    found: Mapping[int, tuple[float, float, float]], again: set[int], notes: Sequence[str]
-) -> Curve:
-    values = np.array(list(found.values()), dtype=np.float64).reshape(-1, 3)
-    steps, time = np.array(list(found), dtype=np.int64), values[:, 2]
+        for name in ("loss", "grad_norm", "time", "learning_rate", "loss_scale")
+    }
+    recorded = np.array([row["grad_norm"] is not None for row in found.values()], dtype=bool)
+    arrays["grad_norm"][recorded & ~np.isfinite(arrays["grad_norm"])] = np.inf
     redone = {int(np.searchsorted(steps, step)) for step in again}
     said = [f"{len(again)} times steps were done again; the last time counts"] if again else []
     return Curve(
         step=steps,
-        loss=values[:, 0],
-        grad_norm=values[:, 1],
-        time=time,
-        restarts=tuple(sorted((redone | _pauses(time)) - {0})),
+        restarts=tuple(sorted((redone | _pauses(arrays["time"])) - {0})),
         notes=(*notes, *said),
+        **arrays,
+        **known,
     )
+
+
+def _evaluations(rows: Sequence[Row], columns: Mapping[str, None], source: str) -> dict[str, Floats]:
+    loss, accuracy = (column_of(what, columns, source)[0] for what in ("eval_loss", "eval_accuracy"))
+    held = [row for row in rows if any(number(row.get(key)) is not None for key in (loss, accuracy) if key)]
+    step = step_column(columns, held)
+    keys = {"eval_step": step, "eval_loss": loss, "eval_accuracy": accuracy}
+    cells = {name: [number(row.get(key)) if key else None for row in held] for name, key in keys.items()}
+    return {
+        name: np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        for name, values in cells.items()
+    }
 
 
 def _pauses(time: Floats) -> set[int]:
@@ -199,37 +275,6 @@ def _pauses(time: Floats) -> set[int]:
         return set()
     long = max(PAUSE * float(np.median(known)), PAUSE_SECONDS)
     return {int(index) + 1 for index in np.flatnonzero((gaps > long) | (gaps < 0))}
-
-
-def _column(rows: Sequence[Row], what: str, source: str) -> str | None:
-    """The column that holds `what`. Raises HarnessError where several runs have one each."""
-    present = dict.fromkeys(key for row in rows for key in row if isinstance(key, str))
-    by_name: dict[str, list[str]] = {}
-    for key in present:
-        if not key.lower().endswith(BOUNDS):
-            by_name.setdefault(key.rsplit(" - ", 1)[-1].strip().lower(), []).append(key)
-    for name in NAMES[what]:
-        if keys := by_name.get(name):
-            if len(keys) > 1:
-                raise HarnessError(
-                    f"{source}: holds the curves of several runs ({', '.join(keys[:3])}); export one run alone"
-                )
-            return keys[0]
-    return None
-
-
-def _number(row: Row, column: str | None) -> float | None:
-    """The value as a number (NaN: not finite), or None where it is absent or no number."""
-    value = row.get(column) if column else None
-    if value is None:
-        # Our own files are strict JSON: null, with the value named beside.
-        return float("nan") if column and f"{column}=" in str(row.get("nonfinite") or "") else None
-    if column == "utc":
-        return _seconds(str(value))
-    try:
-        return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def _seconds(utc: str) -> float | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.diagnose.broken import alive, broken, is_frozen, is_policy, not_finite, without_end, zeros_for_nan
+from harness.diagnose.broken import alive, broken, is_frozen, is_policy, without_end, zeros_for_nan
 from harness.diagnose.cases import Case
 from harness.diagnose.curve import Curve
 
@@ -47,7 +47,7 @@ def _what(case: Case, index: int) -> str:
     curve = case.curve
     if zeros_for_nan(curve)[index]:
         return "the loss is exactly 0 (Hugging Face's Trainer prints NaN as 0.0)"
-    return "the loss is not finite" if not_finite(curve)[index] else "the gradient norm is not finite"
+    return "the loss is not finite" if curve.bad_loss[index] else "the gradient norm is not finite"
 
 
 def broken_at_once(case: Case) -> str | None:

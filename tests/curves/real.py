@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.diagnose.curve import read_curve
+from harness.diagnose.read import read_curve
 from harness.launch import launcher
 from harness.variants import NAMED
 from tests.deepspeed.diagnose import test_triage_real as runs

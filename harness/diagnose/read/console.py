@@ -1,0 +1,214 @@
+"""Rows from what a training prints: dictionaries amid other output, `loss: x | lr: y` in its spellings, progress bars.
+
+Two small readers look at the same text, one for dictionaries and one for lines of pairs; the richer answer counts.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from harness.diagnose.curve import number
+from harness.diagnose.names import HELD_OUT, NAMES, PART, is_curve_name, plain
+from harness.diagnose.read.rows import Row, Rows
+
+NUMBER = r"[-+]?(?:\d+(?:,\d{3})*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)(?![\w.]*[A-Za-z_])"
+BRACES = re.compile(r"\{[^{}]*\}")
+BARE = re.compile(r"(?<![\w'\".])[-+]?(?:nan|inf|infinity)(?![\w'\"])", re.IGNORECASE)
+TENSOR = re.compile(r"(?:np\.float\d+|tensor|array)\(\s*(" + NUMBER + r")[^()]*\)", re.IGNORECASE)
+BAR = re.compile(r"(?<!\d)(\d+)/(\d+)\s*\[(?:\d+:)?\d+:\d+<")
+"""A progress bar: done, of how many."""
+
+
+def from_console(text: str) -> Rows | None:
+    """Rows of a log; None where it holds none."""
+    dictionaries = list(_dictionaries(text))
+    if any(_has_value(row) for _, _, row in dictionaries):
+        return _with_steps_of_bars(text, dictionaries)
+    rows = _one_a_step(_continued([row for line in text.splitlines() if (row := _pairs(line))]))
+    return rows if rows is not None and any(_has_value(row) for row in rows.rows) else None
+
+
+def _has_value(row: Row) -> bool:
+    """Whether a row holds a loss, a gradient norm or an evaluation, and not a learning rate alone."""
+    rates = NAMES["learning_rate"]
+    return any(
+        is_curve_name(key) and plain(key) not in rates and number(value) is not None
+        for key, value in row.items()
+    )
+
+
+# --- dictionaries: Hugging Face's Trainer and all that stand on it -------------------------------------------------
+
+
+def _dictionaries(text: str) -> Iterator[tuple[int, int, Row]]:
+    """Begin, end and content of every dictionary in the text that holds a value of a curve."""
+    for found in BRACES.finditer(text):
+        if "loss" not in found[0] and "norm" not in found[0]:
+            continue
+        row = _dictionary(found[0])
+        if row is not None and any(isinstance(key, str) and is_curve_name(key) for key in row):
+            yield found.start(), found.end(), row
+
+
+def _dictionary(text: str) -> dict[str, Any] | None:
+    """A dictionary as Python or JSON writes it; in both, NaN and infinities may stand bare."""
+    text = TENSOR.sub(r"\1", text)
+    try:
+        content = json.loads(text)
+    except ValueError:
+        try:
+            content = ast.literal_eval(BARE.sub(lambda word: f"'{word[0]}'", text))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+    return content if isinstance(content, dict) else None
+
+
+def _with_steps_of_bars(text: str, found: Sequence[tuple[int, int, Row]]) -> Rows:
+    """Dictionaries without a step get it from the progress bar beside them, where all of them have one."""
+    form = "dictionaries in a log"
+    rows = [row for _, _, row in found]
+    logged = [(begin, end) for begin, end, row in found if any(plain(key) in NAMES["loss"] for key in row)]
+    if any(plain(key) in NAMES["step"] for row in rows for key in row) or len(logged) < 1:
+        return Rows(form=form, rows=rows)
+    bars = [(bar.start(), int(bar[1]), int(bar[2])) for bar in BAR.finditer(text)]
+    totals = [total for _, _, total in bars]
+    main = max(set(totals), key=totals.count, default=0)
+    places = [(place, done) for place, done, total in bars if total == main]
+    for steps in (_after(logged, places), _before(logged, places)):
+        if steps and all(a < b for a, b in pairwise(steps)):
+            of = dict(zip(logged, steps, strict=True))
+            rows = [{"step": of[(a, b)], **row} if (a, b) in of else row for a, b, row in found]
+            return Rows(form=form, rows=rows, notes=("steps are those of the progress bar",))
+    return Rows(form=form, rows=rows)
+
+
+def _before(logged: Sequence[tuple[int, int]], bars: Sequence[tuple[int, int]]) -> list[int]:
+    """The last bar before each; empty where one has none."""
+    steps = [
+        max(((place, done) for place, done in bars if place < begin), default=None) for begin, _ in logged
+    ]
+    return [one[1] for one in steps if one] if all(steps) else []
+
+
+def _after(logged: Sequence[tuple[int, int]], bars: Sequence[tuple[int, int]]) -> list[int]:
+    """The first bar after each; empty where one has none."""
+    steps = [min(((place, done) for place, done in bars if place >= end), default=None) for _, end in logged]
+    return [one[1] for one in steps if one] if all(steps) else []
+
+
+# --- lines of pairs ------------------------------------------------------------------------------------------------
+
+VALUE = rf"\s*(?:[:=]|is)?\s*(?:tensor\(|\[)?\s*\$?({NUMBER})"
+WORD = r"(?<![\w/])"
+QUANTITIES = {
+    "loss": re.compile(
+        rf"{WORD}((?:[A-Za-z_]+[ _/-]){{0,3}}loss(?:_mean|/train|_step)?)\"?'?{VALUE}", re.IGNORECASE
+    ),
+    "grad_norm": re.compile(
+        rf"{WORD}(?:(?:train|global|total|actor)[ _/])?(?:grad(?:ient)?s?[ _-]?norm|gnorm|global[ _]norm){VALUE}",
+        re.IGNORECASE,
+    ),
+    "learning_rate": re.compile(rf"{WORD}(?:lr|learning[ _-]?rate){VALUE}", re.IGNORECASE),
+    "loss_scale": re.compile(rf"{WORD}loss[ _]?scale{VALUE}", re.IGNORECASE),
+    "epoch": re.compile(rf"{WORD}epoch\s*[:=]?\s*\[?\s*(\d+)", re.IGNORECASE),
+}
+STEPS = (
+    re.compile(rf"{WORD}(?:num[_ ]updates|global[_ ]?steps?)\s*[:=]?\s*\[?\s*(\d+)", re.IGNORECASE),
+    re.compile(
+        rf"{WORD}(?:train(?:ing)?[_ ])?(?:steps?|iter(?:ation)?s?|batch|it)\b\s*[:=#]?\s*[\[(]?\s*(\d+)(?!\.\d)",
+        re.IGNORECASE,
+    ),
+    BAR,
+    re.compile(r"^\s*\d+\|(\d+)\|"),  # torchtune: epoch|step|
+    re.compile(r"[\[(]\s*(\d+)\s*/\s*\d+"),
+    re.compile(r"(?<![\d.])(\d+)\s*/\s*\d+(?![\d.])"),
+)
+NAN_ITERATIONS = re.compile(
+    r"number of nan iterations:\s*([1-9]\d*)", re.IGNORECASE
+)  # Megatron leaves the loss out
+STAMP = re.compile(r"^\[?\d{4}-\d\d-\d\d[ T][\d:,.]+(?:Z|[+-]\d\d:?\d\d)?\]?")
+FILLER = re.compile(
+    r"^(?:the|current|average|avg|mean|running|batch|global|step|with|at|and|epoch|rank|iter|final)[ _]+",
+    re.IGNORECASE,
+)
+
+
+def _pairs(line: str) -> dict[str, Any] | None:
+    """What one line says; None where it says no loss, no gradient norm and no step of DeepSpeed's own."""
+    line = STAMP.sub("", line)
+    row: dict[str, Any] = {}
+    for found in QUANTITIES["loss"].finditer(line):
+        name = _loss_name(found[1])
+        if name is not None:
+            row.setdefault(name, found[2].replace(",", ""))
+    for name in ("grad_norm", "learning_rate", "loss_scale"):
+        if value := QUANTITIES[name].search(line):
+            row[name] = value[1].replace(",", "")
+    if NAN_ITERATIONS.search(line) and not _has_value(row):
+        row["loss"] = "nan"
+    if not row or (not _has_value(row) and "[Rank " not in line):
+        return None
+    if epoch := QUANTITIES["epoch"].search(line):
+        row["epoch"] = int(epoch[1])
+    step = next((match for form in STEPS if (match := form.search(line))), None)
+    return row if step is None else {"step": int(step[1]), **row}
+
+
+def _loss_name(words: str) -> str | None:
+    """The name of a loss as `harness.diagnose.names` knows it; None for a part of a loss, such as a router's."""
+    name = words.strip().lower()
+    while FILLER.match(name):
+        name = FILLER.sub("", name)
+    if PART.search(name):
+        return None
+    words_of = re.split(r"[ _/-]+", name)
+    if HELD_OUT.match(name) or words_of[0] in (
+        "val",
+        "eval",
+        "valid",
+        "validation",
+        "test",
+        "evaluation",
+        "dev",
+    ):
+        return "eval_loss"
+    return name if name in NAMES["loss"] else "loss" if len(words_of) <= 2 else None
+
+
+def _continued(rows: Sequence[Row]) -> list[Row]:
+    """Steps that begin anew in every epoch, counted on."""
+    done, last_step, last_epoch = 0, 0, None
+    found: list[Row] = []
+    for row in rows:
+        step, epoch = row.get("step"), row.get("epoch")
+        if step is not None and epoch is not None and last_epoch is not None:
+            if epoch > last_epoch and step <= last_step:
+                done += last_step
+            elif epoch < last_epoch:
+                done = 0
+        found.append(row if step is None else {**row, "step": step + done})
+        last_step, last_epoch = (
+            step if step is not None else last_step,
+            epoch if epoch is not None else last_epoch,
+        )
+    return found
+
+
+def _one_a_step(rows: Sequence[Row]) -> Rows | None:
+    """Lines of one step together: each rank writes one, or loss and learning rate stand in lines of their own."""
+    merged: list[dict[str, Any]] = []
+    several = False
+    for row in rows:
+        before = merged[-1] if merged else {}
+        if "step" in row and row["step"] == before.get("step"):
+            several = several or ("loss" in row and "loss" in before)
+            merged[-1] = {**row, **before}
+        else:
+            merged.append(dict(row))
+    notes = ("several lines of one step (of several ranks?); the first counts",) if several else ()
+    return Rows(form="lines of a log", rows=merged, notes=notes) if merged else None

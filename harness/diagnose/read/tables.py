@@ -1,0 +1,150 @@
+"""Rows from files that are tables: JSON and JSONL of many shapes, CSV and its kin, tables pasted from a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from harness.diagnose.names import NAMES, is_curve_name, plain
+from harness.diagnose.read.rows import Row, Rows
+
+DELIMITERS = (",", "\t", ";")
+RULE = re.compile(r"[\s|:+=-]+")  # between a table's head and its rows
+NO_HEAD = re.compile(r"[{}\[\]:=]")  # a line of a log rather than a head with names
+NO_VALUE = ("no log", "-", "n/a", "")  # as notebooks and pages write it
+NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
+NUMBERS = re.compile(rf"(?:{NUMBER}[\s,;]*)+", re.IGNORECASE)
+
+
+def from_json(text: str) -> Rows | None:
+    """One JSON value: a list of steps, HF Trainer's state, columns, or plain numbers; else None."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return None
+    if isinstance(content, dict) and isinstance(content.get("log_history"), list):
+        return Rows(form="Hugging Face trainer state", rows=_objects(content["log_history"]) or [])
+    if isinstance(content, list) and content and all(_is_number(one) for one in content):
+        return Rows(form="list of numbers", rows=[{"loss": one} for one in content])
+    rows = _rows_in(content)
+    return None if rows is None else Rows(form="JSON", rows=rows)
+
+
+def _rows_in(content: Any) -> list[Row] | None:
+    """Rows at any depth of a JSON value: a list of objects, or an object of columns."""
+    if isinstance(content, list):
+        return _objects(content)
+    if not isinstance(content, dict):
+        return None
+    if any(is_curve_name(key) for key in content):
+        columns = {key: _cells(value) for key, value in content.items() if isinstance(value, list | dict)}
+        if not any(is_curve_name(key) for key in columns):
+            return [content]
+        length = max(len(cells) for cells in columns.values())
+        return [{key: cells[i] for key, cells in columns.items() if i < len(cells)} for i in range(length)]
+    inner = [rows for value in content.values() if (rows := _rows_in(value))]
+    return max(inner, key=len, default=None)
+
+
+def _cells(value: Any) -> list[Any]:
+    """A column as a list; pandas writes an object of index → value."""
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def _objects(content: list[Any]) -> list[Row] | None:
+    return content if content and all(isinstance(row, dict) for row in content) else None
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def from_jsonl(text: str) -> Rows | None:
+    """One JSON object a line; a last line that was cut off is left out and said. None where it is something else."""
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    rows: list[Row] = []
+    for number, line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            if number == lines[-1][0] and rows and line.lstrip().startswith("{"):
+                return Rows(form="JSONL", rows=rows, notes=(f"line {number} is cut off and was left out",))
+            return None
+        if not isinstance(row, dict):
+            return None
+        rows.append(row)
+    return Rows(form="JSONL", rows=rows) if rows else None
+
+
+def from_csv(text: str) -> Rows | None:
+    """A table with a head whose cells a comma, a tab or a semicolon parts. None where it is something else."""
+    head = text.lstrip("\n").partition("\n")[0]
+    delimiter = max(DELIMITERS, key=head.count)
+    if delimiter not in head:
+        return None
+    try:
+        table = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter, strict=True) if row]
+    except csv.Error:
+        return None
+    names = [name.strip() for name in table[0]]
+    if not any(_known(name) for name in names) or any(NO_HEAD.search(name) for name in names):
+        return None
+    rows = [dict(zip(names, cells, strict=False)) for cells in table[1:]]
+    cut = len(table) > 2 and len(table[-1]) < len(names)
+    notes = (f"line {len(table)} is cut off and was left out",) if cut else ()
+    return Rows(form="CSV", rows=[_tensorboard(row) for row in (rows[:-1] if cut else rows)], notes=notes)
+
+
+def _tensorboard(row: dict[str, str]) -> dict[str, str]:
+    """TensorBoard's own CSV calls every quantity Value; without another name it is the loss."""
+    if "Value" in row and "Wall time" in row:
+        row["loss"] = row.pop("Value")
+    return row
+
+
+def _known(name: str) -> bool:
+    return plain(name) in NAMES["step"] or is_curve_name(name) or name in ("Wall time", "Value")
+
+
+def from_pasted_table(text: str) -> Rows | None:
+    """A table as notebooks show it and pages render it: a head with a step and a loss, then lines of as many cells."""
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        names = _split(line)
+        if len(names) > 1 and any(plain(name) in NAMES["step"] for name in names) and _has_loss(names):
+            rows = list(_table_rows(lines[number + 1 :], names))
+            if rows:
+                return Rows(form="pasted table", rows=rows)
+    return None
+
+
+def _has_loss(names: Sequence[str]) -> bool:
+    return any(is_curve_name(name) and not re.search(r"\d", name) for name in names)
+
+
+def _table_rows(lines: Sequence[str], names: Sequence[str]) -> Iterator[Row]:
+    for line in lines:
+        if not line.strip() or RULE.fullmatch(line):
+            continue
+        cells = _split(line)
+        if len(cells) != len(names) or not re.fullmatch(NUMBER, cells[0], re.IGNORECASE):
+            return
+        yield {name: cell for name, cell in zip(names, cells, strict=True) if cell.lower() not in NO_VALUE}
+
+
+def _split(line: str) -> list[str]:
+    if "|" in line:
+        return [cell.strip(" *`") for cell in line.strip().strip("|").split("|")]
+    return [cell.strip() for cell in re.split(r"\t+|\s{2,}", line.strip())]
+
+
+def from_numbers(text: str) -> Rows | None:
+    """Numbers and nothing else, such as losses copied from a notebook, one a line or many."""
+    bare = text.strip().strip("[]()")
+    if not NUMBERS.fullmatch(bare):
+        return None
+    return Rows(form="list of numbers", rows=[{"loss": one} for one in re.split(r"[\s,;]+", bare) if one])
