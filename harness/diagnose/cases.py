@@ -54,13 +54,9 @@ def open_case(path: Path, known: Known | None = None, now: float = math.nan) -> 
         hpz=None if known.config is None else known.setup().hpz > 1,
         exposed=known.exposures(),
         vocabulary=known.vocabulary,
-        loss_scaling=_loss_scaling(known.setup().dtype),
+        loss_scaling=known.loss_scaling(),
         setup=known.setup(),
     )
-
-
-def _loss_scaling(dtype: str | None) -> bool | None:
-    return None if dtype is None else dtype == "fp16"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +70,8 @@ class Known:
     ranks_per_node: int | None = None
     numels: tuple[int, ...] | None = None
     vocabulary: int | None = None
+    torch: str | None = None
+    facts: frozenset[str] = frozenset()
 
     def setup(self, release: str | None = None) -> Setup:
         return Setup(
@@ -83,7 +81,14 @@ class Known:
             world_size=self.world_size,
             ranks_per_node=self.ranks_per_node,
             numels=self.numels,
+            torch=self.torch,
+            facts=self.facts,
         )
+
+    def loss_scaling(self) -> bool | None:
+        """Whether it trains in fp16; None where that is not known."""
+        dtype = self.setup().dtype
+        return None if dtype is None else dtype == "fp16"
 
     def exposures(self) -> dict[str, Exposure]:
         """The answer for each fault that settings decide; empty where nothing is known. Raises HarnessError."""

@@ -111,7 +111,16 @@ class Examination(Frozen):
     exposures: tuple[Exposure, ...]
 
 
-PREFIX = {"wrong": "At risk", "stops": "It will stop", "slow": "Slow", "no effect": "No effect"}
+FOREMOST = "no effect: stage"
+"""Who sets hpZ believes that it is on."""
+PREFIX = {
+    "wrong": "At risk",
+    "stops": "It will stop",
+    "slow": "Slow",
+    "no effect": "No effect",
+    "unknown": "Possible",
+    "not examined": "Open",
+}
 WARNS = ("refused", "ignored")
 """Kinds of remarks on a configuration that come first."""
 
@@ -119,34 +128,43 @@ WARNS = ("refused", "ignored")
 def examine(setup: Setup) -> Examination:
     """Exposures of a setup. Raises HarnessError for an unusable one."""
     found = [one for one in exposures(setup) if named(one.fault).table != "training"]
-    yes = worst_first([one for one in found if one.exposed == "yes"])
-    open_ones = [one for one in found if one.exposed == "unknown" and one.harm in ("wrong", "stops")]
-    warned = [str(remark) for remark in setup.remarks if getattr(remark, "kind", "") in WARNS]
-    if warned:
-        headline = shorten(warned[0], WIDTH)
-    elif yes:
-        fault = named(yes[0].fault)
-        headline = f"{PREFIX[fault.harm]}: {fault.plain}. First: {fault.first}."
-    elif open_ones:
-        headline = f"No known fault is certain here; {len(open_ones)} may apply, see what they need."
-    else:
-        headline = "No known fault applies to this setup."
     notes = [*map(str, setup.remarks), *([setup.release_note] if setup.release_note else [])]
     return Examination(
-        headline=headline,
-        setup=_described(setup, len(yes), sum(one.exposed == "unknown" for one in found)),
+        headline=_headline(setup, found),
+        setup=_described(setup, found),
         release=setup.release,
         notes=tuple(notes),
         exposures=tuple(found),
     )
 
 
-def _described(setup: Setup, yes: int, unknown: int) -> str:
+def _headline(setup: Setup, found: list[Exposure]) -> str:
+    """What matters most: what the configuration itself gets wrong, then what applies, may apply, is not examined."""
+    warned = [str(remark) for remark in setup.remarks if getattr(remark, "kind", "") in WARNS]
+    if warned:
+        return shorten(warned[0], WIDTH)
+    confirmed = [one for one in worst_first(found) if named(one.fault).confirmed]
+    yes = [one for one in confirmed if one.exposed == "yes"]
+    bad = [one for one in yes if one.harm in ("wrong", "stops")]
+    may = [one for one in confirmed if one.exposed == "unknown" and one.harm == "wrong" and not one.of_script]
+    unseen = [one for one in found if one.exposed == "not examined" and not named(one.fault).examined]
+    first = [one for one in yes if one.fault == FOREMOST]
+    for which in (first, bad, yes, may, unseen):
+        if which:
+            fault = named(which[0].fault)
+            prefix = PREFIX[fault.harm] if which[0].exposed == "yes" else PREFIX[which[0].exposed]
+            return f"{prefix}: {fault.plain}. First: {fault.first}."
+    open_ones = sum(one.exposed in ("yes", "unknown") for one in found)
+    return f"No confirmed fault applies here; {open_ones} may." if open_ones else "No known fault applies here."
+
+
+def _described(setup: Setup, found: list[Exposure]) -> str:
     stage = "unknown" if setup.stage is None else str(setup.stage)
     hpz = f"hpZ {setup.hpz}" if setup.hpz > 1 else "hpZ off"
+    yes, may = (sum(one.exposed == answer for one in found) for answer in ("yes", "unknown"))
     return (
         f"DeepSpeed {setup.release or 'of unknown release'}, ZeRO stage {stage}, {hpz}, "
-        f"{setup.world_size or 'unknown'} ranks: {yes} known faults apply, {unknown} may."
+        f"{setup.world_size or 'unknown'} ranks: {yes} known faults apply, {may} may."
     )
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from harness.diagnose.setup import Setup
 
 Value = bool | int | str | None
+OF_SCRIPT = {"moe", "leaf_modules", "two_models", "own_boundary", "compile"}
+"""Facts that a script says, or nobody."""
 LARGE = 10**8
 """Elements: a persistence threshold from here on is above (nearly) every parameter of any model."""
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.diagnose.facts import FACTS
+from harness.diagnose.facts import FACTS, OF_SCRIPT
 from harness.diagnose.judges import JUDGES, Answer
 from harness.diagnose.setup import FIRST, Setup, check
 from harness.system.errors import HarnessError
@@ -52,6 +52,8 @@ class Fault(Frozen):
     """Releases between the windows, and why they do not have it."""
     torch: str = ""
     """The first torch with which it shows."""
+    torch_since: str = ""
+    """The first release that is near to that torch in time; with an older one, an unknown torch is taken for older."""
     when: dict[str, Any] = Field(default_factory=dict)
     """Fact of `harness.diagnose.facts` → the value, or the values, with which it is there."""
     judge: str = ""
@@ -60,7 +62,7 @@ class Fault(Frozen):
     """False where this project has not looked into what the settings switch on."""
     harm: Harm
     silent: bool = False
-    """Whether it leaves no sign in a curve."""
+    """Whether it may leave no sign in a curve."""
     sure: str
     """How sure it is: reproduced here, fixed upstream, read in the source, reported, guess."""
     fix: str
@@ -106,6 +108,18 @@ class Exposure(Frozen):
     harm: Harm
     sure: str
     source: str
+
+    @property
+    def of_script(self) -> bool:
+        """Whether only a script would say."""
+        return bool(self.asks) and set(self.asks) <= OF_SCRIPT
+
+    @property
+    def needs(self) -> str:
+        """What would decide, in words; empty where nothing that one could give does."""
+        last = self.reason.split("; ")[-1]
+        asked = self.exposed == "unknown" and (self.asks or last.startswith("give "))
+        return last if asked else ""
 
 
 @lru_cache(maxsize=1)
@@ -188,7 +202,9 @@ def _facts(fault: Fault, setup: Setup) -> tuple[dict[str, str], list[str], list[
             asks[name] = fact.ask
         elif value not in (wanted if isinstance(wanted, list) else [wanted]):
             (elsewhere if fact.scope else set_otherwise).append(fact.said(value))
-    if fault.torch and setup.torch is None:
+    if fault.torch and setup.torch is None and setup.release and not setup.within(fault.torch_since, None):
+        set_otherwise.append(f"torch {fault.torch} is years newer than {setup.release}; give --torch if you have it")
+    elif fault.torch and setup.torch is None:
         asks["torch"] = f"it shows with torch {fault.torch} or later: give --torch"
     elif fault.torch and version_key(setup.torch or "") < version_key(fault.torch):
         set_otherwise.append(f"torch {setup.torch} does not show it, {fault.torch} and later do")

@@ -9,7 +9,7 @@ from scipy import stats
 
 from harness.diagnose.broken import is_policy
 from harness.diagnose.cases import Case
-from harness.diagnose.signs import HARD, Sign, broken_steps, climbs, healthy_part, stuck
+from harness.diagnose.signs import HARD, Sign, broken_steps, climbs, healthy_part, rise, stuck
 
 
 def curve_signs(case: Case) -> dict[str, str]:
@@ -48,7 +48,7 @@ def first_step_too_high(case: Case) -> str | None:
     if len(after) < 4 or every > 1 or not np.isfinite(loss[:8]).all():
         return None
     usual, change = float(np.median(after)), float(np.median(np.abs(np.diff(after))))
-    if loss[0] > 2.5 * usual and loss[0] - loss[1] > max(8 * change, 2.0):
+    if loss[0] > 2 * usual and loss[0] - loss[1] > max(5 * change, 2.0):
         return f"the first step has {loss[0]:.3g}, those after it {usual:.3g}"
     return None
 
@@ -56,10 +56,19 @@ def first_step_too_high(case: Case) -> str | None:
 def _trend(case: Case) -> float | None:
     """Spearman's rank correlation of loss and step where it shows no fall (one-sided 5 %)."""
     loss = case.curve.loss
-    if len(loss) < 6 or len(broken_steps(case)) or stuck(case) or climbs(case) or np.ptp(loss) == 0:
+    if len(loss) < 6 or len(broken_steps(case)) or stuck(case) or rise(case) or np.ptp(loss) == 0:
         return None
     trend = stats.spearmanr(case.curve.step, loss, alternative="less")
     return None if trend.pvalue < 0.05 else float(trend.statistic)
+
+
+def new_level(case: Case) -> str | None:
+    """A jump from which the loss falls again."""
+    found = rise(case)
+    if found is None or climbs(case) is not None:
+        return None
+    loss, index = found
+    return f"the loss jumps to {loss[index]:.3g} and falls again from there, as it does where other data begins"
 
 
 def does_not_learn(case: Case) -> str | None:
@@ -123,6 +132,7 @@ SOFT: dict[str, Sign] = {
     "does not learn": does_not_learn,
     "untrained level": untrained_level,
     "jumps about": jumps_about,
+    "new level": new_level,
     "first loss above guessing": first_loss_above_guessing,
     "evaluation only": evaluation_only,
     "evaluation bad": evaluation_bad,

@@ -46,6 +46,8 @@ def missing_copy(setup: Setup, why: str) -> Finding:
     if setup.world_size is None:
         return "unknown", "it depends on which sizes do not divide by the world size"
     rule = f"every parameter whose size does not divide by {setup.world_size} loses elements of its copy"
+    if setup.numels is None and _odd(setup.world_size):
+        return "yes", f"{rule}, and {setup.world_size} is no power of two, as the sizes of most models are"
     if setup.numels is None:
         return "unknown", f"{rule}; give the model's parameter sizes (--model or --sizes)"
     missing = missing_in_model(setup.numels, setup.world_size, setup.hpz)
@@ -53,6 +55,11 @@ def missing_copy(setup: Setup, why: str) -> Finding:
         return "safe by setting", f"all {len(setup.numels)} parameter sizes divide by {setup.world_size}"
     share = f"{missing.parameters} of {len(setup.numels)} parameters, {missing.share:.2%} of all elements"
     return "yes", f"{rule}: {share} are never written, with no asynchrony at all"
+
+
+def _odd(number: int) -> bool:
+    """Whether it is no power of two."""
+    return bool(number & (number - 1))
 
 
 def tiny(setup: Setup, why: str) -> Finding:
@@ -84,7 +91,7 @@ def dirty(setup: Setup, why: str) -> Finding:
     else:
         effect = "the first step's loss is that of the weights before"
     return (
-        "unknown",
+        "yes" if "loads weights" in setup.facts else "unknown",
         f"weights loaded after partitioning ({how}) do not reach the secondary partition: {effect}",
     )
 
@@ -138,7 +145,7 @@ def multiple_of_8(setup: Setup, why: str) -> Finding:
     if setup.world_size is None:
         return "unknown", f"{why}; give --world-size"
     if setup.numels is None:
-        if setup.world_size & (setup.world_size - 1):
+        if _odd(setup.world_size):
             return (
                 "yes",
                 f"{why}; {setup.world_size} ranks are no power of two, and common sizes then leave no multiple of 8",

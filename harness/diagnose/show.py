@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 NOES = ("safe by release", "safe by setting", "not applicable")
-OF_SCRIPT = {"moe", "leaf_modules", "two_models", "own_boundary", "loads_weights", "compile"}
-"""Facts that a script says, or nobody."""
 
 
 def wrapped(text: str, first: str = "", indent: str = "") -> list[str]:
@@ -60,12 +58,12 @@ def _entry(one: Exposure) -> list[str]:
 
 def _unknown(found: list[Exposure]) -> list[str]:
     """What is not known: an entry each, and one for all that only a script says."""
-    by_script = [one for one in found if one.asks and set(one.asks) <= OF_SCRIPT]
+    by_script = [one for one in found if one.of_script]
     others = [one for one in found if one not in by_script]
     lines = ["", "It may apply; an answer is missing:"] if found else []
     for one in worst_first(others):
         lines += wrapped(f"{one.fault}: {one.plain}", "  ", "    ")
-        lines += wrapped(one.reason.split("; ")[-1], "    needs: ")
+        lines += wrapped(one.needs or one.reason, "    needs: " if one.needs else "    ")
     if by_script:
         names = "; ".join(f"{one.fault} ({one.plain})" for one in by_script)
         lines += wrapped(f"only your script says whether: {names}", "  ", "    ")

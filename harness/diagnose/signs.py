@@ -110,17 +110,45 @@ def overflow_without_end(case: Case) -> str | None:
 
 
 def climbs(case: Case) -> str | None:
-    """Three losses in a row half as high again as the best before them (and by 0.5 at least)."""
+    """Three losses in a row half as high again as the best before them, by 0.5 at least, and far out of their noise.
+
+    A loss that jumps and falls again from there has met other data, and does not climb.
+    """
+    found = rise(case)
+    if found is None:
+        return None
+    loss, index = found
+    if loss[index:].max() <= 1.05 * loss[index] and np.median(loss[-3:]) < loss[index]:
+        return None
+    return f"the loss climbs from {_usual(loss[:index]):.3g} to {float(loss.max()):.3g} over several steps"
+
+
+def rise(case: Case) -> tuple[NDArray[np.float64], int] | None:
+    """The finite losses before anything breaks, and the index from which three are far above what was usual."""
     loss = case.curve.loss[healthy_part(case)]
     loss = loss[np.isfinite(loss)]
-    if len(loss) < 4 or is_policy(case.curve):
+    if is_policy(case.curve):
         return None
-    best = np.minimum.accumulate(loss)
-    high = loss[1:] > best[:-1] + np.maximum(0.5 * np.abs(best[:-1]), 0.5)
-    rows = np.flatnonzero(high[:-2] & high[1:-1] & high[2:])
-    if not len(rows):
-        return None
-    return f"the loss climbs from {best[rows[0]]:.3g} to {float(loss.max()):.3g} over several steps"
+    for index in range(1, len(loss) - 2):
+        before = loss[:index]
+        if loss[index : index + 3].min() > _usual(before) + _margin(before):
+            return loss, index
+    return None
+
+
+def _usual(loss: NDArray[np.float64]) -> float:
+    """The best level so far: the least median of three losses in a row, or of all where there are fewer."""
+    if len(loss) < 3:
+        return float(np.median(loss))
+    return float(np.median(np.lib.stride_tricks.sliding_window_view(loss, 3), axis=1).min())
+
+
+def _margin(loss: NDArray[np.float64]) -> float:
+    """How far above the usual level is far: five times the noise of a difference, or the loss itself while that cannot
+    be told."""
+    usual = abs(_usual(loss))
+    noise = 5 * float(np.median(np.abs(np.diff(loss)))) if len(loss) > 3 else 0.0
+    return max(usual if len(loss) <= 3 else 0.5 * usual, 0.5, noise)
 
 
 def _stuck_value(curve: Curve) -> float | None:

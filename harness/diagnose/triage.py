@@ -147,8 +147,9 @@ def _chosen(case: Case, ranked: list[Finding], wrong: bool) -> Finding | None:
     said = any(one.sign == "error" for one in first.evidence)
     if of_settings and not said and not _configured(case):
         return None
-    if not wrong and _exposed(case, first.fault) != "yes" and not said:
-        return None  # soft signs alone name what the setup surely has
+    exposed = _exposed(case, first.fault)
+    if not wrong and not (exposed == "yes" or (exposed == "unknown" and first.points > ENOUGH)):
+        return None  # soft signs alone name only what the setup may have
     return first
 
 
@@ -161,9 +162,9 @@ def _exposed(case: Case, fault: str) -> str:
 
 
 def _risks(case: Case) -> list[Exposure]:
-    """Faults with wrong numbers that the setup surely has, the first of the table first."""
+    """Faults that the setup surely has and that may give wrong numbers unseen, the worst first."""
     risks = [one for one in case.exposed.values() if one.exposed == "yes" and one.harm == "wrong"]
-    return [one for one in worst_first(risks) if named(one.fault).confirmed]
+    return [one for one in worst_first(risks) if named(one.fault).confirmed and named(one.fault).silent]
 
 
 def _verdict(case: Case, chosen: Finding | None, hard: bool, risks: list[Exposure]) -> Verdict:
@@ -199,8 +200,8 @@ def _question(case: Case, ranked: list[Finding]) -> str:
         return "Which DeepSpeed release? Give it: --release 0.13.4"
     for one in ranked:
         exposure = case.exposed.get(one.fault)
-        if exposure is not None and exposure.exposed == "unknown":
-            return f"Of {one.fault}: {exposure.reason.split('; ')[-1]}"
+        if exposure is not None and exposure.needs:
+            return f"Is it {one.fault}? To know, {exposure.needs}"
     return ""
 
 
@@ -210,7 +211,7 @@ def _headline(
     if verdict == "fault":
         return f"{sure.capitalize()}: {named(fault).plain}. First: {named(fault).first}."
     if verdict == "broken":
-        what = _shorten(hard[0][0].upper() + hard[0][1:].split(" (")[0].split(";")[0], 54)
+        what = _shorten(re.sub(r" \(.*?\)|;.*", "", hard[0][0].upper() + hard[0][1:]), 46)
         return f"{what}. First: {'answer the question below' if question else 'compare without hpZ'}."[:80]
     if verdict == "at risk":
         return _shorten(f"No sign in {_steps(case)}, but at risk: {named(fault).plain}", 79) + "."

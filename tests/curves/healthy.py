@@ -186,6 +186,18 @@ def curriculum(seed: int, **settings: Any) -> Trainer:
     )
 
 
+def new_domain(seed: int, **settings: Any) -> Trainer:
+    """Other text from one third on, as blended corpora have it: the loss jumps to a new level and falls from there."""
+    first, second = Text(128, generator(seed), sharp=5.0), Text(128, generator(seed + 1), sharp=2.5)
+    return Trainer(
+        Language(128),
+        lambda net, step: next_token(net, (first if step < 40 else second).batch(8, 16)),
+        steps=120,
+        learning_rate=1e-2,
+        **settings,
+    )
+
+
 def spiky(seed: int, **settings: Any) -> Trainer:
     """Now and then a batch of noise: a high loss that is gone in the next step."""
     source = generator(seed)
@@ -212,6 +224,8 @@ TUNED: dict[str, Recipe] = {
     "regression": lambda s: regression(s, steps=30),
     "GRPO": lambda s: policy(s, steps=40),
     "DPO": lambda s: preference(s, steps=30),
+    "new domain": new_domain,
+    "new domain, every 5": lambda s: new_domain(s + 10, every=5),
     "epochs": lambda s: epochs(s, learning_rate=3e-3),
 }
 HELD_OUT: dict[str, Recipe] = {
