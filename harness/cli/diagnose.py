@@ -14,26 +14,51 @@ from rich.table import Table
 
 from harness.cli.console import wide_console
 from harness.cli.options import A_MODEL, JsonOption
-from harness.diagnose import Setup
-from harness.diagnose.doctor import Machine, examine, load_config, machine, model_sizes
+from harness.diagnose.doctor import Machine, examine, machine
 from harness.diagnose.faults import named
 from harness.diagnose.pages import all_pages, page
+from harness.diagnose.read import Given, read_setup
 from harness.diagnose.show import doctor_lines, text, triage_lines
 from harness.study import any_model, model_name
 from harness.system.errors import HarnessError
-from harness.variants import installed_release
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="DeepSpeed's JSON, or what names it: an Accelerate, LLaMA-Factory, axolotl or Trainer recipe, a training "
+        "script, an sbatch file."
+    ),
+]
+ReleaseOption = Annotated[
+    str | None,
+    typer.Option(help="DeepSpeed of the run: 0.13.4, 0.13.5+e1a2f3, a commit, or a day (2024-02-26)."),
+]
+WorldOption = Annotated[int | None, typer.Option(min=1, help="Ranks in all.")]
+PerNodeOption = Annotated[int | None, typer.Option(min=1, help="Ranks on one node.")]
+TorchOption = Annotated[str | None, typer.Option(help="Release of torch that the run has.")]
+ScriptOption = Annotated[
+    Path | None, typer.Option(help="The training script, for what no configuration says.")
+]
+ArgumentsOption = Annotated[
+    str | None,
+    typer.Option(
+        help='The Trainer\'s arguments, which fill in "auto": a recipe, a script, or "--bf16 True …".'
+    ),
+]
+
 
 def doctor(
-    config: Annotated[Path | None, typer.Option(help="A DeepSpeed JSON configuration to examine.")] = None,
-    world_size: Annotated[int | None, typer.Option(help="Ranks in all.")] = None,
-    ranks_per_node: Annotated[int | None, typer.Option(help="Ranks on one node.")] = None,
-    release: Annotated[
-        str | None, typer.Option(help="DeepSpeed release; default: the installed one.")
-    ] = None,
+    config: ConfigOption = None,
+    world_size: WorldOption = None,
+    ranks_per_node: PerNodeOption = None,
+    release: ReleaseOption = None,
+    torch: TorchOption = None,
     model: Annotated[Path | None, typer.Option(help=f"For parameter sizes: {A_MODEL}.")] = None,
     sizes: Annotated[
         str | None, typer.Option(help="Parameter shapes instead, such as 4096x11008,4096.")
     ] = None,
+    script: ScriptOption = None,
+    trainer_args: ArgumentsOption = None,
     explain: Annotated[
         str | None, typer.Option(metavar="FAULT", help="Print what is known of a fault, or of `all`.")
     ] = None,
@@ -47,30 +72,26 @@ def doctor(
         print(all_pages() if explain == "all" else page(named(explain)), end="" if explain == "all" else "\n")
         return
     here = machine()
-    numels = model_sizes(model, sizes)
-    found = (
-        examine(
-            Setup(
-                release=release or installed_release(),
-                config=load_config(config),
-                world_size=world_size,
-                ranks_per_node=ranks_per_node,
-                numels=numels,
-            )
-        )
-        if config
-        else None
+    given = Given(
+        release=release,
+        torch=torch,
+        world_size=world_size,
+        ranks_per_node=ranks_per_node,
+        model=model,
+        sizes=sizes,
+        script=script,
+        trainer_args=trainer_args,
     )
+    found = examine(read_setup(config, given, assume_installed=True)) if config else None
     if as_json:
         answer = found.model_dump(mode="json") if found else {"exposures": []}
         print(json.dumps({"machine": asdict(here), **answer}, indent=2))
-        return
-    if found:
+    elif found:
         print(text(doctor_lines(found)))
-        return
-    console = wide_console(80)
-    console.print(_machine_table(here))
-    console.print("To examine a training: hpz doctor --config ds_config.json --world-size N --ranks-per-node M")
+    else:
+        console = wide_console(80)
+        console.print(_machine_table(here))
+        console.print("To examine a training:\n  hpz doctor --config ds_config.json --world-size N --ranks-per-node M")
 
 
 def _machine_table(here: Machine) -> Table:
@@ -95,38 +116,55 @@ def triage(
         Path,
         typer.Argument(
             metavar="CURVE",
-            help="A run directory, a wandb export (CSV or JSONL), trainer_state.json, or JSONL with step and loss.",
+            help="A log, trainer_state.json, CSV, JSON, JSONL, TensorBoard events, a wandb store, their folder, a run "
+            "directory, or - for standard input.",
         ),
     ],
-    config: Annotated[Path | None, typer.Option(help="The DeepSpeed JSON configuration of the run.")] = None,
-    release: Annotated[str | None, typer.Option(help="The DeepSpeed release of the run.")] = None,
-    world_size: Annotated[int | None, typer.Option(help="Ranks in all.")] = None,
-    ranks_per_node: Annotated[int | None, typer.Option(help="Ranks on one node.")] = None,
+    config: ConfigOption = None,
+    release: ReleaseOption = None,
+    world_size: WorldOption = None,
+    ranks_per_node: PerNodeOption = None,
+    torch: TorchOption = None,
     model: Annotated[Path | None, typer.Option(help=f"For sizes and vocabulary: {A_MODEL}.")] = None,
+    script: ScriptOption = None,
+    trainer_args: ArgumentsOption = None,
+    run: Annotated[str | None, typer.Option(help="Of a file with several runs, this one alone.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell known hpZ faults apart by curve, configuration and release.
 
-    Example: hpz triage wandb_export.csv --config ds_config.json --release 0.13.4 --world-size 48 --ranks-per-node 8
+    Example: hpz triage wandb_export.csv --config ds_config.json --release 0.13.4 --world-size 48 --ranks-per-node 8.
+    Or: hpz triage - < log.txt
     """
-    from harness.diagnose.cases import Known, open_case
+    from harness.diagnose.cases import open_case, open_cases
     from harness.diagnose.triage import triage as judge
 
-    own = (curve / "run.json").is_file()
-    if own and (config or release):
-        raise HarnessError(
-            f"{curve}: a run of ours records its configuration and release; leave out --config and --release"
-        )
-    known = Known(
-        config=load_config(config) if config else None,
+    given = Given(
         release=release,
+        torch=torch,
         world_size=world_size,
         ranks_per_node=ranks_per_node,
-        numels=model_sizes(model, None),
-        vocabulary=any_model(model).config.vocab_size if model else None,
+        model=model,
+        script=script,
+        trainer_args=trainer_args,
     )
-    found = judge(open_case(curve, known, now=time.time()))
-    print(json.dumps(found.model_dump(mode="json"), indent=1) if as_json else text(triage_lines(found)))
+    if (curve / "run.json").is_file():
+        if config or given != Given():
+            raise HarnessError(
+                f"{curve}: a run of ours records its configuration and release; leave out --config and --release"
+            )
+        cases = [open_case(curve, now=time.time())]
+    else:
+        cases = open_cases(curve, config, given, run)
+    found = [judge(case) for case in cases]
+    if as_json:
+        records = [one.model_dump(mode="json") for one in found]
+        print(json.dumps(records[0] if len(records) == 1 else records, indent=1))
+        return
+    for number, one in enumerate(found):
+        if len(found) > 1:
+            print(f"{'' if number == 0 else chr(10)}== {one.source}")
+        print(text(triage_lines(one)))
 
 
 def audit(

@@ -9,15 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from harness.diagnose.curve import Curve
+from harness.configuration import FIRST
+from harness.diagnose.curve import Curve, empty_curve
 from harness.diagnose.faults import Exposure, exposures
-from harness.diagnose.read import read_curve
-from harness.diagnose.setup import FIRST, Setup
+from harness.diagnose.read import Given, read_curve, read_curves, read_setup
+from harness.diagnose.read.source import STANDARD_INPUT
+from harness.diagnose.setup import Setup
 from harness.record import RunDirectory
-from harness.study import ModelFile, Run, parameter_shapes
-from harness.system.errors import HarnessError
+from harness.study import ModelFile, Run, any_model, parameter_shapes
+from harness.system.errors import HarnessError, nearest
 from harness.variants import Variant
 
 OLD_COPY = "0.13.4"  # the last release with the race and the old copy
@@ -48,14 +48,39 @@ def open_case(path: Path, known: Known | None = None, now: float = math.nan) -> 
     if (path / "run.json").is_file():
         return _own_case(RunDirectory(path), now)
     known = known or Known()
+    return case_of(read_curve(path), known.setup(), str(path), known.vocabulary)
+
+
+def open_cases(path: Path, config: Path | None, given: Given, run: str | None = None) -> list[Case]:
+    """A case for every foreign run in a file, a folder or standard input (`-`), or the one named `run`. HarnessError.
+
+    What its log says of a run fills in what neither the configuration nor the command line does.
+    """
+    curves = read_curves(path)
+    if run is not None:
+        names = [curve.name for curve in curves]
+        curves = [curve for curve in curves if curve.name == run]
+        if not curves:
+            raise HarnessError(f"--run: {path} holds no run {run!r}; {nearest(run, filter(None, names))}")
+    source = "standard input" if path == STANDARD_INPUT else str(path)
+    vocabulary = any_model(given.model).config.vocab_size if given.model else None
+    cases = []
+    for curve in curves:
+        named = f"{source}: {curve.name}" if curve.name else source
+        cases.append(case_of(curve, read_setup(config, given, curve.told), named, vocabulary))
+    return cases
+
+
+def case_of(curve: Curve, setup: Setup, source: str, vocabulary: int | None = None) -> Case:
+    """The case of a foreign curve and what is known of its run."""
     return Case(
-        source=str(path),
-        curve=read_curve(path),
-        hpz=None if known.config is None else known.setup().hpz > 1,
-        exposed=known.exposures(),
-        vocabulary=known.vocabulary,
-        loss_scaling=known.loss_scaling(),
-        setup=known.setup(),
+        source=source,
+        curve=curve,
+        hpz=setup.hpz > 1 if setup.has_config else None,
+        exposed=_exposures(setup),
+        vocabulary=vocabulary,
+        loss_scaling=None if setup.dtype is None else setup.dtype == "fp16",
+        setup=setup,
     )
 
 
@@ -64,7 +89,7 @@ class Known:
     """What a user knows of a foreign run; each part may be missing."""
 
     config: dict[str, Any] | None = None
-    """The DeepSpeed JSON configuration."""
+    """DeepSpeed's keys, as DeepSpeed takes them."""
     release: str | None = None
     world_size: int | None = None
     ranks_per_node: int | None = None
@@ -73,9 +98,9 @@ class Known:
     torch: str | None = None
     facts: frozenset[str] = frozenset()
 
-    def setup(self, release: str | None = None) -> Setup:
+    def setup(self) -> Setup:
         return Setup(
-            release=release or self.release,
+            release=self.release,
             config=self.config or {},
             has_config=self.config is not None,
             world_size=self.world_size,
@@ -85,26 +110,21 @@ class Known:
             facts=self.facts,
         )
 
-    def loss_scaling(self) -> bool | None:
-        """Whether it trains in fp16; None where that is not known."""
-        dtype = self.setup().dtype
-        return None if dtype is None else dtype == "fp16"
-
     def exposures(self) -> dict[str, Exposure]:
-        """The answer for each fault that settings decide; empty where nothing is known. Raises HarnessError."""
-        if self.config is None and self.release is None:
-            return {}
-        return {one.fault: one for one in exposures(self.setup())}
+        """The answer for each known fault; empty where nothing is known. Raises HarnessError."""
+        return _exposures(self.setup())
+
+
+def _exposures(setup: Setup) -> dict[str, Exposure]:
+    """The answer for each fault that settings decide; empty where nothing is known. Raises HarnessError."""
+    if not setup.has_config and setup.release is None:
+        return {}
+    return {one.fault: one for one in exposures(setup)}
 
 
 def _own_case(directory: RunDirectory, now: float) -> Case:
     run = directory.run()
-    try:
-        curve = read_curve(directory.path)
-    except HarnessError:
-        if directory.steps_file.exists() and directory.steps_file.stat().st_size:
-            raise
-        curve = Curve(step=np.empty(0, np.int64), loss=np.empty(0), grad_norm=np.empty(0), time=np.empty(0))
+    curve = read_curve(directory.path) if directory.steps_file.exists() else empty_curve()
     return Case(
         source=str(directory.path),
         curve=curve,
@@ -141,7 +161,7 @@ def exposures_of_run(run: Run) -> dict[str, Exposure]:
 
 
 def setup_of_run(run: Run) -> Setup:
-    """What decides about exposure, of a run of ours. Its script loads nothing and builds one model."""
+    """Release and settings of a run of ours. Its script loads weights only from checkpoints, and builds one model."""
     model = ModelFile.model_validate(run.model_spec)
     return Setup(
         release=run.release,

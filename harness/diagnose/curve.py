@@ -236,7 +236,7 @@ def _complete(step: dict[str, float | None] | None, values: Mapping[str, float |
 
 def _assemble(found: Values, again: set[int], notes: Sequence[str], known: Mapping[str, Any]) -> Curve:
     steps = np.array(list(found), dtype=np.int64)
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.array(
             [np.nan if row[name] is None else row[name] for row in found.values()], dtype=np.float64
         )
@@ -250,8 +250,7 @@ def _assemble(found: Values, again: set[int], notes: Sequence[str], known: Mappi
         step=steps,
         restarts=tuple(sorted((redone | _pauses(arrays["time"])) - {0})),
         notes=(*notes, *said),
-        **arrays,
-        **known,
+        **(arrays | dict(known)),
     )
 
 

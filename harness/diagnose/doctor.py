@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from harness.diagnose.faults import Exposure, Frozen, exposures, named, worst_first
 from harness.diagnose.setup import Setup
 from harness.diagnose.show import WIDTH
-from harness.study import any_model, parameter_shapes
 from harness.system.errors import HarnessError
 from harness.variants import installed_release, release_ranges
 from harness.variants.sources import resolve
@@ -78,23 +75,6 @@ def deepspeed_support() -> str:
     except HarnessError as error:
         return str(error)
     return f"{release} is installed, as released, and supported"
-
-
-def load_config(path: Path) -> dict[str, Any]:
-    """A DeepSpeed JSON configuration. Raises HarnessError naming the file, and the line where it is not JSON."""
-    try:
-        config = json.loads(path.read_text())
-    except OSError as error:
-        raise HarnessError(
-            f"{path}: cannot be read ({error.strerror}); name a DeepSpeed JSON file"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise HarnessError(f"{path}: not text in UTF-8; name a DeepSpeed JSON file") from error
-    except json.JSONDecodeError as error:
-        raise HarnessError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from error
-    if not isinstance(config, dict):
-        raise HarnessError(f"{path}: must hold one JSON object, DeepSpeed's configuration")
-    return config
 
 
 class Examination(Frozen):
@@ -176,23 +156,6 @@ def dead_locks(folder: Path | None = None) -> list[str]:
     """Lock files of builds of C++ extensions; one that no build holds stops every start."""
     root = folder or Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions"))
     return [str(lock) for lock in sorted(root.glob("**/lock"))]
-
-
-def model_sizes(model: Path | None, sizes: str | None) -> tuple[int, ...] | None:
-    """Parameter sizes from a model (`harness.study.any_model`) or from a text; None where neither is given."""
-    if model and sizes:
-        raise HarnessError("--model and --sizes both give parameter sizes; give one of them")
-    if model:
-        return tuple(prod(shape) for _, shape in parameter_shapes(any_model(model)))
-    return parameter_sizes(sizes) if sizes else None
-
-
-def parameter_sizes(text: str) -> tuple[int, ...]:
-    """Sizes from a text such as `4096x11008,4096`: dimensions joined by x, parameters by commas. HarnessError."""
-    try:
-        return tuple(prod(int(n) for n in word.split("x")) for word in text.replace(" ", "").split(","))
-    except ValueError as error:
-        raise HarnessError(f"--sizes: {text!r} is not a list such as 4096x11008,4096") from error
 
 
 def _memory_gib() -> float | None:

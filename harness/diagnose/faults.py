@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.configuration import FIRST
 from harness.diagnose.facts import FACTS, OF_SCRIPT
 from harness.diagnose.judges import JUDGES, Answer
-from harness.diagnose.setup import FIRST, Setup, check
+from harness.diagnose.setup import Setup, check
 from harness.system.errors import HarnessError
 from harness.variants.families import version_key
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from harness.configuration import FIRST
 from harness.diagnose.missing_copy import missing_in_model, new_copy_raises, old_copy_raises
-from harness.diagnose.setup import FIRST, Setup
+from harness.diagnose.setup import Setup
 
 Answer = Literal["yes", "unknown", "safe by release", "safe by setting", "not applicable", "not examined"]
 """Whether a setup is exposed. Four kinds of no: the release lacks the fault, a setting keeps it away, it cannot be here

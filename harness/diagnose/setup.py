@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from harness.configuration import Remark
 from harness.system.errors import HarnessError
 from harness.variants import supported_releases
 from harness.variants.families import version_key
 
-FIRST = "0.10.0"
-"""The first release with hpZ."""
 NUMBERS = 3
 """How many numbers make a release; one such as 0.13.4.post1 is judged as 0.13.4."""
+Dtype = Literal["fp16", "bf16", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What decides about exposure: a release, and what is known of the training."""
+    """What decides about exposure: a release, and what is known of the training.
+
+    `harness.diagnose.read.read_setup` makes one of what people have, for every command alike.
+    """
 
     release: str | None
     config: dict[str, Any]
-    """The DeepSpeed JSON configuration; values of `"auto"` count as not known."""
+    """The DeepSpeed JSON configuration as DeepSpeed takes it; values of `"auto"` are not known."""
+    has_config: bool = True
+    """False where no configuration is known; then `config` is empty."""
     world_size: int | None = None
     ranks_per_node: int | None = None
     numels: tuple[int, ...] | None = None
     """Number of elements of each parameter of the model, where known."""
-    has_config: bool = True
-    """False where only a release is known."""
     torch: str | None = None
     transformers: str | None = None
     facts: frozenset[str] = frozenset()
+    """What no key of DeepSpeed says, in the words of `harness.configuration.facts`."""
     facts_read: bool = False
-    """Whether a script was read, so that what is not in `facts` is not so."""
-    remarks: tuple[Any, ...] = ()
+    """Whether a training script was read, so that what is not among the facts is not so."""
+    remarks: tuple[Remark, ...] = ()
+    """What was odd in the configuration, and what DeepSpeed makes of it."""
     release_note: str = ""
+    """A sentence on how the release was found, where it was not simply given."""
+    release_from: str = "given"
+    release_until: str | None = None
+    """Of a build between two releases: the later one, whose changes may be in it."""
 
     @property
     def zero(self) -> dict[str, Any]:
@@ -44,9 +53,9 @@ class Setup:
 
     @property
     def stage(self) -> int | None:
-        """ZeRO's stage; 0 where it is absent, None where it is not known."""
-        value = self.zero.get("stage", 0)
-        return value if isinstance(value, int) else None
+        """ZeRO's stage; None where the configuration leaves it open."""
+        stage = self.zero.get("stage", 0)
+        return stage if isinstance(stage, int) else None
 
     @property
     def stage3(self) -> bool:
@@ -54,39 +63,18 @@ class Setup:
 
     @property
     def hpz_asked(self) -> int:
-        """zero_hpz_partition_size as it is written, whatever the stage."""
-        value = self.zero.get("zero_hpz_partition_size", 1) or 1
-        return value if isinstance(value, int) else 1
-
-    @property
-    def offload_param(self) -> str | None:
-        return self._device("offload_param")
-
-    @property
-    def offload_optimizer(self) -> str | None:
-        return self._device("offload_optimizer")
-
-    def _device(self, key: str) -> str | None:
-        device = (self.zero.get(key) or {}).get("device")
-        return None if device in (None, "none") else str(device)
-
-    @property
-    def dtype(self) -> str | None:
-        """The precision of training; None where it is not known."""
-        on = {key: (self.config.get(key) or {}).get("enabled", False) for key in ("bf16", "fp16")}
-        named = [key for key, value in on.items() if value is True]
-        if named:
-            return named[0]
-        return None if "auto" in on.values() or not self.has_config else "fp32"
+        """Ranks in an hpZ group as written, whatever the stage; 1 where nothing is."""
+        size = self.zero.get("zero_hpz_partition_size", 1)
+        return size if isinstance(size, int) and size > 1 else 1
 
     @property
     def hpz(self) -> int:
         """Ranks in an hpZ group; 1 where hpZ is off."""
-        return int(self.zero.get("zero_hpz_partition_size", 1) or 1) if self.stage3 else 1
+        return self.hpz_asked if self.stage3 else 1
 
     @property
     def overlap(self) -> bool | None:
-        """Whether communication has a stream of its own; absent, that is so for stage 3 alone. None for "auto"."""
+        """Whether communication has a stream of its own; absent, that is so for stage 3 alone. None where not known."""
         given = self.zero.get("overlap_comm")
         return self.stage3 if given is None else given if isinstance(given, bool) else None
 
@@ -101,9 +89,33 @@ class Setup:
             return 1
         return given if isinstance(given, int) else None
 
+    @property
+    def dtype(self) -> Dtype | None:
+        """The precision of the parameters; None where the configuration leaves it to someone else."""
+        half: tuple[Dtype, ...] = ("bf16", "fp16")
+        said = {name: (self.config.get(name) or {}).get("enabled", False) for name in half}
+        found = next((name for name in half if said[name] is True), None)
+        return found or (None if "auto" in said.values() or not self.has_config else "fp32")
+
+    @property
+    def offload_param(self) -> str | None:
+        """The device that parameters are kept on; None for the GPU itself."""
+        return self._offload("offload_param")
+
+    @property
+    def offload_optimizer(self) -> str | None:
+        """The device that the optimizer's state is kept on; None for the GPU itself."""
+        return self._offload("offload_optimizer")
+
+    def _offload(self, key: str) -> str | None:
+        device = (self.zero.get(key) or {}).get("device")
+        return None if device in (None, "none") else str(device)
+
     def within(self, first: str, last: str | None) -> bool:
         """Whether the release is `first`, `last` or one between; without a `last`, any from `first` on."""
-        key = version_key(self.release or "")[:NUMBERS]
+        if self.release is None:
+            return False
+        key = version_key(self.release)[:NUMBERS]
         return version_key(first) <= key and (last is None or key <= version_key(last))
 
 
@@ -139,7 +151,7 @@ def check(setup: Setup) -> None:
     for path in OBJECTS:
         _check_object(setup.config, path)
     size = setup.zero.get("zero_hpz_partition_size", 1)
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+    if size != "auto" and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
         raise HarnessError(
             f"config: zero_optimization.zero_hpz_partition_size={size!r} must be a whole number"
         )

@@ -252,6 +252,8 @@ def _next(case: Case, verdict: Verdict, fault: str, question: str) -> tuple[str,
 def _notes(case: Case, signs: dict[str, str], risks: list[Exposure], verdict: Verdict) -> list[str]:
     """What the reader must know to weigh the answer."""
     notes = list(case.curve.notes)
+    if case.setup is not None:
+        notes += [*map(str, case.setup.remarks), *([case.setup.release_note] if case.setup.release_note else [])]
     if not case.exposed:
         notes.append("judged by the curve alone; a fault of hpZ is possible only where hpZ is on")
     if verdict in ("healthy", "at risk", "too short"):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.diagnose.cases import Case, Known
+from harness.diagnose.cases import case_of as foreign
 from harness.diagnose.curve import curve_of, empty_curve
 from harness.diagnose.triage import Triage, triage
 
@@ -59,16 +60,8 @@ def case_of(record: dict[str, Any]) -> Case:
     if "numels" in told:
         told["numels"] = tuple(told["numels"])
     known = Known(**told, facts=facts)
-    return Case(
-        source=record["name"],
-        curve=curve,
-        hpz=None if known.config is None else known.setup().hpz > 1,
-        exposed=known.exposures(),
-        vocabulary=known.vocabulary,
-        loss_scaling=known.loss_scaling(),
-        setup=known.setup(),
-        silence=record.get("silence"),
-    )
+    case = foreign(curve, known.setup(), record["name"], known.vocabulary)
+    return replace(case, silence=record.get("silence"))
 
 
 def records() -> Iterator[dict[str, Any]]:

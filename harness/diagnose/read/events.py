@@ -12,6 +12,7 @@ from harness.diagnose.read.wire import fields, real, signed
 
 PATTERN = "*tfevents*"
 HEADER, FOOTER = 12, 4  # length and its checksum before a record, the record's checksum behind it
+WIDTHS = {1: 4, 2: 8}  # bytes of a number, by TensorFlow's kinds float and double
 FIRST_FIELDS = (b"\x09", b"\x1a", b"\x10")  # an Event begins with its wall time, in every writer
 
 
@@ -80,6 +81,7 @@ def _tensor(tensor: int | bytes | None) -> float | None:
     if not isinstance(tensor, bytes):
         return None
     parts = dict(fields(tensor))
-    width = {1: 4, 2: 8}.get(parts.get(1, 0) if isinstance(parts.get(1), int) else 0)
+    kind = parts.get(1)
+    width = WIDTHS.get(kind) if isinstance(kind, int) else None
     value = parts.get(4) or parts.get(5) or parts.get(6)
     return real(value) if width is not None and isinstance(value, bytes) and len(value) == width else None

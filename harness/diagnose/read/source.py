@@ -23,11 +23,15 @@ GZIP = b"\x1f\x8b"
 def read_bytes(path: Path, hint: str) -> bytes:
     """The bytes of a file, or of standard input for `-`, unpacked where packed. Raises HarnessError with `hint`."""
     try:
-        content = sys.stdin.buffer.read() if path == STANDARD_INPUT else path.read_bytes()
-        return gzip.decompress(content) if content.startswith(GZIP) else content
+        return unpacked(sys.stdin.buffer.read() if path == STANDARD_INPUT else path.read_bytes())
     except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise HarnessError(f"{path}: cannot be read ({reason}); {hint}") from error
+
+
+def unpacked(content: bytes) -> bytes:
+    """Bytes as they were before gzip, where that was used."""
+    return gzip.decompress(content) if content.startswith(GZIP) else content
 
 
 def as_text(content: bytes, source: str, hint: str) -> str:

@@ -247,10 +247,6 @@ def test_every_yes_has_a_way_out_and_every_fault_a_source() -> None:
             Setup(release="0.19.8", config={"timers": {"throughput": 4}}),
             "config: timers.throughput must be an object, not 4",
         ),
-        (
-            Setup(release="0.19.8", config=config(hpz="auto")),
-            "zero_hpz_partition_size='auto' must be a whole number",
-        ),  # type: ignore[arg-type]
         (Setup(release="0.19.8", config=config(), world_size=0), "the world size must be at least 1, not 0"),
         (
             Setup(release="0.19.8", config=config(), world_size=12),

@@ -119,7 +119,8 @@ def csv(rows: list[Row]) -> str:
 
 
 def wandb_chart(rows: list[Row]) -> str:
-    head = '"Step","sunny-7 - train/loss","sunny-7 - train/loss__MIN","sunny-7 - train/loss__MAX","sunny-7 - train/grad_norm"'
+    names = ("train/loss", "train/loss__MIN", "train/loss__MAX", "train/grad_norm")
+    head = '"Step",' + ",".join(f'"sunny-7 - {name}"' for name in names)
     return head + "\n" + "".join(f'"{s}","{a}","0","9","{b}"\n' for s, a, b in rows)
 
 
@@ -241,3 +242,175 @@ def test_tensorboard_events_are_read_back(rows: list[Row]) -> None:
 def test_a_wandb_store_is_read_back(rows: list[Row]) -> None:
     (curve,) = curves_of_bytes(store(rows), "here")
     same(curve, rows)
+
+
+# --- what is not written in every row, and what else a log says ------------------------------------------------------
+
+
+def test_null_and_empty_count_as_not_finite_where_there_were_numbers() -> None:
+    curve = read(jsonl([(1, 2.0, 1.0), (2, 1.9, 1.0)]) + '{"step": 3, "loss": null, "grad_norm": null}\n')
+    assert list(curve.bad_loss) == list(curve.bad_gradient) == [False, False, True]
+    assert "1 empty values of 'loss' count as not finite" in curve.notes
+    table = read("step,loss,lr\n1,2.0,1\n2,1.9,1\n3,,1\n4,,1\n")
+    assert list(table.bad_loss) == [False, False, True, True]
+
+
+def test_a_column_that_is_written_every_tenth_row_is_only_sparse() -> None:
+    rows = [
+        {"_step": step, "train/loss": 2.0 if step % 10 == 0 else None, "train/lr": 1.0}
+        for step in range(1, 41)
+    ]
+    curve = read("".join(json.dumps(row) + "\n" for row in rows))
+    assert list(curve.step) == [10, 20, 30, 40]
+    assert not curve.notes
+
+
+def test_a_loss_that_never_was_a_number_is_not_finite() -> None:
+    curve = read('{"step": 1, "loss": null}\n{"step": 2, "loss": null}\n')
+    assert list(curve.bad_loss) == [True, True]
+
+
+def test_an_empty_log_is_a_curve_without_a_step(tmp_path: Path) -> None:
+    for text in ("", "\n", "[2026-01-01 00:00:00,000] [INFO] [engine.py:1:f] starting\n"):
+        curve = read(text)
+        assert len(curve) == 0 and "no step was logged" in curve.notes
+
+
+def test_gradient_norms_alone_are_a_curve() -> None:
+    curve = read("Step,run-7 - train/grad_norm\n0,1.5\n1,NaN\n2,1.5\n")
+    assert not curve.has_loss and not curve.bad_loss.any()
+    assert list(curve.bad_gradient) == [False, True, False]
+
+
+def test_evaluations_alone_are_said_to_be_that() -> None:
+    curve = read('{"log_history": [{"eval_loss": 2.5, "eval_accuracy": 0.25, "step": 10}]}')
+    assert len(curve) == 0 and not curve.has_loss
+    assert (list(curve.eval_step), list(curve.eval_loss), list(curve.eval_accuracy)) == ([10], [2.5], [0.25])
+    assert "only evaluations, no training loss" in curve.notes
+
+
+def test_evaluations_between_steps_are_kept_apart() -> None:
+    curve = read(
+        "{'loss': 2.0, 'step': 1}\n{'eval_loss': 3.0, 'step': 1}\n{'loss': 1.0, 'step': 2}\nstep 2: val loss 9\n"
+    )
+    assert list(curve.loss) == [2.0, 1.0] and list(curve.eval_loss) == [3.0]
+
+
+def test_steps_that_are_not_there_are_counted_and_that_is_said() -> None:
+    curve = read("loss: 2.0 | lr: 1e-5\nloss: nan | lr: 1e-5\n")
+    assert list(curve.step) == [1, 2] and curve.steps_counted
+    assert "the source has no steps; counted 1, 2, 3, …" in curve.notes
+    assert math.isnan(curve.loss[1])
+
+
+@pytest.mark.parametrize("text", ["[2.0, 1.5, NaN]", "2.0\n1.5\nnan\n", "2.0, 1.5, nan", "[2.0 1.5 NaN]"])
+def test_plain_numbers_are_losses(text: str) -> None:
+    np.testing.assert_array_equal(read(text).loss, [2.0, 1.5, math.nan])
+
+
+def test_each_rank_may_print_its_line() -> None:
+    lines = "".join(
+        f"[rank{rank}] step {step}, loss = {3 - step}.{rank}\n" for step in (1, 2) for rank in range(4)
+    )
+    curve = read(lines)
+    assert list(curve.loss) == [2.0, 1.0]
+    assert not curve.restarts
+
+
+def test_steps_that_begin_anew_with_each_epoch_are_counted_on() -> None:
+    curve = read(
+        "".join(f"Epoch {epoch}, Step {step}, Loss: 2.0\n" for epoch in (0, 1) for step in (1, 2, 3))
+    )
+    assert list(curve.step) == [1, 2, 3, 4, 5, 6]
+
+
+def test_parts_of_a_loss_are_not_the_loss() -> None:
+    curve = read("step: 1 aux loss: 0.1 loss: 2.0 z_loss: 0.3\nstep: 2 aux loss: 0.1 loss: 1.5 z_loss: 0.3\n")
+    assert list(curve.loss) == [2.0, 1.5]
+
+
+LOG = """[2026-01-05 10:00:00,123] [INFO] [logging.py:96:log_dist] DeepSpeed info: version=0.13.4, git-hash=u
+torch version .................... 2.1.2
+[2026-01-05 10:00:01,123] [INFO] [config.py:1000:print]   world_size ................... 16
+[2026-01-05 10:00:01,124] [INFO] [config.py:986:print_user_config]   json = {
+    "train_micro_batch_size_per_gpu": 1,
+    "bf16": {
+        "enabled": true
+    },
+    "zero_optimization": {
+        "stage": 3,
+        "zero_hpz_partition_size": 8
+    }
+}
+{'loss': 2.5, 'grad_norm': 1.0, 'step': 1}
+[deepspeed] OVERFLOW! Rank 0 Skipping step. Attempted loss scale: 65536, reducing to 32768
+[rank3]: Traceback (most recent call last):
+[rank3]: AssertionError: ZeRO parameter intra parallel group is already initialized
+"""
+
+
+def test_a_log_says_what_it_was_that_ran() -> None:
+    curve = read(LOG)
+    told = curve.told
+    assert (told.release, told.torch, told.world_size) == ("0.13.4", "2.1.2", 16)
+    assert told.config is not None and told.config["zero_optimization"]["zero_hpz_partition_size"] == 8
+    assert curve.errors == ("AssertionError: ZeRO parameter intra parallel group is already initialized",)
+    assert curve.overflows == 1
+
+
+# --- several runs, encodings, folders --------------------------------------------------------------------------------
+
+TWO = {
+    "columns.csv": "Step,a - train/loss,b - train/loss\n1,2.0,\n2,1.9,3.0\n3,1.8,2.5\n4,,2.4\n",
+    "named.jsonl": "".join(
+        json.dumps({"run": run, "step": s, "loss": 3.0 - s}) + "\n" for run in "ab" for s in (1, 2, 3)
+    ),
+    "one_after_the_other.log": "".join(f"step {s} loss {3 - s}.0\n" for s in (1, 2, 3)) * 2,
+}
+
+
+@pytest.mark.parametrize("name", TWO)
+def test_several_runs_in_one_file_are_taken_apart(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(TWO[name])
+    curves = read_curves(tmp_path / name)
+    assert [len(curve) for curve in curves] == [3, 3]
+    assert len({curve.name for curve in curves}) == 2
+    with pytest.raises(HarnessError, match=r"holds the curves of several runs .*; name one with --run"):
+        read_curve(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LOG.encode("utf-16"),
+        LOG.encode("utf-8-sig"),
+        gzip.compress(LOG.encode()),
+        LOG.replace("{'loss'", "\x1b[32m{'loss'\x1b[0m").replace("\n", "\r\n").encode(),
+        ("  5%|█▊ | 1/20 [00:01<00:20]\r" + LOG).encode("cp437", errors="replace"),
+    ],
+    ids=["powershell", "mark", "gzip", "colours", "foreign-letters"],
+)
+def test_bytes_in_every_way_that_logs_are_kept(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "log").write_bytes(content)
+    assert list(read_curve(tmp_path / "log").loss) == [2.5]
+
+
+def test_a_folder_of_events_or_of_deepspeeds_own_tables_is_read(tmp_path: Path) -> None:
+    rows = [(1, 2.0, 1.0), (2, 1.5, math.inf)]
+    (tmp_path / "tb" / "runs").mkdir(parents=True)
+    (tmp_path / "tb" / "runs" / "events.out.tfevents.1.host").write_bytes(events(rows))
+    same(read_curve(tmp_path / "tb"), rows)
+    (tmp_path / "csv").mkdir()
+    for file, column, index in (("train_loss", "Train/Samples/train_loss", 1), ("lr", "Train/Samples/lr", 2)):
+        body = "".join(f"{row[0]},{row[index]}\n" for row in rows)
+        (tmp_path / "csv" / f"Train_Samples_{file}.csv").write_text(f"step,{column}\n{body}")
+    curve = read_curve(tmp_path / "csv")
+    assert list(curve.loss) == [2.0, 1.5] and list(curve.learning_rate) == [1.0, math.inf]
+
+
+def test_parts_of_an_interrupted_wandb_run_are_one_curve(tmp_path: Path) -> None:
+    for part, steps in (("a", (1, 2)), ("b", (3, 4))):
+        (tmp_path / f"offline-run-{part}").mkdir()
+        file = tmp_path / f"offline-run-{part}" / "run-x1.wandb"
+        file.write_bytes(store([(step, 1.0, 1.0) for step in steps]))
+    assert list(read_curve(tmp_path).step) == [1, 2, 3, 4]

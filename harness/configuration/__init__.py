@@ -1,0 +1,23 @@
+"""DeepSpeed configurations as people hold them, checked against DeepSpeed's keys; releases as people name them."""
+
+from harness.configuration.autos import resolved
+from harness.configuration.found import Found
+from harness.configuration.keys import Checked, checked
+from harness.configuration.read import read_arguments, read_configuration, script_facts
+from harness.configuration.releases import FIRST, Release, named_release, no_zeropp
+from harness.configuration.remarks import Remark
+
+__all__ = [
+    "FIRST",
+    "Checked",
+    "Found",
+    "Release",
+    "Remark",
+    "checked",
+    "named_release",
+    "no_zeropp",
+    "read_arguments",
+    "read_configuration",
+    "resolved",
+    "script_facts",
+]

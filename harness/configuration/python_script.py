@@ -1,0 +1,211 @@
+"""What a Python training script says of a training, read from its syntax tree and never run."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from harness.configuration.facts import facts_of, facts_of_model, trainer_facts
+from harness.configuration.files import kind_of
+from harness.configuration.found import Found
+from harness.configuration.recipes import Follow
+from harness.configuration.remarks import Remark
+from harness.system.errors import HarnessError
+
+UNKNOWN = object()
+ARGUMENTS = (
+    "TrainingArguments",
+    "SFTConfig",
+    "DPOConfig",
+    "GRPOConfig",
+    "PPOConfig",
+    "KTOConfig",
+    "RewardConfig",
+)
+CALLS = {
+    # The last parts of a call's name → the fact that it shows.
+    "zero.Init": "zero.Init",
+    "GatheredParameters": "gathered parameters",
+    "set_z3_leaf_modules": "leaf modules",
+    "torch.compile": "compile",
+    "engine.compile": "compile",
+    "get_peft_model": "peft",
+    "from_pretrained": "loads weights",
+    "load_checkpoint": "loads weights",
+    "gradient_checkpointing_enable": "gradient checkpointing",
+    "Trainer": "transformers trainer",
+    "SFTTrainer": "transformers trainer",
+    "GRPOTrainer": "grpo",
+    "DPOTrainer": "dpo",
+    "Accelerator": "accelerate",
+    "MoE": "moe",
+    "set_gradient_accumulation_boundary": "own boundary",
+}
+CONFIG_NAMES = (
+    "config",
+    "config_params",
+    "deepspeed_config",
+    "deepspeed",
+    "hf_ds_config",
+    "config_dict_or_path",
+    "default",
+)
+OPTIONS = ("--deepspeed_config", "--deepspeed", "--ds_config")
+
+
+def from_python(text: str, source: str, follow: Follow) -> Found:
+    """What a script says. Raises HarnessError where it is no Python or holds and names no configuration."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as error:
+        raise HarnessError(f"{source}: line {error.lineno}: not Python ({error.msg})") from error
+    names = _constants(tree)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    given = _arguments(calls, names)
+    model = next(
+        (str(given[key]) for key in ("model_name_or_path", "model") if given.get(key)),
+        _pretrained(calls, names),
+    )
+    trains = any(_name(call.func).rpartition(".")[2].endswith("Trainer") for call in calls) or bool(given)
+    found = Found(
+        form="Python script",
+        facts_read=True,
+        arguments=given,
+        model=model,
+        facts=_facts(calls)
+        | facts_of(given, model)
+        | facts_of_model(model)
+        | (trainer_facts(None) if trains else frozenset()),
+    )
+    inside = _configuration_in(tree, names)
+    if inside is not None:
+        config, missing = inside
+        unread = [
+            Remark("auto", key, f"{key} is worked out by the script, and not known here") for key in missing
+        ]
+        return found.filled(Found(deepspeed=config, unread=frozenset(missing))).saying(*unread)
+    for name in _named_files(calls, names):
+        return found.filled(follow(name))
+    raise HarnessError(
+        f"{source}: holds no DeepSpeed configuration as a dictionary and names no file with one; give that as --config"
+    )
+
+
+def facts_in(text: str) -> frozenset[str]:
+    """The facts that a script's calls show; none for what is no Python."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return frozenset()
+    return _facts([node for node in ast.walk(tree) if isinstance(node, ast.Call)])
+
+
+def _facts(calls: list[ast.Call]) -> frozenset[str]:
+    found = {
+        fact for call in calls for name, fact in CALLS.items() if f".{_name(call.func)}".endswith(f".{name}")
+    }
+    inits = [call for call in calls if f".{_name(call.func)}".endswith(".zero.Init")]
+    return frozenset(found | ({"two zero.Init"} if len(inits) > 1 else set()))
+
+
+def _name(node: ast.expr) -> str:
+    """The dotted name of what is called."""
+    if isinstance(node, ast.Attribute):
+        return f"{_name(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _constants(tree: ast.Module) -> dict[str, Any]:
+    """Names that are bound once, to a value that can be read."""
+    found: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            value = _value(node.value, found)
+            name = node.targets[0].id
+            found[name] = UNKNOWN if name in found and found[name] != value else value
+    return {name: value for name, value in found.items() if value is not UNKNOWN}
+
+
+def _value(node: ast.expr | None, names: Mapping[str, Any]) -> Any:
+    """A value as it stands there; UNKNOWN where it is worked out."""
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {key.value: _value(value, names) for key, value in pairs if isinstance(key, ast.Constant)}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(one, names) for one in node.elts]
+    if isinstance(node, ast.Name):
+        return names.get(node.id, UNKNOWN)
+    if node is None:
+        return None
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):
+        return _power(node, names)
+
+
+def _power(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """5 * 10**7 and the like."""
+    if not isinstance(node, ast.BinOp):
+        return UNKNOWN
+    left, right = _value(node.left, names), _value(node.right, names)
+    if not isinstance(left, int | float) or not isinstance(right, int | float) or abs(right) > 1e12:
+        return UNKNOWN
+    if isinstance(node.op, ast.Mult):
+        return left * right
+    return left**right if isinstance(node.op, ast.Pow) and abs(right) < 64 and abs(left) < 1e6 else UNKNOWN
+
+
+def _configuration_in(tree: ast.Module, names: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]] | None:
+    """The largest dictionary with DeepSpeed's keys, and the keys whose value is worked out."""
+    found = [_value(node, names) for node in ast.walk(tree) if isinstance(node, ast.Dict)]
+    ours = [
+        one
+        for one in found
+        if one and all(isinstance(key, str) for key in one) and kind_of(one) == "deepspeed"
+    ]
+    ours = [one for one in ours if "zero_optimization" in one or "train_micro_batch_size_per_gpu" in one]
+    if not ours:
+        return None
+    missing: list[str] = []
+    return _known(max(ours, key=lambda one: len(str(one))), "", missing), missing
+
+
+def _known(config: Mapping[str, Any], path: str, missing: list[str]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        if value is UNKNOWN:
+            missing.append(f"{path}{key}")
+            result[key] = "auto"
+        else:
+            result[key] = _known(value, f"{path}{key}.", missing) if isinstance(value, Mapping) else value
+    return result
+
+
+def _arguments(calls: list[ast.Call], names: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of Hugging Face's Trainer that a script writes itself."""
+    found: dict[str, Any] = {}
+    for call in calls:
+        if _name(call.func).rpartition(".")[2].endswith(ARGUMENTS):
+            values = {word.arg: _value(word.value, names) for word in call.keywords if word.arg}
+            found |= {name: value for name, value in values.items() if value is not UNKNOWN}
+    return found
+
+
+def _named_files(calls: list[ast.Call], names: Mapping[str, Any]) -> Iterator[str]:
+    """JSON files that a script names where a configuration goes."""
+    for call in calls:
+        words = {word.arg: _value(word.value, names) for word in call.keywords if word.arg in CONFIG_NAMES}
+        option = [one.value for one in call.args if isinstance(one, ast.Constant)]
+        for name, value in words.items():
+            asked = name != "default" or any(one in OPTIONS for one in option)
+            if asked and isinstance(value, str) and value.endswith((".json", ".yaml", ".yml")):
+                yield value
+
+
+def _pretrained(calls: list[ast.Call], names: Mapping[str, Any]) -> str | None:
+    for call in calls:
+        if _name(call.func).endswith("from_pretrained") and call.args and "Model" in _name(call.func):
+            value = _value(call.args[0], names)
+            return value if isinstance(value, str) else None
+    return None

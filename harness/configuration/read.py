@@ -1,0 +1,140 @@
+"""One reader for every file that holds or names a DeepSpeed configuration, following what it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.configuration.files import HINT, Kind, keys_of, kind_of, nested, read_text
+from harness.configuration.found import Found
+from harness.configuration.python_script import facts_in, from_python
+from harness.configuration.recipes import facts_of_config, from_accelerate, from_axolotl, from_trainer
+from harness.configuration.remarks import Remark
+from harness.configuration.shell import arguments_in, from_shell
+from harness.system.errors import HarnessError
+
+DEEP = 4  # files that name each other; more is a circle
+PARENTS = 5  # folders above a file, in which what it names is looked for: recipes name files from their project's root
+SHELL = (".sh", ".bash", ".sbatch", ".slurm", ".job", ".sub", ".zsh")
+
+
+def read_configuration(file: Path, depth: int = 0) -> Found:
+    """What a file says of a training. Raises HarnessError naming the file, and what it is where it is none."""
+    text = read_text(file)
+    suffix = file.suffix.lower()
+
+    def follow(name: str) -> Found:
+        if depth >= DEEP:
+            raise HarnessError(f"{file}: names {name}, and so on in a circle; {HINT}")
+        return read_configuration(_named(name, file), depth + 1)
+
+    if suffix == ".py":
+        return from_python(text, str(file), follow)
+    if suffix in SHELL or text.startswith("#!"):
+        return from_shell(text, str(file), follow, lambda name: _script(name, file, depth))
+    remarks: list[Remark] = []
+    keys = keys_of(text, str(file), remarks)
+    kind = kind_of(keys)
+    if kind == "deepspeed" or kind == "empty":
+        return Found(
+            form="DeepSpeed configuration",
+            deepspeed=keys,
+            facts=facts_of_config(keys),
+            remarks=tuple(remarks),
+        )
+    if kind == "accelerate":
+        return from_accelerate(keys, str(file), follow)
+    if kind == "axolotl":
+        return from_axolotl(keys, str(file), follow)
+    if kind == "llama-factory":
+        return from_trainer(keys, str(file), follow, "LLaMA-Factory recipe")
+    if kind == "trainer":
+        return from_trainer(keys, str(file), follow, "recipe of Hugging Face's Trainer")
+    if kind == "nested" and (inner := nested(keys)) is not None:
+        said = Remark(
+            "assumed", "", f"{file.name} is no DeepSpeed configuration itself; read is the one inside it"
+        )
+        return Found(
+            form="file with a DeepSpeed configuration inside",
+            deepspeed=inner,
+            facts=facts_of_config(inner),
+            remarks=(said,),
+        )
+    raise HarnessError(f"{file}: {what_it_is(kind, list(map(str, keys)))}; {HINT}")
+
+
+def what_it_is(kind: Kind, keys: list[str]) -> str:
+    """What a file is that is no DeepSpeed configuration, in words."""
+    if kind == "model":
+        return "is a model's config.json, no DeepSpeed configuration (it goes to --model)"
+    if "matrix" in keys and "baseline" in keys:
+        return "is a study of this project, no DeepSpeed configuration (hpz plan and hpz run take it)"
+    some = ", ".join(keys[:5]) + (", …" if len(keys) > 5 else "")
+    return f"is no DeepSpeed configuration: none of its keys ({some}) is one of DeepSpeed's"
+
+
+def read_arguments(given: str) -> Found:
+    """The Trainer's arguments from a command line, or from a recipe or script that holds them. Raises HarnessError."""
+    file = Path(given)
+    if "--" in given or not file.suffix:
+        return Found(arguments=_checked(arguments_in(given), given))
+    text = read_text(file)
+    if file.suffix == ".py" or file.suffix in SHELL or text.startswith("#!"):
+        found = _without_config(file, text)
+        return Found(
+            arguments=_checked(dict(found.arguments), given),
+            model=found.model,
+            facts=found.facts,
+            world_size=found.world_size,
+            ranks_per_node=found.ranks_per_node,
+        )
+    return Found(arguments=_checked(keys_of(text, given, []), given))
+
+
+def _without_config(file: Path, text: str) -> Found:
+    def nothing(_: str) -> Found:
+        return Found(deepspeed={})
+
+    if file.suffix == ".py":
+        return from_python(text, str(file), nothing)
+    return from_shell(text, str(file), nothing, lambda _: Found(deepspeed={}))
+
+
+def _checked(arguments: dict[str, object], given: str) -> dict[str, object]:
+    if not arguments:
+        raise HarnessError(f"--trainer-args: {given!r} holds no arguments such as --bf16 True")
+    return arguments
+
+
+def _script(name: str, beside: Path, depth: int) -> Found | None:
+    """What a Python file says that a shell script starts; None where it is not here."""
+    try:
+        file = _named(name, beside)
+    except HarnessError:
+        return None
+    try:
+        return read_configuration(file, depth + 1)
+    except HarnessError:
+        return Found(facts=script_facts(file), facts_read=True)
+
+
+def script_facts(file: Path) -> frozenset[str]:
+    """The facts that a training script shows, whether it holds a configuration or not."""
+    return facts_in(read_text(file))
+
+
+def _named(name: str, beside: Path) -> Path:
+    """The file that a recipe names: relative to it, to a folder above it, or to here. Raises HarnessError."""
+    wanted = Path(name).expanduser()
+    if wanted.is_absolute() and wanted.is_file():
+        return wanted
+    folders = [beside.resolve().parent, *list(beside.resolve().parents)[1:PARENTS], Path.cwd()]
+    places = [
+        *(folder / wanted for folder in folders if not wanted.is_absolute()),
+        beside.parent / wanted.name,
+    ]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise HarnessError(
+            f"{beside}: names {name}, which is not here; put it beside, or give that file as --config"
+        )
+    return found

@@ -1,0 +1,293 @@
+"""Configurations are read in the forms that people hold them, and what is none is said to be none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.configuration import Found, read_arguments, read_configuration, resolved
+from harness.system.errors import HarnessError
+
+HPZ = {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 8}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "ds.json").write_text(json.dumps(HPZ))
+    return tmp_path
+
+
+def read(folder: Path, name: str, text: str | bytes) -> Found:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(text, bytes):
+        file.write_bytes(text)
+    else:
+        file.write_text(text)
+    return read_configuration(file)
+
+
+PLAIN = json.dumps(HPZ)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PLAIN.encode(),
+        PLAIN.encode("utf-8-sig"),
+        PLAIN.encode("utf-16"),
+        PLAIN.replace("3,", "3, // the stage\n").encode(),
+        PLAIN.replace("8}}", "8,}}").encode(),
+        b"{\n  # mine\n  zero_optimization: {\n    stage: 3\n    zero_hpz_partition_size: 8\n  }\n}",
+        b"eyJ6ZXJvX29wdGltaXphdGlvbiI6IHsic3RhZ2UiOiAzLCAiemVyb19ocHpfcGFydGl0aW9uX3NpemUiOiA4fX0=",
+        b"zero_optimization:\n  stage: 3\n  zero_hpz_partition_size: 8\n",
+    ],
+    ids=["json", "mark", "utf-16", "comment", "trailing-comma", "hjson", "base64", "yaml"],
+)
+def test_deepspeeds_file_in_every_way_that_it_is_written(folder: Path, content: bytes) -> None:
+    assert read(folder, "written.json", content).deepspeed == HPZ
+
+
+def test_hjson_is_said_to_be_that(folder: Path) -> None:
+    (remark,) = read(folder, "a.json", '{"zero_optimization": {"stage": 3,}}').remarks
+    assert remark.kind == "syntax" and "Hugging Face's integration does not" in remark.text
+
+
+def test_a_key_that_stands_there_twice_is_said(folder: Path) -> None:
+    (remark,) = read(folder, "a.json", '{"train_batch_size": 8, "train_batch_size": 4}').remarks
+    assert remark.kind == "refused" and "train_batch_size stands there twice" in remark.text
+
+
+def test_accelerate_names_the_file_and_the_ranks(folder: Path) -> None:
+    found = read(
+        folder,
+        "accelerate.yaml",
+        "distributed_type: DEEPSPEED\nmixed_precision: bf16\nnum_machines: 3\nnum_processes: 24\n"
+        "deepspeed_config:\n  deepspeed_config_file: ds.json\n  zero3_init_flag: true\n",
+    )
+    assert (found.deepspeed, found.world_size, found.ranks_per_node) == (HPZ, 24, 8)
+    assert "accelerate" in found.facts
+
+
+def test_accelerates_own_keys_are_read_and_hpz_among_them_is_said_to_be_ignored(folder: Path) -> None:
+    found = read(
+        folder,
+        "accelerate.yaml",
+        "distributed_type: DEEPSPEED\nmixed_precision: bf16\nnum_processes: 8\nnum_machines: 1\n"
+        "deepspeed_config:\n  zero_stage: 3\n  offload_param_device: cpu\n  zero_hpz_partition_size: 8\n",
+    )
+    assert found.deepspeed is not None
+    assert found.deepspeed["zero_optimization"] == {"stage": 3, "offload_param": {"device": "cpu"}}
+    assert found.deepspeed["bf16"] == {"enabled": True}
+    assert "no key of Accelerate's, which ignores it" in found.remarks[0].text
+
+
+RECIPES = {
+    "sft.yaml": "model_name_or_path: org/Model-7B\nstage: sft\nfinetuning_type: full\ntemplate: chatml\n"
+    "deepspeed: ds.json\nper_device_train_batch_size: 2\nbf16: true\n",
+    "axolotl.yml": "base_model: org/Model-7B\nsequence_len: 64\nmicro_batch_size: 2\ndeepspeed: ds.json\nbf16: true\n",
+    "args.json": '{"model": "org/Model-7B", "per_device_train_batch_size": 2, "bf16": true, "deepspeed": "ds.json"}',
+    "inline.yaml": "output_dir: out\nper_device_train_batch_size: 2\nbf16: true\nmodel_name_or_path: org/Model-7B\n"
+    "deepspeed:\n  zero_optimization: {stage: 3, zero_hpz_partition_size: 8}\n",
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_followed(folder: Path, name: str) -> None:
+    found = read(folder, name, RECIPES[name])
+    assert found.deepspeed == HPZ
+    assert found.arguments["per_device_train_batch_size"] == 2
+    assert found.model == "org/Model-7B"
+    assert {"transformers trainer", "loads weights"} <= found.facts
+
+
+def test_a_recipe_names_files_from_its_projects_root(folder: Path) -> None:
+    found = read(folder, "examples/train/full.yaml", RECIPES["sft.yaml"])
+    assert found.deepspeed == HPZ
+
+
+def test_ms_swifts_own_names_are_known(folder: Path) -> None:
+    found = read(
+        folder,
+        "run.sh",
+        "NPROC_PER_NODE=8 NNODES=2 swift sft --deepspeed zero3 --zero_hpz_partition_size 8 --model m\n",
+    )
+    assert (found.deepspeed, found.world_size, found.ranks_per_node) == (HPZ, 16, 8)
+
+
+SBATCH = """#!/bin/bash
+#SBATCH --job-name=big
+#SBATCH --nodes=4            # of the partition's 16
+#SBATCH --ntasks-per-node=1
+#SBATCH --gres=gpu:a100:8
+GPUS_PER_NODE=8
+pip install deepspeed==0.13.2 torch==2.1.2
+export LAUNCHER="torchrun --nnodes $SLURM_NNODES --nproc_per_node $GPUS_PER_NODE"
+srun $LAUNCHER train.py --deepspeed ds.json \\
+    --bf16 True --per_device_train_batch_size 4 \\
+    --gradient_accumulation_steps=2
+"""
+
+
+def test_an_sbatch_file_holds_ranks_release_and_arguments(folder: Path) -> None:
+    found = read(folder, "job.sbatch", SBATCH)
+    assert (found.world_size, found.ranks_per_node) == (32, 8)
+    assert (found.release, found.torch) == ("0.13.2", "2.1.2")
+    assert found.deepspeed == HPZ
+    assert (found.arguments["bf16"], found.arguments["gradient_accumulation_steps"]) == ("True", "2")
+
+
+LAUNCHES = {
+    "deepspeed --num_nodes 2 --num_gpus 8 train.py --deepspeed_config ds.json": (16, 8),
+    "deepspeed --num_gpus=4 train.py --deepspeed --deepspeed_config=ds.json": (4, 4),
+    "torchrun --nproc-per-node 8 train.py --deepspeed ds.json": (8, 8),
+    "accelerate launch --num_processes 16 --num_machines 2 --use_deepspeed --deepspeed_config_file ds.json train.py": (
+        16,
+        8,
+    ),
+    "CUDA_VISIBLE_DEVICES=0,1,2,3\ntorchrun train.py --deepspeed ds.json": (4, 4),
+    "N=2\nG=8\ntorchrun --nnodes ${N} --nproc_per_node ${G:-4} t.py --deepspeed ds.json": (16, 8),
+    "N=2\nG=8\naccelerate launch --num_machines $N --num_processes $((N * G)) --deepspeed_config_file ds.json t.py": (
+        16,
+        8,
+    ),
+    "deepspeed --hostfile hosts train.py --deepspeed ds.json": (None, None),
+}
+
+
+@pytest.mark.parametrize("line", LAUNCHES)
+def test_the_number_of_ranks_is_read_where_it_is_written(folder: Path, line: str) -> None:
+    found = read(folder, "run.sh", f"#!/bin/bash\n{line}\n")
+    assert (found.world_size, found.ranks_per_node) == LAUNCHES[line]
+
+
+def test_a_configuration_that_a_script_writes_itself_is_read(folder: Path) -> None:
+    text = "#!/bin/bash\nMICRO=4\nFILE=ds_$SLURM_JOB_ID.json\ncat <<EOT > $FILE\n" + PLAIN.replace(
+        "}}", ', "reduce_bucket_size": 5e8}, "train_micro_batch_size_per_gpu": $MICRO}'
+    )
+    found = read(folder, "job.sh", text + "\nEOT\nsrun python pretrain.py --deepspeed_config $FILE\n")
+    assert found.deepspeed is not None
+    assert found.deepspeed["train_micro_batch_size_per_gpu"] == 4
+    assert found.deepspeed["zero_optimization"]["zero_hpz_partition_size"] == 8
+
+
+SCRIPT = """
+import deepspeed, torch
+STAGE = 3
+config = {
+    "train_micro_batch_size_per_gpu": 2,
+    "zero_optimization": {"stage": STAGE, "zero_hpz_partition_size": 8, "reduce_bucket_size": 5 * 10**7},
+    "gradient_clipping": args.clip,
+}
+with deepspeed.zero.Init(config_dict_or_path=config):
+    model = AutoModel.from_pretrained("org/Mixtral-8x7B")
+with deepspeed.zero.Init(config_dict_or_path=config):
+    reward = Reward()
+model = torch.compile(model)
+engine, *_ = deepspeed.initialize(model=model, config=config)
+engine.load_checkpoint("saved")
+"""
+
+
+def test_a_python_script_holds_a_configuration_and_facts(folder: Path) -> None:
+    found = read(folder, "train.py", SCRIPT)
+    assert found.deepspeed is not None and found.facts_read
+    assert found.deepspeed["zero_optimization"]["stage"] == 3
+    assert found.deepspeed["zero_optimization"]["reduce_bucket_size"] == 50_000_000
+    assert found.unread == {"gradient_clipping"}
+    assert {"two zero.Init", "compile", "loads weights", "moe"} <= found.facts
+
+
+def test_a_python_script_names_a_file(folder: Path) -> None:
+    text = 'args = TrainingArguments(output_dir="out", deepspeed="ds.json", bf16=True)\nTrainer(args=args).train()\n'
+    found = read(folder, "train.py", text)
+    assert found.deepspeed == HPZ
+    assert found.arguments["bf16"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        (
+            "config.json",
+            '{"model_type": "llama", "hidden_size": 8}',
+            "is a model's config.json, no DeepSpeed configuration",
+        ),
+        (
+            "package.json",
+            '{"name": "x", "version": "1"}',
+            "none of its keys .name, version. is one of DeepSpeed's",
+        ),
+        ("broken.json", "{", "line 1: neither JSON nor Hjson"),
+        ("list.json", "[]", "must hold one object of keys"),
+        ("notes.txt", "hello", "line 1: not JSON"),
+        (
+            "fsdp.yaml",
+            "distributed_type: FSDP\nnum_processes: 8\n",
+            "distributed_type is FSDP: this trains without DeepSpeed",
+        ),
+        (
+            "sft.yaml",
+            "template: chatml\nfinetuning_type: full\n",
+            "without the key deepspeed: it trains without DeepSpeed",
+        ),
+        (
+            "sft2.yaml",
+            "template: chatml\ndeepseed: ds.json\n",
+            "without the key deepspeed .'deepseed' is none.",
+        ),
+        ("run.sh", "torchrun train.py --deepspeed gone.json\n", "names gone.json, which is not here"),
+        ("plain.sh", "echo hello\n", "names no DeepSpeed configuration"),
+        ("train.py", "print(1)\n", "holds no DeepSpeed configuration"),
+        ("bad.py", "def\n", "line 1: not Python"),
+        ("circle.yaml", "deepspeed: circle.yaml\noutput_dir: x\n", "and so on in a circle"),
+    ],
+)
+def test_what_holds_no_configuration_is_refused_in_one_sentence(
+    folder: Path, name: str, text: str, sentence: str
+) -> None:
+    with pytest.raises(HarnessError, match=sentence) as refused:
+        read(folder, name, text)
+    assert "\n" not in str(refused.value)
+
+
+AUTO = {
+    "fp16": {"enabled": "auto"},
+    "bf16": {"enabled": "auto"},
+    "gradient_accumulation_steps": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "train_batch_size": "auto",
+    "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": "auto", "overlap_comm": "auto"},
+}
+
+
+def test_auto_is_filled_in_as_the_trainer_does() -> None:
+    arguments = {"bf16": "True", "per_device_train_batch_size": "2", "gradient_accumulation_steps": 4}
+    config, remarks = resolved(AUTO, arguments, world_size=8, width=4096)
+    assert (config["bf16"]["enabled"], config["fp16"]["enabled"]) == (True, False)
+    assert (config["gradient_accumulation_steps"], config["train_batch_size"]) == (4, 64)
+    assert config["zero_optimization"]["stage3_param_persistence_threshold"] == 40960
+    assert [one.key for one in remarks] == ["zero_optimization.overlap_comm"]  # which nobody fills in
+
+
+def test_auto_without_the_trainers_arguments_is_said_to_be_unknown() -> None:
+    config, remarks = resolved(AUTO, {})
+    assert config == AUTO
+    assert [one.kind for one in remarks] == ["ignored", "auto"]
+    assert "give --trainer-args and --model" in remarks[1].text
+
+
+def test_arguments_come_from_a_line_or_a_file(folder: Path) -> None:
+    assert read_arguments("--bf16 True --max_steps=10 --tf32").arguments == {
+        "bf16": "True",
+        "max_steps": "10",
+        "tf32": True,
+    }
+    (folder / "sft.yaml").write_text(RECIPES["sft.yaml"])
+    assert read_arguments(str(folder / "sft.yaml")).arguments["bf16"] is True
+    (folder / "run.sh").write_text("torchrun train.py \\\n  --bf16 true --learning_rate 1e-5\n")
+    assert read_arguments(str(folder / "run.sh")).arguments == {"bf16": "true", "learning_rate": "1e-5"}
+    with pytest.raises(HarnessError, match=r"holds no arguments such as --bf16 True"):
+        read_arguments("bf16")
