@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from itertools import accumulate
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -91,11 +93,11 @@ class Examination(Frozen):
     exposures: tuple[Exposure, ...]
 
 
-FOREMOST = "no effect: stage"
+FOREMOST = ("no ZeRO++", "no effect: stage")
 """Who sets hpZ believes that it is on."""
 PREFIX = {
     "wrong": "At risk",
-    "stops": "It will stop",
+    "stops": "Stops",
     "slow": "Slow",
     "no effect": "No effect",
     "unknown": "Possible",
@@ -120,15 +122,15 @@ def examine(setup: Setup) -> Examination:
 
 def _headline(setup: Setup, found: list[Exposure]) -> str:
     """What matters most: what the configuration itself gets wrong, then what applies, may apply, is not examined."""
-    warned = [str(remark) for remark in setup.remarks if getattr(remark, "kind", "") in WARNS]
-    if warned:
-        return shorten(warned[0], WIDTH)
-    confirmed = [one for one in worst_first(found) if named(one.fault).confirmed]
-    yes = [one for one in confirmed if one.exposed == "yes"]
+    yes = [one for one in worst_first(found) if one.exposed == "yes" and named(one.fault).confirmed]
+    first = [one for one in yes if one.fault in FOREMOST]
+    warned = [remark for remark in setup.remarks if remark.kind in WARNS]
+    if warned and not first:
+        return shorten(str(warned[0]).removeprefix("zero_optimization."), WIDTH)
     bad = [one for one in yes if one.harm in ("wrong", "stops")]
-    may = [one for one in confirmed if one.exposed == "unknown" and one.harm == "wrong" and not one.of_script]
+    may = [one for one in worst_first(found) if one.exposed == "unknown" and one.harm == "wrong"]
+    may = [one for one in may if named(one.fault).confirmed and not one.of_script]
     unseen = [one for one in found if one.exposed == "not examined" and not named(one.fault).examined]
-    first = [one for one in yes if one.fault == FOREMOST]
     for which in (first, bad, yes, may, unseen):
         if which:
             fault = named(which[0].fault)
@@ -144,12 +146,15 @@ def _described(setup: Setup, found: list[Exposure]) -> str:
     yes, may = (sum(one.exposed == answer for one in found) for answer in ("yes", "unknown"))
     return (
         f"DeepSpeed {setup.release or 'of unknown release'}, ZeRO stage {stage}, {hpz}, "
-        f"{setup.world_size or 'unknown'} ranks: {yes} known faults apply, {may} may."
+        f"{setup.world_size or 'unknown'} ranks: known faults that apply: {yes}, that may: {may}."
     )
 
 
 def shorten(sentence: str, width: int) -> str:
-    return sentence if len(sentence) <= width else sentence[: width - 1].rstrip() + "…"
+    """What fits of a sentence: its clauses from the first on, or its beginning."""
+    parts = re.split(r"(?<=\w)(?=[;:,] )", sentence)
+    fitting = [one for one in accumulate(parts) if len(one) < width]
+    return fitting[-1] + "." if fitting else sentence[: width - 1].rstrip() + "…"
 
 
 def dead_locks(folder: Path | None = None) -> list[str]:

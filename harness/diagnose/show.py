@@ -28,10 +28,13 @@ def doctor_lines(found: Examination) -> list[str]:
     of = {answer: [one for one in found.exposures if one.exposed == answer] for answer in ANSWERS}
     lines = [found.headline, "", *wrapped(found.setup)]
     lines += [line for note in found.notes for line in wrapped(note, "Note: ")]
-    for title, answer in (("It applies", "yes"), ("Not examined by this project", "not examined")):
-        if of[answer]:
+    unseen = [one for one in of["not examined"] if not named(one.fault).examined]
+    for title, which in (("It applies", of["yes"]), ("Not examined by this project", unseen)):
+        if which:
             lines += ["", f"{title}:"]
-            lines += [line for one in worst_first(of[answer]) for line in _entry(one)]
+            lines += [line for one in worst_first(which) for line in _entry(one)]
+    if len(unseen) < len(of["not examined"]):
+        lines += ["", *wrapped(f"Not examined: {of['not examined'][-1].reason}.")]
     lines += _unknown(of["unknown"])
     if any(of[answer] for answer in NOES):
         lines += ["", "The others do not:"]
