@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from harness.cli.console import wide_console
 from harness.cli.options import A_MODEL, JsonOption
-from harness.diagnose.doctor import Machine, examine, machine
+from harness.diagnose.doctor import Machine, answer, examine, machine
 from harness.diagnose.faults import named
 from harness.diagnose.pages import all_pages, page
 from harness.diagnose.read import Given, read_setup
@@ -84,8 +83,7 @@ def doctor(
     )
     found = examine(read_setup(config, given, assume_installed=True)) if config else None
     if as_json:
-        answer = found.model_dump(mode="json") if found else {"exposures": []}
-        print(json.dumps({"machine": asdict(here), **answer}, indent=2))
+        print(answer(here, found).model_dump_json(indent=2))
     elif found:
         print(text(doctor_lines(found)))
     else:

@@ -40,13 +40,14 @@ def zeros_for_nan(curve: Curve) -> Mask:
         return none
     norm = curve.grad_norm[zero]
     if np.isinf(norm).any():
-        return zero
+        return np.asarray(zero, dtype=bool)
     if alive(norm) or is_policy(curve):
         return none
     first = int(np.flatnonzero(zero)[0])
     before = np.abs(curve.loss[:first])
     before = before[np.isfinite(before)]
-    return none if len(before) and float(np.median(before[-3:])) < SMALL else zero
+    small = len(before) > 0 and float(np.median(before[-3:])) < SMALL
+    return none if small else np.asarray(zero, dtype=bool)
 
 
 def alive(norm: NDArray[np.float64]) -> bool:
@@ -57,7 +58,7 @@ def alive(norm: NDArray[np.float64]) -> bool:
 
 
 def is_frozen(norm: NDArray[np.float64]) -> Mask:
-    return np.any([np.isclose(norm, value, rtol=1e-6) for value in FROZEN], axis=0)
+    return np.asarray(np.any([np.isclose(norm, value, rtol=1e-6) for value in FROZEN], axis=0), dtype=bool)
 
 
 def is_policy(curve: Curve) -> bool:
@@ -87,14 +88,16 @@ def overflows(case: Case) -> Mask:
             continue  # without end, as far as one can see, and nobody says that it is fp16
         if length <= limit:
             explained[start : start + length] = True
-    return explained & ~case.curve.bad_loss
+    halved_to_1 = case.curve.loss_scale <= 1  # from where on there is nothing to halve
+    return np.asarray(explained & ~case.curve.bad_loss & ~halved_to_1, dtype=bool)
 
 
 def without_end(case: Case) -> tuple[int, int] | None:
     """The row of overflows that a loss scale does not explain (first index, length), where fp16 may be in use."""
     if case.loss_scaling is False:
         return None
-    for start, length in runs(case.curve.bad_gradient & ~overflows(case)):
+    sound = ~case.curve.bad_loss & ~zeros_for_nan(case.curve)  # a skipped step has a loss like any other
+    for start, length in runs(case.curve.bad_gradient & ~overflows(case) & sound):
         if length > LATER_OVERFLOWS:
             return start, length
     return None

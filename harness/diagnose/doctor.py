@@ -95,6 +95,17 @@ class Examination(Frozen):
 
 FOREMOST = ("no ZeRO++", "no effect: stage")
 """Who sets hpZ believes that it is on."""
+class DoctorAnswer(Examination):
+    """What `hpz doctor --json` prints; without a configuration it is of the machine alone."""
+
+    machine: Machine
+
+
+def answer(here: Machine, found: Examination | None) -> DoctorAnswer:
+    nothing = {"headline": "", "setup": "", "release": None, "notes": (), "exposures": ()}
+    return DoctorAnswer(machine=here, **(found.model_dump() if found else nothing))
+
+
 PREFIX = {
     "wrong": "At risk",
     "stops": "Stops",

@@ -9,7 +9,7 @@ from scipy import stats
 
 from harness.diagnose.broken import is_policy
 from harness.diagnose.cases import Case
-from harness.diagnose.signs import HARD, Sign, broken_steps, climbs, healthy_part, rise, stuck
+from harness.diagnose.signs import HARD, Sign, broken_by_the_first_update, broken_steps, climbs, healthy_part, rise, stuck
 
 
 def curve_signs(case: Case) -> dict[str, str]:
@@ -30,6 +30,14 @@ def gradient_grows(case: Case) -> str | None:
     if learnt or smooth.max() < 10 * smooth[0]:
         return None
     return f"the gradient norm grows from {smooth[0]:.3g} to {float(smooth.max()):.3g}"
+
+
+def learning_rate_0_at_first(case: Case) -> str | None:
+    rate = case.curve.learning_rate
+    zeros = int(np.argmax(rate != 0)) if (rate != 0).any() else 0
+    if zeros < 3:
+        return None
+    return f"the learning rate is exactly 0 in the first {zeros} steps: nothing is trained there"
 
 
 def first_step_too_high(case: Case) -> str | None:
@@ -65,7 +73,7 @@ def _trend(case: Case) -> float | None:
 def new_level(case: Case) -> str | None:
     """A jump from which the loss falls again."""
     found = rise(case)
-    if found is None or climbs(case) is not None:
+    if found is None or climbs(case) or broken_by_the_first_update(case):
         return None
     loss, index = found
     return f"the loss jumps to {loss[index]:.3g} and falls again from there, as it does where other data begins"
@@ -128,6 +136,7 @@ def evaluation_bad(case: Case) -> str | None:
 
 SOFT: dict[str, Sign] = {
     "gradient grows": gradient_grows,
+    "learning rate 0 at first": learning_rate_0_at_first,
     "first step too high": first_step_too_high,
     "does not learn": does_not_learn,
     "untrained level": untrained_level,

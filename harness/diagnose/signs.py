@@ -115,12 +115,23 @@ def climbs(case: Case) -> str | None:
     A loss that jumps and falls again from there has met other data, and does not climb.
     """
     found = rise(case)
-    if found is None:
+    if found is None or broken_by_the_first_update(case) is not None:
         return None
     loss, index = found
     if loss[index:].max() <= 1.05 * loss[index] and np.median(loss[-3:]) < loss[index]:
         return None
     return f"the loss climbs from {_usual(loss[:index]):.3g} to {float(loss.max()):.3g} over several steps"
+
+
+def broken_by_the_first_update(case: Case) -> str | None:
+    """The second loss is twice the first, by 2 at least, and those after it are like the second."""
+    loss = case.curve.loss[healthy_part(case)]
+    if len(loss) < 4 or not np.isfinite(loss).all() or case.curve.step[1] - case.curve.step[0] != 1:
+        return None
+    after = loss[1:9]
+    if loss[1] < 2 * loss[0] or after.min() < loss[0] + 2 or after.max() > 1.3 * loss[1] or is_policy(case.curve):
+        return None
+    return f"the first step has {loss[0]:.3g}, and from the second on the loss is near {np.median(after):.3g}"
 
 
 def rise(case: Case) -> tuple[NDArray[np.float64], int] | None:
@@ -174,6 +185,14 @@ def no_gradient(case: Case) -> str | None:
     return None if converged else "the gradient norm is exactly 0 there"
 
 
+def no_gradient_of_a_policy(case: Case) -> str | None:
+    """Gradient norms of exactly 0 in every step of a reinforcement learning."""
+    norm = case.curve.grad_norm
+    if len(norm) < 3 or not (norm == 0).all() or not is_policy(case.curve):
+        return None
+    return f"the gradient norm is exactly 0 in all {len(norm)} steps"
+
+
 def uniform_guess(case: Case) -> str | None:
     value = _stuck_value(case.curve)
     if value is None or value <= 0:
@@ -194,7 +213,7 @@ def absurd_loss(case: Case) -> str | None:
     if not len(finite) or finite[0] < limit or len(loss) < 2 or not case.curve.has_loss:
         return None
     halves = np.isfinite(loss).all() and np.median(finite[len(finite) // 2 :]) < finite[0] / 2
-    return None if halves else f"the loss begins at {finite[0]:.6g}, where no mean over tokens does"
+    return None if halves else f"the loss begins absurdly high, at {finite[0]:.6g}"
 
 
 def learning_rate_0(case: Case) -> str | None:
@@ -236,6 +255,8 @@ HARD: dict[str, Sign] = {
     "overflow without end": overflow_without_end,
     "absurd loss": absurd_loss,
     "climbs": climbs,
+    "broken by the first update": broken_by_the_first_update,
+    "no gradient of a policy": no_gradient_of_a_policy,
     "stuck": stuck,
     "no gradient": no_gradient,
     "uniform guess": uniform_guess,

@@ -211,8 +211,8 @@ def _headline(
     if verdict == "fault":
         return f"{sure.capitalize()}: {named(fault).plain}. First: {named(fault).first}."
     if verdict == "broken":
-        what = _shorten(re.sub(r" \(.*?\)|;.*", "", hard[0][0].upper() + hard[0][1:]), 46)
-        return f"{what}. First: {'answer the question below' if question else 'compare without hpZ'}."[:80]
+        what = _shorten(re.sub(r" \(.*?\)|;.*", "", hard[0][0].upper() + hard[0][1:]), 54)
+        return f"{what}. {'See the question below' if question else 'First: compare two runs'}."
     if verdict == "at risk":
         return _shorten(f"No sign in {_steps(case)}, but at risk: {named(fault).plain}", 79) + "."
     if verdict == "too short":
