@@ -89,7 +89,9 @@ def doctor(
     else:
         console = wide_console(80)
         console.print(_machine_table(here))
-        console.print("To examine a training:\n  hpz doctor --config ds_config.json --world-size N --ranks-per-node M")
+        console.print(
+            "To examine a training:\n  hpz doctor --config ds_config.json --world-size N --ranks-per-node M"
+        )
 
 
 def _machine_table(here: Machine) -> Table:
@@ -102,7 +104,9 @@ def _machine_table(here: Machine) -> Table:
     table.add_row("Chromium", here.chromium or "none: needed only to test reports")
     table.add_row("git", here.git or "none: needed to apply patches")
     for lock in here.build_locks:
-        table.add_row("lock file", f"{lock}: where no build runs, delete it (hpz doctor --explain 'dead build lock')")
+        table.add_row(
+            "lock file", f"{lock}: where no build runs, delete it (hpz doctor --explain 'dead build lock')"
+        )
     for name, found in here.packages.items():
         table.add_row(name, found or "not installed")
     table.add_row("patches", here.deepspeed_support)

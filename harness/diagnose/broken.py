@@ -17,7 +17,7 @@ SMALL = 0.05
 FROZEN = (1.0, math.sqrt(2))
 """Gradient norms of a clipped NaN, on one rank's share or two."""
 FIRST_OVERFLOWS = 20
-"""Steps in a row that fp16 skips at the start at most: a scale of 2^16 is halved to 1 in 16, and hysteresis adds two."""
+"""Steps in a row that fp16 skips at the start at most: a scale of 2^16 is halved to 1 in 16, hysteresis adds two."""
 LATER_OVERFLOWS = 3
 """Steps in a row that it skips later, when the scale has been doubled once too often."""
 POLICY = ("reward", "kl", "advantage", "entropy", "policy", "completion")
@@ -54,7 +54,9 @@ def alive(norm: NDArray[np.float64]) -> bool:
     """Whether gradient norms are recorded, not 0, and more than one value that is not frozen."""
     known = norm[np.isfinite(norm)]
     moving = known[(known > 0) & ~is_frozen(known)]
-    return len(moving) > 0 and len(moving) >= len(known) / 2 and (len(moving) < 3 or float(np.ptp(moving)) > 0)
+    return (
+        len(moving) > 0 and len(moving) >= len(known) / 2 and (len(moving) < 3 or float(np.ptp(moving)) > 0)
+    )
 
 
 def is_frozen(norm: NDArray[np.float64]) -> Mask:

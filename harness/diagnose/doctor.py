@@ -8,8 +8,8 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
-from itertools import accumulate
 from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
@@ -95,6 +95,8 @@ class Examination(Frozen):
 
 FOREMOST = ("no ZeRO++", "no effect: stage")
 """Who sets hpZ believes that it is on."""
+
+
 class DoctorAnswer(Examination):
     """What `hpz doctor --json` prints; without a configuration it is of the machine alone."""
 
@@ -148,7 +150,9 @@ def _headline(setup: Setup, found: list[Exposure]) -> str:
             prefix = PREFIX[fault.harm] if which[0].exposed == "yes" else PREFIX[which[0].exposed]
             return f"{prefix}: {fault.plain}. First: {fault.first}."
     open_ones = sum(one.exposed in ("yes", "unknown") for one in found)
-    return f"No confirmed fault applies here; {open_ones} may." if open_ones else "No known fault applies here."
+    return (
+        f"No confirmed fault applies here; {open_ones} may." if open_ones else "No known fault applies here."
+    )
 
 
 def _described(setup: Setup, found: list[Exposure]) -> str:

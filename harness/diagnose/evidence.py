@@ -146,7 +146,9 @@ def leaf_module_threads(package: Path) -> bool:
 
 def accumulation_with_offload(package: Path) -> bool:
     """Gradients of a micro-batch are kept on the CPU only under some steps of the accumulation."""
-    return "self.micro_step_id > 0 or not self.is_gradient_accumulation_boundary" not in _raw(package, STAGE12)
+    return "self.micro_step_id > 0 or not self.is_gradient_accumulation_boundary" not in _raw(
+        package, STAGE12
+    )
 
 
 def muon(package: Path) -> bool:

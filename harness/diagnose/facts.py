@@ -160,7 +160,7 @@ FACTS: dict[str, Fact] = {
     "overlap_comm": Fact(
         _of_config(lambda setup: setup.overlap),
         _is("overlap_comm is {}: everything runs on one stream, which orders it"),
-        "is overlap_comm true? (\"auto\" is not known)",
+        'is overlap_comm true? ("auto" is not known)',
     ),
     "loads_weights": Fact(
         lambda setup: _script("loads weights", "gathered parameters")(setup),
@@ -168,7 +168,10 @@ FACTS: dict[str, Fact] = {
         "the configuration does not say whether you load or write any (--script may)",
     ),
     "offload": Fact(
-        _offload("offload_param", "offload_optimizer"), _is("nothing is offloaded"), "give --config", scope=True
+        _offload("offload_param", "offload_optimizer"),
+        _is("nothing is offloaded"),
+        "give --config",
+        scope=True,
     ),
     "offload_optimizer": Fact(
         _offload("offload_optimizer"), _is("the optimizer is not offloaded"), "give --config", scope=True
@@ -181,7 +184,9 @@ FACTS: dict[str, Fact] = {
     ),
     "muon": Fact(_muon, _is("the optimizer is not Muon"), "give --config", scope=True),
     "compile": Fact(_compile, _is("nothing is compiled"), "is torch.compile on? (--script may say)"),
-    "moe": Fact(_script("moe"), _is("the model has no experts"), "is the model a mixture of experts?", scope=True),
+    "moe": Fact(
+        _script("moe"), _is("the model has no experts"), "is the model a mixture of experts?", scope=True
+    ),
     "leaf_modules": Fact(
         _leaf_modules,
         lambda value: "leaf modules are set" if value else "there are no leaf modules",
@@ -201,7 +206,10 @@ FACTS: dict[str, Fact] = {
         _switch("zero_quantized_weights"), _is("zero_quantized_weights is off"), "give --config", scope=True
     ),
     "quantised_gradients": Fact(
-        _switch("zero_quantized_gradients"), _is("zero_quantized_gradients is off"), "give --config", scope=True
+        _switch("zero_quantized_gradients"),
+        _is("zero_quantized_gradients is off"),
+        "give --config",
+        scope=True,
     ),
     "quantised_frozen": Fact(
         _switch("zero_quantized_nontrainable_weights"),
@@ -216,14 +224,18 @@ FACTS: dict[str, Fact] = {
         scope=True,
     ),
     "dtype": Fact(
-        lambda setup: setup.dtype, _is("the training is in {}"), "in which precision does it train? (bf16 or fp16)"
+        lambda setup: setup.dtype,
+        _is("the training is in {}"),
+        "in which precision does it train? (bf16 or fp16)",
     ),
     "accumulation": Fact(
         _of_config(_accumulation),
         _is("a step has one micro-batch"),
         "is gradient_accumulation_steps above 1?",
     ),
-    "reduce_scatter": Fact(_switch("reduce_scatter", True), _is("reduce_scatter is {}"), "is reduce_scatter true?"),
+    "reduce_scatter": Fact(
+        _switch("reduce_scatter", True), _is("reduce_scatter is {}"), "is reduce_scatter true?"
+    ),
     "fetch_by_all_reduce": Fact(
         _switch("stage3_use_all_reduce_for_fetch_params"),
         _is("stage3_use_all_reduce_for_fetch_params is off"),
@@ -237,6 +249,8 @@ FACTS: dict[str, Fact] = {
         scope=True,
     ),
     "transformers": Fact(
-        lambda setup: _version(setup.transformers), _is("transformers {} does not have it"), "give the version"
+        lambda setup: _version(setup.transformers),
+        _is("transformers {} does not have it"),
+        "give the version",
     ),
 }

@@ -204,7 +204,9 @@ def _facts(fault: Fault, setup: Setup) -> tuple[dict[str, str], list[str], list[
         elif value not in (wanted if isinstance(wanted, list) else [wanted]):
             (elsewhere if fact.scope else set_otherwise).append(fact.said(value))
     if fault.torch and setup.torch is None and setup.release and not setup.within(fault.torch_since, None):
-        set_otherwise.append(f"torch {fault.torch} is years newer than {setup.release}; give --torch if you have it")
+        set_otherwise.append(
+            f"torch {fault.torch} is years newer than {setup.release}; give --torch if you have it"
+        )
     elif fault.torch and setup.torch is None:
         asks["torch"] = f"it shows with torch {fault.torch} or later: give --torch"
     elif fault.torch and version_key(setup.torch or "") < version_key(fault.torch):

@@ -9,7 +9,16 @@ from scipy import stats
 
 from harness.diagnose.broken import is_policy
 from harness.diagnose.cases import Case
-from harness.diagnose.signs import HARD, Sign, broken_by_the_first_update, broken_steps, climbs, healthy_part, rise, stuck
+from harness.diagnose.signs import (
+    HARD,
+    Sign,
+    broken_by_the_first_update,
+    broken_steps,
+    climbs,
+    healthy_part,
+    rise,
+    stuck,
+)
 
 
 def curve_signs(case: Case) -> dict[str, str]:
@@ -76,7 +85,9 @@ def new_level(case: Case) -> str | None:
     if found is None or climbs(case) or broken_by_the_first_update(case):
         return None
     loss, index = found
-    return f"the loss jumps to {loss[index]:.3g} and falls again from there, as it does where other data begins"
+    return (
+        f"the loss jumps to {loss[index]:.3g} and falls again from there, as it does where other data begins"
+    )
 
 
 def does_not_learn(case: Case) -> str | None:

@@ -1,4 +1,4 @@
-"""JSON Schemas of what `hpz doctor --json` and `hpz triage --json` print; `python -m harness.diagnose.schema` writes them."""
+"""JSON Schemas of what `hpz doctor --json` and `hpz triage --json` print, written by `python -m harness.diagnose.schema`."""
 
 from __future__ import annotations
 

@@ -19,7 +19,11 @@ NOES = ("safe by release", "safe by setting", "not applicable")
 def wrapped(text: str, first: str = "", indent: str = "") -> list[str]:
     """Lines of 80 columns, the first one after `first`."""
     return textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=indent or " " * len(first), break_on_hyphens=False
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=indent or " " * len(first),
+        break_on_hyphens=False,
     )
 
 

@@ -129,7 +129,12 @@ def broken_by_the_first_update(case: Case) -> str | None:
     if len(loss) < 4 or not np.isfinite(loss).all() or case.curve.step[1] - case.curve.step[0] != 1:
         return None
     after = loss[1:9]
-    if loss[1] < 2 * loss[0] or after.min() < loss[0] + 2 or after.max() > 1.3 * loss[1] or is_policy(case.curve):
+    if (
+        loss[1] < 2 * loss[0]
+        or after.min() < loss[0] + 2
+        or after.max() > 1.3 * loss[1]
+        or is_policy(case.curve)
+    ):
         return None
     return f"the first step has {loss[0]:.3g}, and from the second on the loss is near {np.median(after):.3g}"
 
@@ -219,7 +224,11 @@ def absurd_loss(case: Case) -> str | None:
 def learning_rate_0(case: Case) -> str | None:
     rate = case.curve.learning_rate
     known = rate[np.isfinite(rate)]
-    return f"the learning rate is exactly 0 in all {len(known)} steps" if len(known) >= 3 and not known.any() else None
+    return (
+        f"the learning rate is exactly 0 in all {len(known)} steps"
+        if len(known) >= 3 and not known.any()
+        else None
+    )
 
 
 def silent(case: Case) -> str | None:

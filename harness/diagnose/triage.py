@@ -1,8 +1,8 @@
 """Triage: which known fault a training curve looks like, given configuration and release.
 
 A *sign* is something seen in the curve; a fault's entry says how many points a sign gives for or against it. Exposure
-(`harness.diagnose.faults`) adds to them or rules the fault out. No fault that settings decide is named by a curve alone.
-The rules are measured on curves with and without each fault: docs/triage.md has the table.
+(`harness.diagnose.faults`) adds to them or rules the fault out. No fault that settings decide is named by a curve
+alone. The rules are measured on curves with and without each fault: docs/triage.md has the table.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def _findings(case: Case, signs: dict[str, str]) -> list[Finding]:
     if case.exposed and not any(named(one.fault).of_settings for one in known):
         seen = signs | {"no known fault": "no known fault of DeepSpeed is open to this run"}
         found = [_weigh(fault, case, seen) for fault in table() if fault.shows or fault.errors]
-    return sorted((one for one in found if one.evidence), key=lambda one: (one.ruled_out is not None, -one.points))
+    return sorted(
+        (one for one in found if one.evidence), key=lambda one: (one.ruled_out is not None, -one.points)
+    )
 
 
 def _weigh(fault: Fault, case: Case, signs: dict[str, str]) -> Finding:
@@ -205,9 +207,7 @@ def _question(case: Case, ranked: list[Finding]) -> str:
     return ""
 
 
-def _headline(
-    case: Case, verdict: Verdict, fault: str, sure: Sure, hard: list[str], question: str
-) -> str:
+def _headline(case: Case, verdict: Verdict, fault: str, sure: Sure, hard: list[str], question: str) -> str:
     if verdict == "fault":
         return f"{sure.capitalize()}: {named(fault).plain}. First: {named(fault).first}."
     if verdict == "broken":
@@ -253,7 +253,10 @@ def _notes(case: Case, signs: dict[str, str], risks: list[Exposure], verdict: Ve
     """What the reader must know to weigh the answer."""
     notes = list(case.curve.notes)
     if case.setup is not None:
-        notes += [*map(str, case.setup.remarks), *([case.setup.release_note] if case.setup.release_note else [])]
+        notes += [
+            *map(str, case.setup.remarks),
+            *([case.setup.release_note] if case.setup.release_note else []),
+        ]
     if not case.exposed:
         notes.append("judged by the curve alone; a fault of hpZ is possible only where hpZ is on")
     if verdict in ("healthy", "at risk", "too short"):

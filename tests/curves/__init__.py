@@ -1,1 +1,1 @@
-"""Curves of known origin, healthy and faulty, on which triage is measured; `python -m tests.curves.make` trains them."""
+"""Curves of known origin, healthy and faulty, for measuring triage; `python -m tests.curves.make` trains them."""

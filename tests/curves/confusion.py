@@ -1,4 +1,4 @@
-"""How triage judges the curves of the set, as a table: `python -m tests.curves.confusion` prints what docs/triage.md holds."""
+"""How triage judges the curves of the set: `python -m tests.curves.confusion` prints the tables of docs/triage.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from harness.diagnose.curve import curve_of, empty_curve
 from harness.diagnose.triage import Triage, triage
 
 FOLDER = Path(__file__).parent
-PARTS = ("tuned", "held out")
+PARTS = ("tuned", "second", "held out")
+"""Rules were made on the first, mended for kinds after a look at the second; the third was judged when they stood."""
 ALARMS = ("fault", "broken")
 
 
@@ -91,10 +92,15 @@ def figures(found: Iterable[Judged]) -> dict[str, tuple[int, int]]:
 def tables() -> str:
     """The figures of both parts, and for each kind what its curves were called; Markdown."""
     found = judged()
-    lines = ["| | tuned on | held out |", "|---|---|---|"]
-    of_part = {part: figures(one for one in found if one.part == part) for part in PARTS}
-    for name in of_part["tuned"]:
-        shares = [f"{count} of {whole} ({share(count, whole)})" for count, whole in (of_part[p][name] for p in PARTS)]
+    lines = ["| | tuned on | second | held out | all |", "|---|---|---|---|---|"]
+    of_part = {part: figures(one for one in found if one.part == part) for part in PARTS} | {
+        "all": figures(found)
+    }
+    for name in of_part["all"]:
+        shares = [
+            f"{count} of {whole} ({share(count, whole)})"
+            for count, whole in (one[name] for one in of_part.values())
+        ]
         lines.append(f"| {name} | {' | '.join(shares)} |")
     lines += ["", "| what it is | curves | what triage calls it first |", "|---|---|---|"]
     kinds = sorted({one.kind for one in found}, key=lambda kind: (kind != "healthy", kind))

@@ -75,7 +75,9 @@ def early_gather(seed: int, value: float, chance: float, first: int = 0) -> Trai
             poison(one.model, 0.3, value, source)
 
     def after(one: Trainer, step: int) -> None:
-        if kept:  # the primary partition is sound; its gradients are not, but for the ones that are not finite
+        if (
+            kept
+        ):  # the primary partition is sound; its gradients are not, but for the ones that are not finite
             one.model.load_state_dict(kept[0])
             for weight in one.model.parameters():
                 if weight.grad is not None and not math.isnan(value):
@@ -110,7 +112,7 @@ def outdated(seed: int, refresh: int = 0, **settings: Any) -> Trainer:
 
 def stale_evaluation(seed: int) -> Trainer:
     """Stale secondary in evaluation alone: it uses the first weights, while training uses the right ones."""
-    model, text = pretrained(seed)
+    model, _ = pretrained(seed)
     other = Text(128, torch.Generator().manual_seed(seed + 7), sharp=4.0)
     batch = other.batch(32, 24)
     first = copy.deepcopy(model)
@@ -153,7 +155,9 @@ def zeros(seed: int, vocabulary: int, printed: str = "loss", **settings: Any) ->
             for weight in one.model.parameters():
                 weight.zero_()
 
-    return with_hooks(language(seed, vocabulary=vocabulary, batch=2, length=8, **settings), before_forward=before)
+    return with_hooks(
+        language(seed, vocabulary=vocabulary, batch=2, length=8, **settings), before_forward=before
+    )
 
 
 def torn_bucket(seed: int, chance: float, first: int, value: float = math.nan) -> Trainer:
@@ -324,7 +328,10 @@ HELD_OUT: dict[str, Faulty] = {
         lambda s: late_load(s, 7), ("dirty after load",), "dirty after load", known(HPZ, "0.18.0")
     ),
     "offload, vocabulary given": Faulty(
-        lambda s: zeros(s, 512, steps=8), ("offload",), "offload", {**QWEN, "release": None, "vocabulary": 512}
+        lambda s: zeros(s, 512, steps=8),
+        ("offload",),
+        "offload",
+        {**QWEN, "release": None, "vocabulary": 512},
     ),
     "ZeRO-2, large garbage": Faulty(
         lambda s: torn_bucket(s, 0.3, 2, 1e25), OVERLAP, "ZeRO-1/2 overlap", known(ZERO2, "0.13.5")
@@ -336,7 +343,9 @@ HELD_OUT: dict[str, Faulty] = {
         known(with_zero(ZERO2, stage=1), "0.16.4"),
     ),
     "learning rate 0, pretraining": Faulty(
-        lambda s: language(s, steps=40, every=5, schedule="zero"), ("learning rate 0",), "learning rate 0",
+        lambda s: language(s, steps=40, every=5, schedule="zero"),
+        ("learning rate 0",),
+        "learning rate 0",
         known(HPZ, "0.13.4"),
     ),
     "Adam, rate too high": Faulty(

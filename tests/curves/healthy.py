@@ -81,7 +81,9 @@ def lora(seed: int, **settings: Any) -> Trainer:
     return trainer
 
 
-def classification(seed: int, classes: int = 3, batch: int = 16, noise: float = 1.0, **settings: Any) -> Trainer:
+def classification(
+    seed: int, classes: int = 3, batch: int = 16, noise: float = 1.0, **settings: Any
+) -> Trainer:
     source = generator(seed)
     centres = torch.randn(classes, 16, generator=source)
 
@@ -169,7 +171,10 @@ def epochs(seed: int, **settings: Any) -> Trainer:
     model, _ = pretrained(seed)
     lines = Text(128, generator(seed + 500)).batch(40, 16)
     return Trainer(
-        model, lambda net, step: next_token(net, lines[step % 10 * 4 : step % 10 * 4 + 4]), steps=40, **settings
+        model,
+        lambda net, step: next_token(net, lines[step % 10 * 4 : step % 10 * 4 + 4]),
+        steps=40,
+        **settings,
     )
 
 

@@ -19,7 +19,7 @@ import torch
 
 from harness.study import ModelFile, parameter_shapes
 from harness.system.places import REPOSITORY
-from tests.curves import faulty, healthy, public
+from tests.curves import faulty, fresh, healthy, public
 from tests.curves.small import Trainer
 
 FOLDER = Path(__file__).parent
@@ -52,7 +52,11 @@ def trained(trainer: Trainer) -> Trainer:
 
 
 def healthy_curves() -> Iterator[dict[str, Any]]:
-    for part, recipes in (("tuned", healthy.TUNED), ("held out", healthy.HELD_OUT)):
+    for part, recipes in (
+        ("tuned", healthy.TUNED),
+        ("second", healthy.HELD_OUT),
+        ("held out", fresh.HEALTHY),
+    ):
         for name, recipe in recipes.items():
             for seed in range(1, SEEDS + 1):
                 one = trained(recipe(seed))
@@ -67,7 +71,7 @@ def healthy_curves() -> Iterator[dict[str, Any]]:
 
 
 def faulty_curves() -> Iterator[dict[str, Any]]:
-    for part, recipes in (("tuned", faulty.TUNED), ("held out", faulty.HELD_OUT)):
+    for part, recipes in (("tuned", faulty.TUNED), ("second", faulty.HELD_OUT), ("held out", fresh.FAULTY)):
         for name, recipe in recipes.items():
             for seed in range(1, SEEDS + 1):
                 one = trained(recipe.make(seed))
@@ -99,7 +103,11 @@ def reference_curves(study: str) -> Iterator[dict[str, Any]]:
             continue
         seen.add(same)
         rows = [
-            {"step": int(one.step), "loss": float(f"{one.loss:.6g}"), "grad_norm": float(f"{one.grad_norm:.5g}")}
+            {
+                "step": int(one.step),
+                "loss": float(f"{one.loss:.6g}"),
+                "grad_norm": float(f"{one.grad_norm:.5g}"),
+            }
             for one in mine.itertuples()
         ]
         model = ModelFile.model_validate(run["model_spec"])
@@ -111,8 +119,10 @@ def reference_curves(study: str) -> Iterator[dict[str, Any]]:
             "numels": [math.prod(shape) for _, shape in parameter_shapes(model)],
             "vocabulary": model.config.vocab_size,
         }
-        right = {"missing copy": ["missing copy"], "race, silent": ["race", "missing copy"], "healthy": []}[kind]
-        part = "held out" if study in ("families", "one-gpu") else "tuned"
+        right = {"missing copy": ["missing copy"], "race, silent": ["race", "missing copy"], "healthy": []}[
+            kind
+        ]
+        part = "second" if study in ("families", "one-gpu") else "tuned"
         yield record(f"{study} {row.run_id}", part, rows, kind=kind, right=right, known=known, evaluations=[])
 
 
@@ -120,12 +130,16 @@ def kind_of(variant: str, steps: pd.DataFrame) -> str:
     """The kind of a reference run: the old copy breaks, no order is silent or not, all else is sound."""
     if steps.loss.isna().any():
         return "missing copy"
-    return "race, silent" if variant in ("unordered", "stock", "new+none+step", "old+none+step") else "healthy"
+    return (
+        "race, silent" if variant in ("unordered", "stock", "new+none+step", "old+none+step") else "healthy"
+    )
 
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__)
-    words.add_argument("--real", action="store_true", help="train the runs of real DeepSpeed ranks again, too")
+    words.add_argument(
+        "--real", action="store_true", help="train the runs of real DeepSpeed ranks again, too"
+    )
     torch.set_num_threads(1)
     torch.manual_seed(0)
     real = _real() if words.parse_args().real else _kept()
@@ -148,7 +162,7 @@ def _of_real(one: dict[str, Any], seed: int) -> dict[str, Any]:
     right = list(one["right"])
     return record(
         f"real: {one['name']} {seed}",
-        "tuned" if seed == 1 else "held out",
+        "tuned" if seed == 1 else "second",
         one["rows"],
         kind=right[0] if right else "healthy",
         right=right,
@@ -159,7 +173,9 @@ def _of_real(one: dict[str, Any], seed: int) -> dict[str, Any]:
 
 def _kept() -> list[dict[str, Any]]:
     """What real ranks gave the last time."""
-    lines = [line for name in ("healthy", "faulty") for line in (FOLDER / f"{name}.jsonl").read_text().splitlines()]
+    lines = [
+        line for name in ("healthy", "faulty") for line in (FOLDER / f"{name}.jsonl").read_text().splitlines()
+    ]
     return [one for one in map(json.loads, lines) if one["name"].startswith("real: ")]
 
 

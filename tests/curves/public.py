@@ -1,4 +1,4 @@
-"""Numbers that people posted, retyped: ordinary curves that were taken for faults, or that other faults stood beside."""
+"""Numbers that people posted, retyped: ordinary curves that were taken for faults, or stood beside them."""
 
 from __future__ import annotations
 

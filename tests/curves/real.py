@@ -57,7 +57,12 @@ def real(seed: int) -> list[dict[str, Any]]:
 def _record(bench: runs.Bench, name: str) -> dict[str, Any]:
     run, curve = bench.studies[name].runs[0], read_curve(bench.directory(name).path)
     rows = [
-        {"step": int(step), "loss": float(f"{loss:.6g}"), "grad_norm": float(f"{norm:.5g}"), "_timestamp": time}
+        {
+            "step": int(step),
+            "loss": float(f"{loss:.6g}"),
+            "grad_norm": float(f"{norm:.5g}"),
+            "_timestamp": time,
+        }
         for step, loss, norm, time in zip(
             curve.step, curve.loss, curve.grad_norm, (curve.time - curve.time[0]).round(2), strict=True
         )

@@ -78,7 +78,11 @@ def read_setup(
             transformers=found.transformers,
             facts=found.facts,
             facts_read=found.facts_read,
-            remarks=(*found.remarks, *_said(found, config, given, raw is not None and raw is told.config), *remarks),
+            remarks=(
+                *found.remarks,
+                *_said(found, config, given, raw is not None and raw is told.config),
+                *remarks,
+            ),
             release_note=_note(release),
             release_from=release.origin if release else "",
             release_until=release.until if release else None,

@@ -25,7 +25,7 @@ OF_ONE_FILE = (
     *("accumulation with offload", "bf16 without ZeRO", "Muon with reduce-scatter"),
     *("quantised weights: bf16", "quantised weights: size", "second model", "MiCS", "MiCS: gone"),
 )
-"""Faults that one line of one file shows; both sides of their windows are read, and every release by `make releases`."""
+"""Faults that one line shows; both sides of their windows are read, and every release by `make releases`."""
 
 # A training that every fault meets, in the releases that have it: small sizes, and groups that span nodes.
 WORST = {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}}
@@ -99,5 +99,7 @@ def test_both_sides_of_every_window_are_sampled() -> None:
     known = supported_releases()
     windows = [window for fault in EVIDENCE if fault not in OF_ONE_FILE for window in named(fault).windows]
     firsts = {first for first, _ in windows} | {TIMER_SWITCHES, TRACE_CHECK_FIRST}
-    lasts = {last for _, last in windows if last} | {known[known.index(one) - 1] for one in firsts - {known[0]}}
+    lasts = {last for _, last in windows if last} | {
+        known[known.index(one) - 1] for one in firsts - {known[0]}
+    }
     assert firsts | lasts | {known[known.index(one) + 1] for one in lasts} <= set(BOUNDARIES)

@@ -72,7 +72,9 @@ def test_the_race_was_open_twice_and_what_lies_between_says_why_not() -> None:
     assert "written once and kept" in ask("race", "0.12.6").reason
 
 
-@pytest.mark.parametrize(("micro_batches", "answer"), [(1, "yes"), (4, "safe by setting"), ("auto", "unknown")])
+@pytest.mark.parametrize(
+    ("micro_batches", "answer"), [(1, "yes"), (4, "safe by setting"), ("auto", "unknown")]
+)
 def test_accumulation_covers_the_race_of_0_10_0_alone(micro_batches: Any, answer: Answer) -> None:
     settings = config() | {"gradient_accumulation_steps": micro_batches}
     assert ask("race", "0.10.0", settings).exposed == answer
@@ -124,8 +126,16 @@ def applying(setup: Setup) -> set[str]:
         ({}, "0.13.4", set()),
         ({"zero_optimization": {"stage": 2}}, "0.13.4", set()),
         (config(hpz=1), "0.13.4", {"optimizer step"}),
-        ({"zero_optimization": {"stage": 2, "overlap_comm": True}}, "0.14.0", {"bucket reused", "bucket freed"}),
-        ({"zero_optimization": {"stage": 2, "overlap_comm": True}}, "0.17.3", {"bucket freed", "bucket index"}),
+        (
+            {"zero_optimization": {"stage": 2, "overlap_comm": True}},
+            "0.14.0",
+            {"bucket reused", "bucket freed"},
+        ),
+        (
+            {"zero_optimization": {"stage": 2, "overlap_comm": True}},
+            "0.17.3",
+            {"bucket freed", "bucket index"},
+        ),
         ({"zero_optimization": {"stage": 1, "overlap_comm": True}}, "0.19.8", set()),
         ({"zero_optimization": {"stage": 2, "zero_hpz_partition_size": 8}}, "0.19.8", {"no effect: stage"}),
     ],
@@ -157,7 +167,9 @@ def test_a_release_alone_rules_out_what_it_does_not_have() -> None:
     assert found["offload"].exposed == "unknown"
 
 
-@pytest.mark.parametrize(("torch", "answer"), [("2.9.1", "safe by setting"), ("2.10.0", "yes"), (None, "unknown")])
+@pytest.mark.parametrize(
+    ("torch", "answer"), [("2.9.1", "safe by setting"), ("2.10.0", "yes"), (None, "unknown")]
+)
 def test_a_fault_of_a_newer_torch_depends_on_it(torch: str | None, answer: Answer) -> None:
     assert ask("zero-3 default stream", "0.18.0", torch=torch).exposed == answer
     assert ask("zero-3 default stream", "0.18.8", torch=torch).exposed == "safe by release"
@@ -263,7 +275,9 @@ def test_micro_batches_follow_from_the_batch_sizes() -> None:
     assert ask("optimizer step", "0.19.8", config(hpz=1) | sizes, world_size=32).exposed == "safe by setting"
 
 
-@pytest.mark.parametrize(("release", "answer"), [("0.10.0", "yes"), ("0.15.3", "yes"), ("0.15.4", "safe by setting")])
+@pytest.mark.parametrize(
+    ("release", "answer"), [("0.10.0", "yes"), ("0.15.3", "yes"), ("0.15.4", "safe by setting")]
+)
 def test_the_optimizer_step_was_uncovered_in_early_releases(release: str, answer: Answer) -> None:
     assert ask("optimizer step", release, config(hpz=1)).exposed == answer
 
@@ -333,5 +347,7 @@ def test_a_fault_can_be_said_in_one_line_for_everybody(fault: Fault) -> None:
 
 def test_a_fault_is_found_by_its_name_as_people_write_it() -> None:
     assert named("Missing-Copy").id == "missing copy"
-    with pytest.raises(HarnessError, match="'bucket' is no known fault; known are: bucket reused, bucket freed"):
+    with pytest.raises(
+        HarnessError, match="'bucket' is no known fault; known are: bucket reused, bucket freed"
+    ):
         named("bucket")
