@@ -13,7 +13,8 @@ from rich.table import Table
 
 from harness.cli.console import wide_console
 from harness.cli.options import A_MODEL, JsonOption
-from harness.diagnose.doctor import Machine, answer, examine, machine
+from harness.diagnose.cases import OLD_COPY
+from harness.diagnose.doctor import Machine, doctor_answer, examine, machine
 from harness.diagnose.faults import named
 from harness.diagnose.pages import all_pages, page
 from harness.diagnose.read import Given, read_setup
@@ -83,7 +84,7 @@ def doctor(
     )
     found = examine(read_setup(config, given, assume_installed=True)) if config else None
     if as_json:
-        print(answer(here, found).model_dump_json(indent=2))
+        print(doctor_answer(here, found).model_dump_json(indent=2))
     elif found:
         print(text(doctor_lines(found)))
     else:
@@ -171,12 +172,16 @@ def triage(
 
 def audit(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help=f"{A_MODEL[0].upper()}{A_MODEL[1:]}.")],
-    ranks_per_node: Annotated[int, typer.Option(help="Ranks (GPUs) of a node.")] = 8,
+    config: ConfigOption = None,
+    ranks_per_node: Annotated[
+        int | None, typer.Option(help="Ranks (GPUs) of a node; default: those of --config, else 8.")
+    ] = None,
     nodes: Annotated[str, typer.Option(help="Numbers of nodes: 4, 1-64 or 2,3,6.")] = "1-16",
     hpz: Annotated[
-        int | None, typer.Option(help="zero_hpz_partition_size; default: the ranks of a node.")
+        int | None,
+        typer.Option(help="zero_hpz_partition_size; default: that of --config, else the ranks of a node."),
     ] = None,
-    release: Annotated[str, typer.Option(help="DeepSpeed release.")] = "0.13.4",
+    release: ReleaseOption = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "--figure", metavar="DIR", help="Also draw the map, with its table, into DIR."),
@@ -186,8 +191,15 @@ def audit(
     """Map the missing copy. Example: hpz audit mixtral-8x7b --nodes 1-64"""
     from analysis.draw.missing import answer, by_nodes, missing_map, missing_table, parameter_table
 
-    if ranks_per_node < 1:
+    if ranks_per_node is not None and ranks_per_node < 1:
         raise HarnessError(f"--ranks-per-node: {ranks_per_node} is not a number of ranks; give 1 or more")
+    setup = read_setup(config, Given(release=release or OLD_COPY, ranks_per_node=ranks_per_node))
+    if setup.has_config and setup.hpz == 1:
+        raise HarnessError(
+            f"{config}: hpZ is off here, so nothing is copied; {'; '.join(map(str, setup.remarks))}"
+        )
+    ranks_per_node = setup.ranks_per_node or 8
+    hpz, release = hpz or (setup.hpz if setup.has_config else None), setup.release or OLD_COPY
     rows = missing_map(any_model(model), parse_nodes(nodes), ranks_per_node, hpz, release)
     files: list[Path] = []
     if out is not None:

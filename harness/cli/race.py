@@ -11,6 +11,7 @@ from rich.console import Console
 
 from harness.cli.console import wide_console
 from harness.cli.options import JsonOption, UnpinnedOption, results_folder, wanted_release
+from harness.configuration import checked, read_configuration
 from harness.race.explore import Budget
 from harness.race.investigate import Settings, investigate
 from harness.race.job import Job, Program
@@ -22,6 +23,7 @@ from harness.race.table import print_matrix
 from harness.race.text import text
 from harness.record import RunDirectory
 from harness.study import load_study
+from harness.system.build_locks import dead_locks, sentence
 from harness.system.errors import HarnessError
 from harness.variants import Variant, released_variant
 
@@ -39,7 +41,8 @@ def race(
     ] = None,
     script: Annotated[Path | None, typer.Option(help="Analyse this training script instead.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="DeepSpeed JSON whose keys override what the script passes.")
+        Path | None,
+        typer.Option(help="DeepSpeed's JSON, or what names it; its keys override what the script passes."),
     ] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Ranks of the script.")] = 4,
     variant: Annotated[
@@ -66,6 +69,10 @@ def race(
     Runs real DeepSpeed on the virtual device, needs no GPU. Also: hpz race experiments/races.yaml, hpz race
     results/laptop/runs/RUN, hpz race --replay FILE.
     """
+    for lock in dead_locks():
+        Console(stderr=True).print(
+            f"Warning: {sentence(lock)}", highlight=False, markup=False, soft_wrap=True
+        )
     release = wanted_release(release, unpinned)
     settings = Settings(Budget(seeds=seeds) if explore else None, timeout)
     if replay is not None:
@@ -108,6 +115,10 @@ def script_program(
     for file, option in ((script, "--script"), (config, "--config")):
         if file is not None and not file.is_file():
             raise HarnessError(f"{option} {file}: no such file; give the path of one")
+    if config is not None:
+        found = read_configuration(config)
+        for remark in (*found.remarks, *checked(found.deepspeed or {}).remarks):
+            Console(stderr=True).print(f"Note: {remark}.", highlight=False, markup=False, soft_wrap=True)
     if release is not None and variant is None:
         variant = released_variant(release).name
     return Program(

@@ -44,6 +44,8 @@ DECIDES = (
     *FROM_WIDTH,
 )  # for what is judged here
 HALF_BY_DEFAULT = ("pure_bf16",)
+DTYPES = ("torch_dtype", "param_dtype", "compute_dtype")  # of ms-swift and OpenRLHF
+HALVES = {"bfloat16": "bf16", "float16": "fp16", "bf16": "bf16", "fp16": "fp16", "float32": "", "fp32": ""}
 
 
 def resolved(
@@ -95,11 +97,14 @@ def _half(kind: str, arguments: Mapping[str, Any]) -> bool | None:
     if kind == "bf16" and any(arguments.get(name) in ON for name in HALF_BY_DEFAULT):
         return True
     value = arguments.get(kind)
+    dtype = next((str(arguments[name]).rpartition(".")[2] for name in DTYPES if arguments.get(name)), None)
+    if value is None and dtype in HALVES:
+        return HALVES[dtype] == kind
     if isinstance(value, str) and value.lower() in ("auto", "full"):
         return True if value.lower() == "full" else None
     if value is None:
         other = arguments.get("fp16" if kind == "bf16" else "bf16")
-        return False if other is not None or _of_trainer(arguments) else None
+        return False if other in ON else None  # a trainer's own default may be the type of the weights
     return value in ON
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -23,14 +25,15 @@ HINT = (
     "give DeepSpeed's JSON, an Accelerate, LLaMA-Factory or axolotl YAML that names it, "
     "or the training script or sbatch file that does"
 )
+ZERO = re.compile(r"[\"']?zero_optimization[\"']?\s*:\s*(?=\{)")
 TRAINER = ("per_device_train_batch_size", "num_train_epochs", "output_dir", "max_steps", "logging_steps")
 TELLING = {
     # Keys by which a kind is known: any of them, and with what it takes to be of use.
-    "model": ("model_type", "architectures"),
+    "axolotl": ("base_model", "sequence_len"),
     "accelerate": ("distributed_type", "deepspeed_config", "compute_environment"),
-    "axolotl": ("base_model", "sequence_len", "micro_batch_size"),
     "llama-factory": ("finetuning_type", "template", "cutoff_len"),
     "trainer": ("deepspeed", *TRAINER),
+    "model": ("model_type", "architectures"),
 }
 
 
@@ -56,30 +59,71 @@ def keys_of(text: str, source: str, remarks: list[Remark]) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         strict = error
     finally:
-        for key in twice:
-            remarks.append(
-                Remark("refused", key, f"{key} stands there twice: DeepSpeed refuses that; read is the last")
-            )
+        remarks += [
+            Remark("refused", key, f"{key} stands there twice: DeepSpeed refuses that; read is the last one")
+            for key in twice
+        ]
     if decoded := _base64(text):
         return keys_of(decoded, source, remarks)
+    if (content := _hjson(text)) is not None:
+        said = f"line {strict.lineno} is no JSON, but Hjson, which DeepSpeed reads; Hugging Face's integration does not"
+        remarks.append(Remark("syntax", "", said))
+        return content
+    if (content := _python(text)) is not None:
+        remarks.append(Remark("syntax", "", "the text is a dictionary of Python's, no JSON"))
+        return content
+    if (content := _fragment(text)) is not None:
+        remarks.append(Remark("syntax", "", "read is the part of the text that holds zero_optimization"))
+        return content
+    if ":" in text and not text.lstrip().startswith("{") and isinstance(content := _yaml(text, source), dict):
+        return content
+    what = "neither JSON nor Hjson" if text.lstrip().startswith("{") else "not JSON"
+    raise HarnessError(f"{source}: line {strict.lineno}: {what} ({strict.msg}); {HINT}")
+
+
+def _hjson(text: str) -> dict[str, Any] | None:
+    """Hjson in braces, which DeepSpeed's reader takes; None for what is none."""
     if not text.lstrip().startswith(("{", "//", "/*", "#")):
-        content = _yaml(text, source) if ":" in text else None
-        if isinstance(content, dict):
-            return content
-        raise HarnessError(f"{source}: line {strict.lineno}: not JSON ({strict.msg}); {HINT}")
+        return None
     try:
-        content = hjson.loads(text, object_pairs_hook=_pairs(twice))
-    except (hjson.HjsonDecodeError, RecursionError) as error:
-        line = getattr(error, "lineno", strict.lineno)
-        raise HarnessError(f"{source}: line {line}: neither JSON nor Hjson ({strict.msg}); {HINT}") from error
-    remarks.append(
-        Remark(
-            "syntax",
-            "",
-            f"line {strict.lineno} is no JSON, but Hjson, which DeepSpeed reads; Hugging Face's integration does not",
-        )
-    )
-    return _mapping(_plain(content), source)
+        content = _plain(hjson.loads(text))
+    except (hjson.HjsonDecodeError, RecursionError):
+        return None
+    # Without braces anything with a colon is Hjson, a shell script, too.
+    return content if isinstance(content, dict) and "{" in text else None
+
+
+def _python(text: str) -> dict[str, Any] | None:
+    """A dictionary as Python prints it; None for anything else."""
+    try:
+        content = ast.literal_eval(text.strip()) if text.lstrip().startswith("{") else None
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _fragment(text: str) -> dict[str, Any] | None:
+    """A configuration amid other text, or a part of one without its outer braces, as people post them."""
+    found = ZERO.search(text)
+    if found is None:
+        return None
+    for begin in (match.start() for match in re.finditer(r"\{", text[: found.start()])):
+        part = text[begin : _closing(text, begin)]
+        if begin + len(part) > found.start() and (content := _hjson(part) or _python(part)) is not None:
+            return content
+    brace = text.find("{", found.end())
+    end = _closing(text, brace) if brace >= 0 else 0
+    return _hjson("{" + text[found.start() : end] + "}") if end else None
+
+
+def _closing(text: str, begin: int) -> int:
+    """Behind the brace that closes the one at `begin`; 0 where none does."""
+    depth = 0
+    for index in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[index], 0)
+        if depth == 0:
+            return index + 1
+    return 0
 
 
 def kind_of(keys: Mapping[str, Any]) -> Kind:
@@ -90,6 +134,8 @@ def kind_of(keys: Mapping[str, Any]) -> Kind:
     ours = [key for key in keys if key in top]
     if "zero_optimization" in keys or len(ours) > len(keys) / 2:
         return "deepspeed"
+    if nested({"deepspeed_config": keys.get("deepspeed_config")}) is not None:
+        return "nested"
     for kind, telling in TELLING.items():
         if any(key in keys for key in telling):
             return kind  # type: ignore[return-value]

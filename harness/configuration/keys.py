@@ -7,6 +7,7 @@ word, and so the feature that it should switch on is off. Either way it is named
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,6 +22,10 @@ from harness.variants.families import version_key
 
 AUTO = "auto"  # what a Hugging Face integration fills in; DeepSpeed itself leaves such a key out
 NEAR = 0.75  # similarity from which on a key is taken for a misspelt one
+FEW = 3
+PLACEHOLDER = re.compile(r"[$<{%].*|[A-Z][A-Z0-9_]+")  # of a template, as a script fills in
+DECIDE = ("zero_optimization.stage", "zero_optimization.zero_hpz_partition_size")
+NO_KEY = " is no key of DeepSpeed, which ignores it"
 COMMENT = ("_", "#", "//", "$", "comment")
 PREFIX = "stage3_"  # DeepSpeed takes these keys without it, too
 TRUE, FALSE = ("true", "yes", "on", "1", "t", "y"), ("false", "no", "off", "0", "f", "n")
@@ -115,7 +120,22 @@ def _section(path: str, content: Mapping[str, Any], release: str | None, found: 
             found.say("refused" if refused else "ignored", _dotted(path, name), text)
         if name is not None and name not in result:
             result[name] = _value(path, name, section.keys[name].type, value, release, found)
+    if not path:
+        _many(found)
     return _without_old_names(path, result, found)
+
+
+def _many(found: Checked) -> None:
+    """Of a file with many keys that are none of DeepSpeed's, another framework's as well, one sentence is enough."""
+    none = [one for one in found.remarks if one.kind == "ignored" and one.text.endswith(NO_KEY)]
+    if len(none) > FEW:
+        found.remarks = [one for one in found.remarks if one not in none]
+        names = ", ".join(one.key for one in none[:FEW])
+        found.say(
+            "ignored",
+            none[0].key,
+            f"{len(none)} keys ({names}, …) are none of DeepSpeed's, which ignores them",
+        )
 
 
 def _known(section: Section, key: str) -> str | None:
@@ -140,7 +160,13 @@ def _unknown(path: str, key: str, release: str | None, found: Checked, present: 
         return None
     near = _nearest(key, section, path)
     if near is None:
-        found.say(kind, _dotted(path, key), f"{_dotted(path, key)} is no key of DeepSpeed: {what}")
+        found.say(
+            kind,
+            _dotted(path, key),
+            f"{_dotted(path, key)}{NO_KEY}"
+            if not refused
+            else f"{_dotted(path, key)} is no key of DeepSpeed: {what}",
+        )
         return None
     home, name = near
     meant = _dotted(home, name)
@@ -225,8 +251,15 @@ def _inner(key: str, value: Mapping[str, Any], release: str | None, found: Check
     return result
 
 
-def _whole(key: str, value: Any, found: Checked) -> int:
+def _whole(key: str, value: Any, found: Checked) -> int | str:
     """A whole number: 8, 8.0, "8", 5e7; of "5e7", which DeepSpeed refuses, that is said."""
+    if isinstance(value, str) and PLACEHOLDER.fullmatch(value.strip(" ,\"'")):
+        if key in DECIDE:
+            raise HarnessError(
+                f"config: {key} is {value!r}, a placeholder; put in the number that training has"
+            )
+        found.say("auto", key, f"{key} is {value!r}, a placeholder, and not known here")
+        return AUTO
     try:
         number = float(value) if not isinstance(value, str) else float(value.strip().replace("_", ""))
         whole = int(number)

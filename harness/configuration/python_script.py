@@ -9,6 +9,7 @@ from typing import Any
 from harness.configuration.facts import facts_of, facts_of_model, trainer_facts
 from harness.configuration.files import kind_of
 from harness.configuration.found import Found
+from harness.configuration.keys import AUTO
 from harness.configuration.recipes import Follow
 from harness.configuration.remarks import Remark
 from harness.system.errors import HarnessError
@@ -51,17 +52,18 @@ CONFIG_NAMES = (
     "config_dict_or_path",
     "default",
 )
+DECIDE = ("zero_optimization", "zero_optimization.stage", "zero_optimization.zero_hpz_partition_size")
 OPTIONS = ("--deepspeed_config", "--deepspeed", "--ds_config")
 
 
-def from_python(text: str, source: str, follow: Follow) -> Found:
-    """What a script says. Raises HarnessError where it is no Python or holds and names no configuration."""
+def from_python(text: str, source: str, follow: Follow, arguments: Mapping[str, Any] | None = None) -> Found:
+    """What a script says that is started with `arguments`. Raises HarnessError where it has no configuration."""
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
         raise HarnessError(f"{source}: line {error.lineno}: not Python ({error.msg})") from error
-    names = _constants(tree)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    names = _constants(tree, _options(calls) | _read(arguments or {}))
     given = _arguments(calls, names)
     model = next(
         (str(given[key]) for key in ("model_name_or_path", "model") if given.get(key)),
@@ -81,6 +83,11 @@ def from_python(text: str, source: str, follow: Follow) -> Found:
     inside = _configuration_in(tree, names)
     if inside is not None:
         config, missing = inside
+        if lost := [key for key in missing if key in DECIDE]:
+            raise HarnessError(
+                f"{source}: works out {' and '.join(lost)} itself; give the configuration that it makes as JSON, or a "
+                "shell script that starts it with its arguments"
+            )
         unread = [
             Remark("auto", key, f"{key} is worked out by the script, and not known here") for key in missing
         ]
@@ -116,15 +123,44 @@ def _name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def _constants(tree: ast.Module) -> dict[str, Any]:
-    """Names that are bound once, to a value that can be read."""
-    found: dict[str, Any] = {}
+def _constants(tree: ast.Module, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Names that are bound once, to a value that can be read; `options` are those of the command line, `args.NAME`."""
+    found: dict[str, Any] = dict(options)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            value = _value(node.value, found)
-            name = node.targets[0].id
-            found[name] = UNKNOWN if name in found and found[name] != value else value
+        if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+            continue
+        target, value = node.targets[0], _value(node.value, found)
+        if isinstance(target, ast.Name):
+            found[target.id] = UNKNOWN if target.id in found and found[target.id] != value else value
+        elif isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
+            inner, key = found.get(target.value.id), target.slice
+            if isinstance(inner, dict) and isinstance(key, ast.Constant):
+                inner[key.value] = value  # config["zero_optimization"] = …
     return {name: value for name, value in found.items() if value is not UNKNOWN}
+
+
+def _options(calls: list[ast.Call]) -> dict[str, Any]:
+    """Defaults of a script's own command line: `args.NAME` → value."""
+    found: dict[str, Any] = {}
+    for call in calls:
+        names = [
+            one.value for one in call.args if isinstance(one, ast.Constant) and isinstance(one.value, str)
+        ]
+        default = next((word.value for word in call.keywords if word.arg == "default"), None)
+        if _name(call.func).endswith("add_argument") and names and isinstance(default, ast.Constant):
+            found[f"args.{names[-1].lstrip('-').replace('-', '_')}"] = default.value
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _read(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a command line as the values that a parser makes of them."""
+    found: dict[str, Any] = {}
+    for name, value in arguments.items():
+        try:
+            found[f"args.{name}"] = ast.literal_eval(value) if isinstance(value, str) else value
+        except (ValueError, SyntaxError):
+            found[f"args.{name}"] = value
+    return found
 
 
 def _value(node: ast.expr | None, names: Mapping[str, Any]) -> Any:
@@ -134,8 +170,11 @@ def _value(node: ast.expr | None, names: Mapping[str, Any]) -> Any:
         return {key.value: _value(value, names) for key, value in pairs if isinstance(key, ast.Constant)}
     if isinstance(node, ast.List | ast.Tuple):
         return [_value(one, names) for one in node.elts]
-    if isinstance(node, ast.Name):
-        return names.get(node.id, UNKNOWN)
+    if isinstance(node, ast.Name | ast.Attribute):
+        return names.get(_name(node), UNKNOWN)
+    if isinstance(node, ast.Call) and _name(node.func) in ("int", "float") and len(node.args) == 1:
+        inner = _value(node.args[0], names)
+        return int(inner) if isinstance(inner, int | float) else UNKNOWN
     if node is None:
         return None
     try:
@@ -176,7 +215,7 @@ def _known(config: Mapping[str, Any], path: str, missing: list[str]) -> dict[str
     for key, value in config.items():
         if value is UNKNOWN:
             missing.append(f"{path}{key}")
-            result[key] = "auto"
+            result[key] = AUTO
         else:
             result[key] = _known(value, f"{path}{key}.", missing) if isinstance(value, Mapping) else value
     return result

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from harness.configuration.files import HINT, Kind, keys_of, kind_of, nested, read_text
 from harness.configuration.found import Found
 from harness.configuration.python_script import facts_in, from_python
-from harness.configuration.recipes import facts_of_config, from_accelerate, from_axolotl, from_trainer
+from harness.configuration.recipes import Follow, facts_of_config, from_accelerate, from_axolotl, from_trainer
 from harness.configuration.remarks import Remark
 from harness.configuration.shell import arguments_in, from_shell
 from harness.system.errors import HarnessError
@@ -22,15 +24,17 @@ def read_configuration(file: Path, depth: int = 0) -> Found:
     text = read_text(file)
     suffix = file.suffix.lower()
 
-    def follow(name: str) -> Found:
-        if depth >= DEEP:
-            raise HarnessError(f"{file}: names {name}, and so on in a circle; {HINT}")
-        return read_configuration(_named(name, file), depth + 1)
-
+    follow = _follow(file, depth)
     if suffix == ".py":
         return from_python(text, str(file), follow)
     if suffix in SHELL or text.startswith("#!"):
-        return from_shell(text, str(file), follow, lambda name: _script(name, file, depth))
+        return from_shell(
+            text,
+            str(file),
+            follow,
+            lambda name, given: _script(name, file, depth, given),
+            lambda name: read_text(_named(name, file)),
+        )
     remarks: list[Remark] = []
     keys = keys_of(text, str(file), remarks)
     kind = kind_of(keys)
@@ -60,6 +64,17 @@ def read_configuration(file: Path, depth: int = 0) -> Found:
             remarks=(said,),
         )
     raise HarnessError(f"{file}: {what_it_is(kind, list(map(str, keys)))}; {HINT}")
+
+
+def _follow(file: Path, depth: int) -> Follow:
+    """Reads what a file names."""
+
+    def follow(name: str) -> Found:
+        if depth >= DEEP:
+            raise HarnessError(f"{file}: names {name}, and so on in a circle; {HINT}")
+        return read_configuration(_named(name, file), depth + 1)
+
+    return follow
 
 
 def what_it_is(kind: Kind, keys: list[str]) -> str:
@@ -96,7 +111,7 @@ def _without_config(file: Path, text: str) -> Found:
 
     if file.suffix == ".py":
         return from_python(text, str(file), nothing)
-    return from_shell(text, str(file), nothing, lambda _: Found(deepspeed={}))
+    return from_shell(text, str(file), nothing, lambda _, __: Found(deepspeed={}), lambda _: "{}")
 
 
 def _checked(arguments: dict[str, object], given: str) -> dict[str, object]:
@@ -105,14 +120,14 @@ def _checked(arguments: dict[str, object], given: str) -> dict[str, object]:
     return arguments
 
 
-def _script(name: str, beside: Path, depth: int) -> Found | None:
+def _script(name: str, beside: Path, depth: int, arguments: Mapping[str, Any]) -> Found | None:
     """What a Python file says that a shell script starts; None where it is not here."""
     try:
         file = _named(name, beside)
     except HarnessError:
         return None
     try:
-        return read_configuration(file, depth + 1)
+        return from_python(read_text(file), str(file), _follow(file, depth + 1), arguments)
     except HarnessError:
         return Found(facts=script_facts(file), facts_read=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from pathlib import PurePath
 from typing import Any
 
 from harness.configuration.facts import facts_of, trainer_facts
@@ -25,14 +26,26 @@ ACCELERATE_BLOCK = {
     *("offload_param_nvme_path", "zero3_init_flag", "zero3_save_16bit_model", "zero_stage"),
     *("deepspeed_exclusion_filter", "deepspeed_inclusion_filter", "deepspeed_moe_layer_cls_names"),
 }
+OPEN: dict[str, Any] = {  # in all of these left to the trainer
+    "bf16": {"enabled": "auto"},
+    "fp16": {"enabled": "auto"},
+    "gradient_accumulation_steps": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+}
+OFFLOADED: dict[str, Any] = {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
 BUILT_IN: dict[str, dict[str, Any]] = {
-    # Names that ms-swift resolves to files of its own; of these, what is common to its releases.
-    "zero0": {"stage": 0},
-    "zero1": {"stage": 1},
-    "zero2": {"stage": 2},
-    "zero3": {"stage": 3},
+    # Files that trainers bring along, by their names without .json.
+    **{f"zero{stage}": {"stage": stage} for stage in range(4)},  # ms-swift, axolotl
     "zero2_offload": {"stage": 2, "offload_optimizer": {"device": "cpu"}},
-    "zero3_offload": {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+    "zero3_offload": {"stage": 3, **OFFLOADED},
+    "zero3_bf16": {"stage": 3},
+    "zero3_bf16_cpuoffload_all": {"stage": 3, **OFFLOADED},
+    "zero3_bf16_cpuoffload_params": {"stage": 3, "offload_param": {"device": "cpu"}},
+    "zero1_torch_compile": {"stage": 1},
+    **{f"zero_stage{stage}_config": {"stage": stage} for stage in (1, 2, 3)},  # Accelerate
+    **{f"ds_z{stage}_config": {"stage": stage} for stage in (0, 2, 3)},  # LLaMA-Factory
+    "ds_z2_offload_config": {"stage": 2, "offload_optimizer": {"device": "cpu"}},
+    "ds_z3_offload_config": {"stage": 3, **OFFLOADED},
 }
 AXOLOTL = {
     "micro_batch_size": "per_device_train_batch_size",
@@ -54,7 +67,7 @@ def from_accelerate(keys: Mapping[str, Any], source: str, follow: Follow) -> Fou
     named = block.get("deepspeed_config_file")
     found = Found(
         form="Accelerate configuration",
-        deepspeed=None if named else _accelerate_keys(block, dtype),
+        deepspeed=None if named else accelerate_keys(block, dtype),
         arguments={"bf16": dtype == "bf16", "fp16": dtype == "fp16"} if "mixed_precision" in keys else {},
         world_size=world,
         ranks_per_node=per_node(world, nodes),
@@ -63,10 +76,10 @@ def from_accelerate(keys: Mapping[str, Any], source: str, follow: Follow) -> Fou
         | {"accelerate"},
         remarks=tuple(_accelerate_remarks(block)),
     )
-    return found.filled(follow(str(named))) if named else found
+    return found.filled(named_configuration(str(named), follow)) if named else found
 
 
-def _accelerate_keys(block: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+def accelerate_keys(block: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """DeepSpeed's keys as Accelerate makes them of its own."""
     zero: dict[str, Any] = {"stage": block.get("zero_stage", 2)}
     for what in ("optimizer", "param"):
@@ -133,24 +146,34 @@ def _with_deepspeed(found: Found, keys: Mapping[str, Any], source: str, follow: 
     if isinstance(named, Mapping):
         return found.filled(Found(deepspeed=dict(named)))
     if not named:
-        close = get_close_matches("deepspeed", [str(key) for key in keys], n=1, cutoff=0.75)
-        hint = f" ({close[0]!r} is none)" if close else ""
-        raise HarnessError(
-            f"{source}: {found.form} without the key deepspeed{hint}: it trains without DeepSpeed"
+        close = get_close_matches(
+            "deepspeed", [str(key) for key in keys if key != "deepspeed"], n=1, cutoff=0.75
         )
-    return found.filled(named_configuration(str(named), keys, follow))
+        hint = f"did you mean deepspeed by {close[0]}? " if close else ""
+        raise HarnessError(
+            f"{source}: this {found.form} names no DeepSpeed configuration (key deepspeed); {hint}Give the one that "
+            "training is started with as --config, and this as --trainer-args"
+        )
+    return found.filled(named_configuration(str(named), follow))
 
 
-def named_configuration(named: str, arguments: Mapping[str, Any], follow: Follow) -> Found:
-    """The configuration of a name: a file, or one of those that ms-swift brings along. Raises HarnessError."""
-    name = named.removeprefix("default-").replace("-", "_")
+def named_configuration(named: str, follow: Follow) -> Found:
+    """The configuration of a name: a file, or one that a trainer brings along under it. Raises HarnessError.
+
+    Of the latter, read are stage and offloading; the rest differs between that trainer's releases.
+    """
+    name = PurePath(named).name.removesuffix(".json").removeprefix("default-").replace("-", "_")
     if name not in BUILT_IN:
         return follow(named)
-    zero = dict(BUILT_IN[name])
-    if size := whole(arguments.get("zero_hpz_partition_size")):
-        zero["zero_hpz_partition_size"] = size
-    text = f"{named} is a file of ms-swift's own; read of it are stage and offloading"
-    return Found(deepspeed={"zero_optimization": zero}, remarks=(Remark("assumed", "deepspeed", text),))
+    try:
+        return follow(named)
+    except HarnessError:
+        text = f"{named} is taken for the file of that name that the trainer brings: known are stage and offloading"
+    return Found(
+        deepspeed={**OPEN, "zero_optimization": {**BUILT_IN[name], "overlap_comm": "auto"}},
+        unread=frozenset({"zero_optimization.overlap_comm"}),
+        remarks=(Remark("assumed", "deepspeed", text),),
+    )
 
 
 def facts_of_config(keys: Mapping[str, Any]) -> frozenset[str]:

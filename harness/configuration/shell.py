@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from harness.configuration.facts import facts_of, trainer_facts
 from harness.configuration.files import keys_of, kind_of
 from harness.configuration.found import Found, per_node, whole
-from harness.configuration.recipes import Follow, named_configuration
+from harness.configuration.recipes import Follow, accelerate_keys, named_configuration
+from harness.configuration.remarks import Remark
 from harness.system.errors import HarnessError
 
 SBATCH = re.compile(r"^\s*#SBATCH\s+(.+)$", re.MULTILINE)
-ASSIGNED = re.compile(r"(?<![\w.$-])([A-Za-z_]\w*)=(\"[^\"\n]*\"|'[^'\n]*'|\$\(\([^)]*\)\)|[^\s;#&|]*)")
+ASSIGNED = re.compile(
+    r"(?<![\w.$-])([A-Za-z_]\w*)=(\"[^\"\n]*\"|'[^'\n]*'|\$\(\([^)]*\)\)|(?:\$\(\([^)]*\)\)|[^\s;#&|])*)"
+)
 HERE = re.compile(r"<<-?\s*(['\"]?)(\w+)\1([^\n]*)\n(.*?)\n\s*\2\s*$", re.DOTALL | re.MULTILINE)
 HERE_FILE = re.compile(r">\s*(\S+)")
 VARIABLE = re.compile(r"\$\{(\w+)(?::?[-=]([^}]*))?\}|\$(\w+)")
 ARITHMETIC = re.compile(r"\$\(\(\s*([\d\s*+/()-]+)\s*\)\)")
 PINNED = re.compile(r"\b(deepspeed|torch|transformers)\s*==\s*([0-9][\w.+]*)")
+# In a quoted command, too, as that of `bash -c`.
+OPTION = re.compile(
+    r"(?<![\w-])--([A-Za-z][\w.-]*)(?:=(\"[^\"]*\"|'[^']*'|[^\s'\"]*)|\s+(\"[^\"]*\"|'[^']*'|(?!-)[^\s'\";&|)]+))?"
+)
+SED = re.compile(r"s([/|#@])([^/|#@]+)\1([^/|#@]*)\1")
 STARTED = re.compile(r"(?<![\w./-])([\w./-]+\.(?:py|ya?ml))(?![\w.])")
 LONG = {"-N": "nodes", "-n": "ntasks", "-G": "gpus"}
 CONFIG = (
@@ -33,21 +41,24 @@ CONFIG = (
     "deepspeed_path",
 )
 RECIPE = ("config_file", "config")
-NODES = ("nnodes", "num_nodes", "num_machines", "NNODES", "WORLD_NODES")
-PER_NODE = (
-    "nproc_per_node",
-    "num_gpus",
-    "nproc-per-node",
-    "ntasks_per_node",
-    "gpus_per_node",
-    "NPROC_PER_NODE",
-    "GPUS_PER_NODE",
-)
-TOTAL = ("num_processes", "world_size", "WORLD_SIZE", "ntasks")
+NODES = ("nnodes", "num_nodes", "num_machines", "NNODES")
+PER_NODE = ("nproc_per_node", "num_gpus", "NPROC_PER_NODE", "GPUS_PER_NODE")
+TOTAL = ("num_processes", "world_size")
+SIZES = (
+    "zero_hpz_partition_size",
+    "zpg",
+)  # hpZ as an argument, as ms-swift, open-instruct and OpenRLHF have it
 
 
-def from_shell(text: str, source: str, follow: Follow, script: Callable[[str], Found | None]) -> Found:
-    """What a shell script says. `follow` reads a configuration that it names, `script` a Python file that it starts.
+def from_shell(
+    text: str,
+    source: str,
+    follow: Follow,
+    script: Callable[[str, Mapping[str, Any]], Found | None],
+    read: Callable[[str], str],
+) -> Found:
+    """What a shell script says. `follow` reads a configuration that it names, `script` a Python file that it starts,
+    and `read` gives the text of a file.
 
     Raises HarnessError where it names no configuration at all.
     """
@@ -76,17 +87,21 @@ def from_shell(text: str, source: str, follow: Follow, script: Callable[[str], F
         | (trainer_facts(model) if "per_device_train_batch_size" in arguments else frozenset()),
     )
     started = list(dict.fromkeys(STARTED.findall(plain)))
-    scripts = [said for name in started if name.endswith(".py") and (said := script(name)) is not None]
+    scripts = [
+        said for name in started if name.endswith(".py") and (said := script(name, arguments)) is not None
+    ]
+    if (made := _made_by_sed(plain, arguments, read)) is not None:
+        written = {made[0]: Found(deepspeed=keys_of(made[1], source, []))}
     recipes = [name for name in started if not name.endswith(".py")]
     config = _configuration(arguments, recipes, written, follow) or next(
-        (said for said in scripts if said.deepspeed is not None), None
+        (said for said in scripts if said.deepspeed is not None), _by_arguments(arguments)
     )
     if config is None:
         raise HarnessError(
             f"{source}: names no DeepSpeed configuration (--deepspeed, --deepspeed_config, --config_file) "
             "that can be read; give that file as --config"
         )
-    found = found.filled(config)
+    found = found.filled(_with_size(config, arguments))
     for said in scripts:
         found = found.filled(said)
     return found
@@ -103,12 +118,36 @@ def _configuration(
     failed: HarnessError | None = None
     for name in [*named, *recipes]:
         try:
-            return named_configuration(name, arguments, follow)
+            return named_configuration(name, follow)
         except HarnessError as error:
             failed = failed or error
     if failed is not None:
         raise failed
     return None
+
+
+def _by_arguments(arguments: Mapping[str, Any]) -> Found | None:
+    """ZeRO as arguments of Accelerate's launcher or of OpenRLHF; None where there are none."""
+    stage = whole(arguments.get("zero_stage"))
+    if stage is None:
+        return None
+    dtype = str(arguments.get("mixed_precision", "bf16" if arguments.get("bf16") else "no"))
+    return Found(deepspeed=accelerate_keys({**arguments, "zero_stage": stage}, dtype))
+
+
+def _with_size(config: Found, arguments: Mapping[str, Any]) -> Found:
+    """With hpZ where an argument switches it on and the file does not say."""
+    size = next((number for name in SIZES if (number := whole(arguments.get(name)))), None)
+    keys = config.deepspeed or {}
+    zero = keys.get("zero_optimization")
+    if size is None or not isinstance(zero, Mapping) or "zero_hpz_partition_size" in zero:
+        return config
+    said = Remark(
+        "assumed", "zero_optimization.zero_hpz_partition_size", f"hpZ is set to {size} by an argument"
+    )
+    return replace(
+        config, deepspeed={**keys, "zero_optimization": {**zero, "zero_hpz_partition_size": size}}
+    ).saying(said)
 
 
 def arguments_in(line: str) -> dict[str, Any]:
@@ -118,19 +157,11 @@ def arguments_in(line: str) -> dict[str, Any]:
 
 def _arguments(text: str) -> Iterator[tuple[str, Any]]:
     for line in text.splitlines():
-        if "--" not in line or line.lstrip().startswith("#"):
+        if line.lstrip().startswith("#"):
             continue
-        try:
-            words = shlex.split(line, comments=True)
-        except ValueError:
-            words = line.split()
-        for index, word in enumerate(words):
-            if not word.startswith("--") or len(word) < 3:
-                continue
-            name, sign, value = word[2:].partition("=")
-            after = words[index + 1] if index + 1 < len(words) else "--"
-            given: Any = value if sign else True if after.startswith("--") else after
-            yield name.replace("-", "_"), given
+        for found in OPTION.finditer(line):
+            value = found[2] if found[2] is not None else found[3]
+            yield found[1].rpartition(".")[2].replace("-", "_"), True if value is None else value.strip("\"'")
 
 
 def _batch(text: str) -> dict[str, str]:
@@ -213,10 +244,29 @@ def _here_documents(text: str, source: str) -> Iterator[tuple[str, Found]]:
             yield (named[1].strip("\"'") if named else ""), Found(deepspeed=keys)
 
 
+def _made_by_sed(
+    plain: str, arguments: Mapping[str, Any], read: Callable[[str], str]
+) -> tuple[str, str] | None:
+    """Name and text of the configuration that a script makes of a template: `sed "s/MICRO/4/" template > file`."""
+    for name in (str(arguments[key]) for key in CONFIG if isinstance(arguments.get(key), str)):
+        line = next((one for one in plain.splitlines() if SED.search(one) and f"> {name}" in one), None)
+        template = re.search(r"(?<![\w./-])[\w./-]+\.json(?![\w.])", line) if line else None
+        if line is None or template is None or template[0] == name:
+            continue
+        try:
+            text = read(template[0])
+        except HarnessError:
+            continue
+        for _, old, new in SED.findall(line):
+            text = text.replace(old, new)
+        return name, text
+    return None
+
+
 def _ranks(
     arguments: Mapping[str, Any], variables: Mapping[str, str], batch: Mapping[str, str]
 ) -> tuple[int | None, int | None]:
-    """World size and ranks on a node, as far as they stand there."""
+    """World size and ranks on a node, as far as they stand there: of the launcher, else of the job."""
 
     def first(names: tuple[str, ...], *places: Mapping[str, Any]) -> int | None:
         return next(
@@ -224,15 +274,18 @@ def _ranks(
         )
 
     nodes = first(NODES, arguments, variables) or whole(batch.get("nodes", "").partition("-")[0])
-    here = first(PER_NODE, arguments, variables) or _gpus(batch) or whole(batch.get("ntasks_per_node"))
+    here, total = first(PER_NODE, arguments, variables), first(TOTAL, arguments)
+    if total and (nodes or not here):
+        return total, per_node(total, nodes) or here
     if here is None and (visible := variables.get("CUDA_VISIBLE_DEVICES")):
         here = len([one for one in visible.split(",") if one.strip().isdigit()]) or None
-    total = first(TOTAL, arguments, variables) or whole(batch.get("ntasks"))
+    if here:
+        return (nodes * here, here) if nodes else (None if batch or "hostfile" in arguments else here, here)
+    tasks, gpus = (
+        first(("ntasks_per_node",), batch, arguments),
+        _gpus(batch) or first(("gpus_per_node",), arguments),
+    )
+    here = tasks if tasks and tasks > 1 else gpus or tasks  # one task a node starts a rank a GPU
     if here and nodes:
         return nodes * here, here
-    if total:
-        return total, here or per_node(total, nodes)
-    launched = any(name in arguments for name in (*PER_NODE, *NODES)) or bool(
-        variables.get("CUDA_VISIBLE_DEVICES")
-    )
-    return (here, here) if here and launched and not batch else (None, here)
+    return whole(batch.get("ntasks")), here

@@ -39,6 +39,7 @@ class Told:
 
     release: str | None = None
     torch: str | None = None
+    transformers: str | None = None
     world_size: int | None = None
     dtype: str | None = None
     """`bf16`, `fp16` or `fp32`."""
@@ -122,12 +123,15 @@ def curve_of(rows: Sequence[Row], source: str, notes: Sequence[str] = (), **know
     loss, said = column_of("loss", columns, source)
     grad, _ = column_of("grad_norm", columns, source)
     known |= {"columns": frozenset(columns), **_evaluations(rows, columns, source)}
+    rate, _ = column_of("learning_rate", columns, source)
     if loss is None and grad is None:
         if len(known["eval_loss"]):
             return empty_curve((*notes, "only evaluations, no training loss"), has_loss=False, **known)
+        if rate is not None:
+            return _steps_alone(training, rate, columns, notes, known)
         raise HarnessError(f"{source}: has no column for a loss, a gradient norm or an evaluation's loss")
-    keys = {what: column_of(what, columns, source)[0] for what in ("time", "learning_rate", "loss_scale")}
-    keys |= {"loss": loss, "grad_norm": grad}
+    keys = {what: column_of(what, columns, source)[0] for what in ("time", "loss_scale")}
+    keys |= {"loss": loss, "grad_norm": grad, "learning_rate": rate}
     read = {what: _Column(training, key, explicit=what == "loss") for what, key in keys.items()}
     has_loss = any(value is not None for value in read["loss"].values)
     main = "loss" if has_loss else "grad_norm"
@@ -143,6 +147,32 @@ def curve_of(rows: Sequence[Row], source: str, notes: Sequence[str] = (), **know
     if not values:
         return empty_curve((*notes, *said), **known)
     return _assemble(values, again, (*notes, *said), known)
+
+
+def _steps_alone(
+    rows: Sequence[Row],
+    rate: str,
+    columns: Mapping[str, None],
+    notes: Sequence[str],
+    known: Mapping[str, Any],
+) -> Curve:
+    """Steps and learning rates without a loss or a gradient norm, as DeepSpeed's own lines are."""
+    step = step_column(columns, rows)
+    found = {
+        int(at): number(row.get(rate)) for row in rows if step and (at := number(row.get(step))) is not None
+    }
+    steps = sorted(found)
+    nothing = np.full(len(steps), np.nan)
+    return Curve(
+        step=np.array(steps, dtype=np.int64),
+        loss=nothing,
+        grad_norm=nothing.copy(),
+        learning_rate=np.array(
+            [np.nan if found[at] is None else found[at] for at in steps], dtype=np.float64
+        ),
+        notes=(*notes, "neither a loss nor a gradient norm was logged; have the script print its loss"),
+        **(dict(known) | {"has_loss": False}),
+    )
 
 
 class _Column:

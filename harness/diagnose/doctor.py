@@ -10,12 +10,12 @@ import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
-from pathlib import Path
 from typing import Literal
 
 from harness.diagnose.faults import Exposure, Frozen, exposures, named, worst_first
 from harness.diagnose.setup import Setup
 from harness.diagnose.show import WIDTH
+from harness.system.build_locks import dead_locks
 from harness.system.errors import HarnessError
 from harness.variants import installed_release, release_ranges
 from harness.variants.sources import resolve
@@ -43,7 +43,7 @@ class Machine:
     packages: dict[str, str | None]
     """Package → installed version, or None."""
     build_locks: list[str]
-    """Lock files of builds of C++ extensions: where no build is running, they are dead and stop every start."""
+    """Lock files of interrupted builds of C++ extensions, which stop every start that needs them."""
     deepspeed_support: str
     """Whether the installed DeepSpeed can be patched, in words."""
 
@@ -62,7 +62,7 @@ def machine() -> Machine:
         chromium=next((found for name in _CHROMIUM if (found := shutil.which(name))), None),
         git=_output("git", "--version"),
         packages={name: _version(name) for name in PACKAGES},
-        build_locks=dead_locks(),
+        build_locks=[str(lock) for lock in dead_locks()],
         deepspeed_support=deepspeed_support(),
     )
 
@@ -103,7 +103,7 @@ class DoctorAnswer(Examination):
     machine: Machine
 
 
-def answer(here: Machine, found: Examination | None) -> DoctorAnswer:
+def doctor_answer(here: Machine, found: Examination | None) -> DoctorAnswer:
     nothing = {"headline": "", "setup": "", "release": None, "notes": (), "exposures": ()}
     return DoctorAnswer(machine=here, **(found.model_dump() if found else nothing))
 
@@ -170,12 +170,6 @@ def shorten(sentence: str, width: int) -> str:
     parts = re.split(r"(?<=\w)(?=[;:,] )", sentence)
     fitting = [one for one in accumulate(parts) if len(one) < width]
     return fitting[-1] + "." if fitting else sentence[: width - 1].rstrip() + "…"
-
-
-def dead_locks(folder: Path | None = None) -> list[str]:
-    """Lock files of builds of C++ extensions; one that no build holds stops every start."""
-    root = folder or Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions"))
-    return [str(lock) for lock in sorted(root.glob("**/lock"))]
 
 
 def _memory_gib() -> float | None:

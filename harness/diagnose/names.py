@@ -84,7 +84,9 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 LIKE = {
     # What an unknown name must look like to be taken for the quantity, where no known one is there.
-    "loss": re.compile(r"(^|[/_ .-])loss(es)?([/_ .-]?(mean|avg|step|train))?$|^loss[/_ ]"),
+    "loss": re.compile(
+        r"(^|[/_ .-])loss(es)?([/_ .-]?(mean|avg|step|train))?$|^loss[/_ ](?!scale|mask|fn|func)"
+    ),
     "grad_norm": re.compile(r"grad(ient)?s?[/_ .-]?(global)?[/_ .-]?norm|global[/_ .-]norm"),
     "learning_rate": re.compile(r"(^|[/_ .-])(lr|learning[/_ .-]rate)$"),
     "eval_loss": re.compile(r"^(eval|val|valid|validation|test)\w*[/_ .-].*loss$"),

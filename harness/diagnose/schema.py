@@ -1,4 +1,4 @@
-"""JSON Schemas of what `hpz doctor --json` and `hpz triage --json` print, written by `python -m harness.diagnose.schema`."""
+"""JSON Schemas of the answers of doctor and triage with `--json`; `python -m harness.diagnose.schema` writes them."""
 
 from __future__ import annotations
 

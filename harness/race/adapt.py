@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import MetaPathFinder
@@ -12,12 +11,12 @@ from typing import Any
 
 import torch
 
+from harness.configuration import checked, read_configuration
 from harness.device import Device
 from harness.device.collectives import Backend
 from harness.device.memory import DEVICE, on_device
 from harness.device.torch_private import dispatch_is_off, functions_off
 from harness.race.job import Program
-from harness.system.errors import HarnessError
 
 
 def adapt_hugging_face() -> None:
@@ -131,14 +130,15 @@ def _use_gloo(backend: str) -> None:
 
 
 def _with_config(initialize: Callable[..., Any], file: str) -> Callable[..., Any]:
-    """deepspeed.initialize with the keys of a JSON file laid over the script's own configuration."""
+    """deepspeed.initialize with the keys of a file, as DeepSpeed takes them, laid over the script's own."""
+    top = checked(read_config(file)).config
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         given = kwargs.pop("config", None) or kwargs.pop("config_params", None)
         arguments: Any = args[0] if args else kwargs.get("args")
         if given is None and getattr(arguments, "deepspeed_config", None):
             given, arguments.deepspeed_config = arguments.deepspeed_config, None
-        return initialize(*args, config=overlaid(read_config(given), read_config(file)), **kwargs)
+        return initialize(*args, config=overlaid(read_config(given), top), **kwargs)
 
     return wrapped
 
@@ -147,17 +147,7 @@ def read_config(source: Any) -> dict[str, Any]:
     """A DeepSpeed configuration from a dict, a file name or nothing. Raises HarnessError."""
     if source is None:
         return {}
-    if isinstance(source, Mapping):
-        return dict(source)
-    try:
-        content = json.loads(Path(source).read_text())
-    except (OSError, ValueError) as error:
-        raise HarnessError(
-            f"{source}: not a DeepSpeed JSON configuration ({error}); check --config"
-        ) from error
-    if not isinstance(content, dict):
-        raise HarnessError(f"{source}: not a DeepSpeed JSON configuration (no keys); check --config")
-    return content
+    return dict(source) if isinstance(source, Mapping) else read_configuration(Path(source)).deepspeed or {}
 
 
 def overlaid(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

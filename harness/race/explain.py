@@ -7,6 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.system.build_locks import dead_locks, sentence
+
+KNOWN = {
+    # What DeepSpeed says → what a user can do about it.
+    "ZeRO parameter intra parallel group is already initialized": "DeepSpeed makes hpZ's groups once in a process, so "
+    "a second zero.Init with zero_hpz_partition_size above 1 ends there (deepspeedai/DeepSpeed#4901, #7066): build "
+    "both models under one zero.Init, or leave hpZ out of the second's configuration",
+}
+BUILDS = ("op_builder/", "cpp_extension", "file_baton")  # where a rank waits for a C++ extension to be built
 _FRAME = re.compile(r'\s+File "([^"]+)", line (\d+), in (\S+)')
 
 
@@ -17,7 +26,10 @@ def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:
         rank = ended["rank"]
         lines = lines_of(folder / f"log-{rank}.txt")
         last = next((line for line in reversed(lines) if line.strip()), "no output")
-        return f"rank {rank} failed: {last.strip()}{raised_at(lines)}" + (f"; {mismatch}" if mismatch else "")
+        cause = next((f"; {text}" for words, text in KNOWN.items() if words in last), "")
+        return f"rank {rank} failed: {last.strip()}{raised_at(lines)}{cause}" + (
+            f"; {mismatch}" if mismatch else ""
+        )
     if mismatch:
         return f"the ranks wait for each other: {mismatch}"
     where = [
@@ -26,7 +38,9 @@ def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:
     why = "the time limit passed"
     if ended["how"] == "stalled":
         why = f"no rank has used the processor for {ended['patience']:.0f} s"
-    return f"{why}: {'; '.join(where) or 'no rank says where'}"
+    builds = any(place in one for place in BUILDS for one in where)
+    locks = [f". {sentence(lock)}" for lock in dead_locks()] if builds or not where else []
+    return f"{why}: {'; '.join(where) or 'no rank says where'}{''.join(locks)}"
 
 
 def raised_at(lines: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.hardware import find
-from harness.study.deepspeed_json import CONTROLLED
+from harness.study.deepspeed_json import CONTROLLED, check_keys, with_value
 from harness.study.messages import first_message
 from harness.study.records import Shape
 from harness.system.errors import HarnessError, nearest
@@ -67,6 +67,8 @@ def check_axes(block: Mapping[str, Any], where: str) -> None:
         if str(key).startswith(DEEPSPEED):
             check_not_controlled(tuple(key.removeprefix(DEEPSPEED).split(".")), f"{where}.{key}")
             check_no_number_as_text(value, f"{where}.{key}")
+            for one in value if isinstance(value, list) else [value]:
+                check_keys(with_value({}, key.removeprefix(DEEPSPEED), one), f"{where}.{key}: ")
         elif key not in valid:
             raise ValueError(f"{where}.{key} is not an axis; {nearest(str(key), valid)}")
         if value in ([], ()):

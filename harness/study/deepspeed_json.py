@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from harness.configuration import checked
 from harness.study.records import Shape, Training
 from harness.system.errors import HarnessError
 
@@ -53,6 +54,16 @@ def deepspeed_config(training: Training, shape: Shape, overrides: Mapping[str, A
     if shape.hpz > 1:
         config["zero_optimization"]["zero_hpz_partition_size"] = shape.hpz
     return config
+
+
+def check_keys(config: Mapping[str, Any], where: str = "") -> None:
+    """Refuse a key that DeepSpeed ignores or refuses, with the nearest that it knows. Raises ValueError."""
+    try:
+        odd = [one for one in checked(config).remarks if one.kind in ("ignored", "refused")]
+    except HarnessError as error:
+        raise ValueError(where + str(error).removeprefix("config: ")) from error
+    if odd:
+        raise ValueError(f"{where}{odd[0]}")
 
 
 def value_at(config: Mapping[str, Any], path: str) -> Any:

@@ -29,7 +29,7 @@ from harness.study.axes import (
     parse_shape,
     parse_stall,
 )
-from harness.study.deepspeed_json import CONTROLLED, deepspeed_config, value_at, with_value
+from harness.study.deepspeed_json import CONTROLLED, check_keys, deepspeed_config, value_at, with_value
 from harness.study.messages import first_message
 from harness.study.models import SHIPPED_MODELS
 from harness.study.records import (
@@ -97,6 +97,7 @@ class Study(Frozen):
                 "deepspeed.zero_optimization must hold keys; leave it out where there is none to set"
             )
         check_no_number_as_text(value, "deepspeed")
+        check_keys(value)
         return value
 
     @model_validator(mode="after")

@@ -29,8 +29,7 @@ def from_console(text: str) -> Rows | None:
     dictionaries = list(_dictionaries(text))
     if any(_has_value(row) for _, _, row in dictionaries):
         return _with_steps_of_bars(text, dictionaries)
-    rows = _one_a_step(_continued([row for line in text.splitlines() if (row := _pairs(line))]))
-    return rows if rows is not None and any(_has_value(row) for row in rows.rows) else None
+    return _one_a_step(_continued([row for line in text.splitlines() if (row := _pairs(line))]))
 
 
 def _has_value(row: Row) -> bool:
@@ -107,7 +106,7 @@ VALUE = rf"\s*(?:[:=]|is)?\s*(?:tensor\(|\[)?\s*\$?({NUMBER})"
 WORD = r"(?<![\w/])"
 QUANTITIES = {
     "loss": re.compile(
-        rf"{WORD}((?:[A-Za-z_]+[ _/-]){{0,3}}loss(?:_mean|/train|_step)?)\"?'?{VALUE}", re.IGNORECASE
+        rf"{WORD}((?:[A-Za-z_]+[ _/-]){{0,3}}[A-Za-z]*loss(?:_mean|/train|_step)?)\"?'?{VALUE}", re.IGNORECASE
     ),
     "grad_norm": re.compile(
         rf"{WORD}(?:(?:train|global|total|actor)[ _/])?(?:grad(?:ient)?s?[ _-]?norm|gnorm|global[ _]norm){VALUE}",
@@ -128,6 +127,9 @@ STEPS = (
     re.compile(r"[\[(]\s*(\d+)\s*/\s*\d+"),
     re.compile(r"(?<![\d.])(\d+)\s*/\s*\d+(?![\d.])"),
 )
+OWN_LINE = re.compile(
+    r"\[Rank \d+\] step=\d+, skipped=\d+, lr="
+)  # what DeepSpeed prints itself holds no loss
 NAN_ITERATIONS = re.compile(
     r"number of nan iterations:\s*([1-9]\d*)", re.IGNORECASE
 )  # Megatron leaves the loss out
@@ -151,7 +153,7 @@ def _pairs(line: str) -> dict[str, Any] | None:
             row[name] = value[1].replace(",", "")
     if NAN_ITERATIONS.search(line) and not _has_value(row):
         row["loss"] = "nan"
-    if not row or (not _has_value(row) and "[Rank " not in line):
+    if not row or not (_has_value(row) or OWN_LINE.search(line)):
         return None
     if epoch := QUANTITIES["epoch"].search(line):
         row["epoch"] = int(epoch[1])
@@ -188,7 +190,7 @@ def _continued(rows: Sequence[Row]) -> list[Row]:
         step, epoch = row.get("step"), row.get("epoch")
         if step is not None and epoch is not None and last_epoch is not None:
             if epoch > last_epoch and step <= last_step:
-                done += last_step
+                done += last_step + (step == 0)  # counted from 0 or from 1
             elif epoch < last_epoch:
                 done = 0
         found.append(row if step is None else {**row, "step": step + done})

@@ -8,13 +8,24 @@ from typing import Any
 
 from harness.diagnose.curve import Told
 
-RELEASE = re.compile(
-    r"DeepSpeed info: version=(\S+?),|(?:^|\s)deepspeed\s*(?:==|version:?|wheel compiled w\.\W+)\s*([0-9]\S*)",
-    re.MULTILINE | re.IGNORECASE,
-)
-TORCH = re.compile(
-    r"torch version\s*\.+\s*(\S+)|(?:^|\s)torch(?:==|\s*[Vv]ersion:?\s*)([0-9]\S*)", re.MULTILINE
-)
+VERSION = r"v?(\d+\.\d+\.\d+[\w.+-]*\w|\d+\.\d+\.\d+)"
+PRINTED_RELEASES = {
+    # As the package itself prints it when it starts, or ds_report does.
+    "deepspeed": re.compile(rf"DeepSpeed info: version={VERSION}|deepspeed info \.+ {VERSION}"),
+    "torch": re.compile(rf"torch version \.+ {VERSION}"),
+}
+LISTED_RELEASES = {
+    # As people and environment reports list it; taken where only one is listed.
+    name: re.compile(
+        rf"(?<![\w./-]){words}\b[`*'\"\s|]*(?:version)?[`*'\"\s]*(?:==?|:|\||@)?[`*'\"\s]*{VERSION}",
+        re.IGNORECASE,
+    )
+    for name, words in (
+        ("deepspeed", "deepspeed"),
+        ("torch", "(?:py)?torch"),
+        ("transformers", "transformers"),
+    )
+}
 WORLD = (
     re.compile(r"\bworld_size\s*\.{2,}\s*(\d+)"),
     re.compile(r"\bworld[ _]size[:=]?\s*(\d+)", re.IGNORECASE),
@@ -29,11 +40,18 @@ DTYPE = {
 PRINTED = re.compile(r"\bjson = (?=\{)")
 LOGGED = re.compile(r"^\[\d{4}-\d\d-\d\d [^\]]*\] \[[A-Z]+\] \[[^\]]*\] ?", re.MULTILINE)
 OVERFLOW = re.compile(
-    r"OVERFLOW! Rank \d+ Skipping step|number of skipped iterations:\s*[1-9]", re.IGNORECASE
+    r"OVERFLOW! Rank \d+ Skipping step|Overflow detected\. Skipping step|Grad overflow on iteration|"
+    r"number of skipped iterations:\s*[1-9]",
+    re.IGNORECASE,
 )
+SKIPPED = re.compile(r"\[Rank 0\] step=(\d+), skipped=(\d+)")
+ZERO_CONFIG = re.compile(r"zero_config \.+ (.*stage=.*)$", re.MULTILINE)
+ZERO_KEY = re.compile(r"(?<![\w.(])(\w+)=(\d+(?:\.\d+)?|True|False)\b")
+OFFLOADED = re.compile(r"(offload_param|offload_optimizer)=\w+\(device=(?:<[^:]*: )?'(\w+)'")
 ERROR = re.compile(
-    r"^.*?(?:(?:[A-Z]\w*|\b\w+\.)(?:Error|Exception|Timeout)\b[:(]|Watchdog caught collective operation timeout|"
-    r"Timed out initializing process group|CUDA out of memory|NCCL (?:error|WARN)|extra fields not permitted|"
+    r"^.*?(?:\bException: |(?:[A-Z]\w*|\b\w+\.)(?:Error|Exception|Timeout)\b[:(]|"
+    r"Watchdog caught collective operation timeout|Timed out initializing process group|"
+    r"CUDA out of memory|NCCL (?:error|WARN)|extra fields not permitted|"
     r"Extra inputs are not permitted).*$",
     re.MULTILINE,
 )
@@ -41,20 +59,37 @@ A_LOG = re.compile(
     r"\[(?:INFO|WARNING|ERROR)\]|\bINFO\b|Traceback \(most recent call last\)|\[deepspeed\]|\|\s*\d+/\d+ \[",
     re.IGNORECASE,
 )
+KEPT = (
+    *("stage", "overlap_comm", "reduce_bucket_size", "contiguous_gradients", "zero_hpz_partition_size"),
+    *(
+        "zero_quantized_weights",
+        "zero_quantized_gradients",
+        "mics_shard_size",
+        "use_multi_rank_bucket_allreduce",
+    ),
+    *("param_persistence_threshold", "prefetch_bucket_size", "max_live_parameters", "max_reuse_distance"),
+)
 ERRORS = 20  # are kept at most
 
 
 def told_by(text: str) -> Told:
     """What a log says of its run."""
-    dtype = next((name for name, pattern in DTYPE.items() if pattern.search(text)), None)
-    config = _printed_config(text)
     return Told(
-        release=_first(RELEASE.search(text)),
-        torch=_first(TORCH.search(text)),
+        release=_version("deepspeed", text),
+        torch=_version("torch", text),
+        transformers=_version("transformers", text),
         world_size=next((int(found[1]) for pattern in WORLD if (found := pattern.search(text))), None),
-        dtype=dtype,
-        config=config,
+        dtype=next((name for name, pattern in DTYPE.items() if pattern.search(text)), None),
+        config=_printed_config(text) or _printed_zero(text),
     )
+
+
+def _version(package: str, text: str) -> str | None:
+    """The release of a package: as it prints it itself, else as the text lists it, where it lists but one."""
+    if package in PRINTED_RELEASES and (printed := _first(PRINTED_RELEASES[package].search(text))):
+        return printed
+    listed = dict.fromkeys(LISTED_RELEASES[package].findall(text))
+    return next(iter(listed)) if len(listed) == 1 else None
 
 
 def errors_in(text: str) -> tuple[str, ...]:
@@ -68,7 +103,8 @@ def errors_in(text: str) -> tuple[str, ...]:
 
 def overflows_in(text: str) -> int:
     """Times that a step was skipped for an overflow."""
-    return len(OVERFLOW.findall(text))
+    counted = [int(skipped) for _, skipped in SKIPPED.findall(text)]
+    return max([len(OVERFLOW.findall(text)), *counted])
 
 
 def is_log(text: str) -> bool:
@@ -91,3 +127,14 @@ def _printed_config(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return content if isinstance(content, dict) else None
+
+
+def _printed_zero(text: str) -> dict[str, Any] | None:
+    """As DeepSpeed prints ZeRO's settings by themselves, for a log whose JSON was cut off."""
+    found = ZERO_CONFIG.search(text)
+    if found is None:
+        return None
+    zero: dict[str, Any] = {key: json.loads(value.lower()) for key, value in ZERO_KEY.findall(found[1])}
+    zero |= {key: {"device": device} for key, device in OFFLOADED.findall(found[1]) if device != "none"}
+    known = {key: value for key, value in zero.items() if key in KEPT or key.startswith("offload")}
+    return {"zero_optimization": known}

@@ -62,7 +62,7 @@ def read_setup(
     if given.script:
         found = found.filled(Found(facts=script_facts(given.script), facts_read=True))
     release = _release(given, found, told, assume_installed)
-    world = given.world_size or found.world_size or told.world_size
+    world = given.world_size if given.world_size is not None else found.world_size or told.world_size
     model = any_model(given.model) if given.model else None
     raw = found.deepspeed if found.deepspeed is not None else told.config
     try:
@@ -72,10 +72,10 @@ def read_setup(
             config=keys,
             has_config=raw is not None,
             world_size=world,
-            ranks_per_node=given.ranks_per_node or found.ranks_per_node,
+            ranks_per_node=found.ranks_per_node if given.ranks_per_node is None else given.ranks_per_node,
             numels=_numels(model, given),
             torch=given.torch or found.torch or told.torch,
-            transformers=found.transformers,
+            transformers=found.transformers or told.transformers,
             facts=found.facts,
             facts_read=found.facts_read,
             remarks=(

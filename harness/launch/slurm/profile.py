@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from harness.study import Frozen
 from harness.system.errors import HarnessError, nearest
@@ -61,6 +61,15 @@ class Profile(Frozen):
             raise ValueError("write HH:MM:SS, D-HH:MM:SS or minutes, in quotes")
         return value
 
+    @model_validator(mode="after")
+    def _asked_to_stop_after_the_start(self) -> Self:
+        if self.signal_lead_seconds >= (limit := seconds(self.time)):
+            raise ValueError(
+                f"signal_lead_seconds ({self.signal_lead_seconds}) must be below the time limit ({self.time}, "
+                f"{limit} s): a job would be asked to stop as soon as it starts"
+            )
+        return self
+
     @field_validator("wandb", mode="before")
     @classmethod
     def _off_is_no_boolean(cls, value: object) -> object:
@@ -90,6 +99,15 @@ class Profile(Frozen):
         return value
 
 
+def seconds(time: str) -> int:
+    """A time limit of SLURM's: D-HH:MM:SS, HH:MM:SS or minutes."""
+    days, dash, clock = time.rpartition("-")
+    if ":" not in clock:
+        return int(clock) * 60
+    hours, minutes, rest = map(int, clock.split(":"))
+    return ((int(days) if dash else 0) * 24 + hours) * 3600 + minutes * 60 + rest
+
+
 def load_profile(path: str | Path) -> Profile:
     """Read a profile. Raises HarnessError naming file and key, with the nearest valid key."""
     file = Path(path)
@@ -105,4 +123,5 @@ def _sentence(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{where} is not a key; {nearest(where, Profile.model_fields)}"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']!r})"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message} (given: {first['input']!r})" if where else message

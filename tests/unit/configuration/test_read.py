@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.configuration import Found, read_arguments, read_configuration, resolved
+from harness.configuration import Found, checked, read_arguments, read_configuration, resolved
 from harness.system.errors import HarnessError
 
 HPZ = {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 8}}
@@ -114,7 +114,9 @@ def test_ms_swifts_own_names_are_known(folder: Path) -> None:
         "run.sh",
         "NPROC_PER_NODE=8 NNODES=2 swift sft --deepspeed zero3 --zero_hpz_partition_size 8 --model m\n",
     )
-    assert (found.deepspeed, found.world_size, found.ranks_per_node) == (HPZ, 16, 8)
+    assert found.deepspeed is not None and (found.world_size, found.ranks_per_node) == (16, 8)
+    zero = found.deepspeed["zero_optimization"]
+    assert (zero["stage"], zero["zero_hpz_partition_size"], zero["overlap_comm"]) == (3, 8, "auto")
 
 
 SBATCH = """#!/bin/bash
@@ -231,12 +233,12 @@ def test_a_python_script_names_a_file(folder: Path) -> None:
         (
             "sft.yaml",
             "template: chatml\nfinetuning_type: full\n",
-            "without the key deepspeed: it trains without DeepSpeed",
+            "names no DeepSpeed configuration .key deepspeed.; Give the one that",
         ),
         (
             "sft2.yaml",
             "template: chatml\ndeepseed: ds.json\n",
-            "without the key deepspeed .'deepseed' is none.",
+            "did you mean deepspeed by deepseed",
         ),
         ("run.sh", "torchrun train.py --deepspeed gone.json\n", "names gone.json, which is not here"),
         ("plain.sh", "echo hello\n", "names no DeepSpeed configuration"),
@@ -291,3 +293,73 @@ def test_arguments_come_from_a_line_or_a_file(folder: Path) -> None:
     assert read_arguments(str(folder / "run.sh")).arguments == {"bf16": "true", "learning_rate": "1e-5"}
     with pytest.raises(HarnessError, match=r"holds no arguments such as --bf16 True"):
         read_arguments("bf16")
+
+
+FORMS = {
+    # What people call scripts with, and what stands in them: hpZ's size, ranks in all and on a node.
+    "srun bash -c 'torchrun \\\n --nproc-per-node $G --nnodes $SLURM_NNODES t.py --deepspeed ds.json'": (
+        8,
+        32,
+        8,
+    ),
+    "deepspeed --module cli.train --ds.zero_stage 3 --ds.zpg 4 --ds.param_dtype bf16": (4, None, None),
+    "accelerate launch --use_deepspeed --zero_stage 3 --num_processes 8 --num_machines 1 other.py": (1, 8, 8),
+    'sed "s/STAGE/3/" template.json | sed "s/HPZ/$G/" > made.json\ndeepspeed t.py --deepspeed_config made.json': (
+        8,
+        None,
+        None,
+    ),
+    "deepspeed --num_gpus 8 t.py --size 2": (2, 8, 8),
+}
+
+
+@pytest.mark.parametrize("line", FORMS)
+def test_what_stands_in_a_script_is_read_as_the_shell_reads_it(folder: Path, line: str) -> None:
+    (folder / "template.json").write_text(
+        '{"zero_optimization": {"stage": STAGE, "zero_hpz_partition_size": HPZ}}'
+    )
+    (folder / "t.py").write_text(
+        "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--size', type=int, default=4)\n"
+        "args = parser.parse_args()\nzero = {'stage': 3}\nzero['zero_hpz_partition_size'] = args.size\n"
+        "config = {'zero_optimization': zero, 'train_micro_batch_size_per_gpu': int(1e0)}\n"
+    )
+    batch = "#SBATCH -N 4\n" if "SLURM" in line else ""
+    found = read(folder, "job.sh", f"#!/bin/bash\n{batch}G=8\n{line}\n")
+    assert found.deepspeed is not None
+    size, world, per_node = FORMS[line]
+    assert found.deepspeed["zero_optimization"].get("zero_hpz_partition_size", 1) == size
+    assert (found.world_size, found.ranks_per_node) == (world, per_node)
+
+
+def test_a_stage_that_only_the_script_knows_is_no_stage_0(folder: Path) -> None:
+    with pytest.raises(
+        HarnessError, match=r"works out zero_optimization.stage itself; give the configuration"
+    ):
+        read(folder, "train.py", "import sys\nconfig = {'zero_optimization': {'stage': int(sys.argv[1])}}\n")
+    with pytest.raises(HarnessError, match=r"stage is '\$2', a placeholder; put in the number"):
+        checked(read(folder, "ds.conf", '{"zero_optimization": {\n"stage": $2\n}}').deepspeed or {})
+
+
+def test_a_file_that_the_trainer_brings_along_is_known_by_its_name(folder: Path) -> None:
+    found = read(
+        folder,
+        "a.yaml",
+        "output_dir: x\ndeepspeed: examples/deepspeed/ds_z3_offload_config.json\nbf16: true\n",
+    )
+    assert found.deepspeed is not None
+    assert found.deepspeed["zero_optimization"]["offload_param"] == {"device": "cpu"}
+    assert "known are stage and offloading" in found.remarks[0].text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I use:\n```json\n" + json.dumps(HPZ, indent=2) + "\n```\nand it hangs",
+        "my config: " + str(HPZ),
+        '   "zero_optimization": {\n "stage": 3,\n\n "zero_hpz_partition_size": 8,\n },\n',
+        "cfg:\n" + str(HPZ),
+    ],
+    ids=["page", "dictionary", "part", "text"],
+)
+def test_a_configuration_amid_other_text_is_found(folder: Path, text: str) -> None:
+    assert read(folder, "post.md", text).deepspeed == HPZ

@@ -101,13 +101,6 @@ def test_a_fault_is_explained_on_a_page(app: typer.Typer) -> None:
     assert "- Releases: 0.10.0 to 0.13.4." in page
 
 
-def test_a_lock_of_a_build_is_found(tmp_path: Path) -> None:
-    lock = tmp_path / "py311_cpu" / "fused_adam" / "lock"
-    lock.parent.mkdir(parents=True)
-    lock.touch()
-    assert doctor.dead_locks(tmp_path) == [str(lock)]
-
-
 def test_an_entry_gives_reason_and_way_out(app: typer.Typer, config: Path) -> None:
     arguments = [
         "--config",

@@ -414,3 +414,96 @@ def test_parts_of_an_interrupted_wandb_run_are_one_curve(tmp_path: Path) -> None
         file = tmp_path / f"offline-run-{part}" / "run-x1.wandb"
         file.write_bytes(store([(step, 1.0, 1.0) for step in steps]))
     assert list(read_curve(tmp_path).step) == [1, 2, 3, 4]
+
+
+LINES = {
+    # A line of a log in the forms of some trainers, and its step, loss and gradient norm.
+    "[10:00:01.95] Epoch: [0]  [30/1504]  lr: 0.00002  closs: 1.25 (1.13)  grad_norm: 0.5 (1.2)  data: 0.0": (
+        30,
+        1.25,
+        0.5,
+    ),
+    "2026-01-05 10:00:00,215 - mm - INFO - Epoch [1][54/308]\tlr: 8e-05, loss/head/a: 0.3, loss: 4.5, grad_norm: nan": (
+        54,
+        4.5,
+        math.inf,
+    ),
+    "| Training Device=xla:0/3 Epoch=1 Step=280 Loss=0.25 Rate=1760.91 Time=07:29:39": (280, 0.25, math.nan),
+    "1|20|Loss: 2.5:   2%|▏ | 20/1000 [00:04<33:00,  2.0s/it]": (20, 2.5, math.nan),
+    "[titan] 2026-01-01 10:00:00,000 - root - INFO - step: 10  loss:  6.5  grad_norm:  2.25  memory: 40.15GiB": (
+        10,
+        6.5,
+        2.25,
+    ),
+    " steps: 20 loss: nan iter time (s): 0.523 samples/sec: 61.1": (20, math.nan, math.nan),
+    "Train Epoch: 0 [ 128/60000 (0%)]\tLoss: 2.500000": (128, 2.5, math.nan),
+    "INFO - Iter(train) [  20/1000]  lr: 1e-05  eta: 1:00:00  loss: 1.5  grad_norm: 2.5": (20, 1.5, 2.5),
+    "Train step of epoch 0: 3%|▎ | 5/150 [00:30<14:00, 5.8s/it, gpt_loss=2.25, lr=1e-6]": (5, 2.25, math.nan),
+    "Training Epoch: 0 Training Iteration: 2351  step_loss : 0.5  learning_rate : 1.9e-05": (
+        2351,
+        0.5,
+        math.nan,
+    ),
+    "step 5: tensor(2.5, device='cuda:0') loss tensor(2.5, device='cuda:0', grad_fn=<NllLossBackward0>)": (
+        5,
+        2.5,
+        math.nan,
+    ),
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_lines_of_many_trainers_are_read(line: str) -> None:
+    step, loss, norm = LINES[line]
+    curve = read(line + "\n")
+    assert list(curve.step) == [step]
+    np.testing.assert_array_equal(curve.loss, [loss])
+    np.testing.assert_array_equal(curve.grad_norm, [norm])
+
+
+def test_deepspeeds_own_lines_hold_no_loss_and_that_is_said() -> None:
+    line = (
+        "[INFO] [logging.py:96:log_dist] [Rank 0] step={}, skipped=8, lr=[1e-06, 5e-04], mom=[(0.9, 0.95)]\n"
+    )
+    curve = read(line.format(510) + line.format(520))
+    assert list(curve.step) == [510, 520] and not curve.has_loss and curve.overflows == 8
+    assert "neither a loss nor a gradient norm was logged; have the script print its loss" in curve.notes
+
+
+def test_a_scale_of_the_loss_is_not_the_loss() -> None:
+    line = " iteration {}/ 9000 | learning rate: 3.0E-04 | loss scale: 1.0 | grad norm: nan |\n"
+    curve = read(line.format(1) + line.format(2))
+    assert not curve.has_loss and curve.bad_gradient.all() and list(curve.loss_scale) == [1.0, 1.0]
+
+
+def test_zero_settings_are_read_of_a_log_whose_json_is_cut_off() -> None:
+    told = read(
+        "[INFO] [config.py:1:print]   zero_config .................. stage=3 overlap_comm=True offload_param="
+        "DeepSpeedZeroOffloadParamConfig(device='cpu', nvme_path=None) zero_hpz_partition_size=8\n"
+    ).told
+    assert told.config == {
+        "zero_optimization": {
+            "stage": 3,
+            "overlap_comm": True,
+            "zero_hpz_partition_size": 8,
+            "offload_param": {"device": "cpu"},
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "release"),
+    [
+        ("deepspeed info ................... 0.12.3, unknown, unknown", "0.12.3"),
+        ("- DeepSpeed version: 0.15.4\n- PyTorch version: 2.5.1+cu124 (GPU)", "0.15.4"),
+        ("| deepspeed | 0.16.9 |", "0.16.9"),
+        ("pip install deepspeed==0.13.2", "0.13.2"),
+        ("bad with deepspeed==0.13.5 but good with deepspeed==0.10.2", None),
+        (
+            "DeepSpeed info: version=0.13.5+e1a2f3, git-hash=e1a2f3; good with deepspeed==0.10.2",
+            "0.13.5+e1a2f3",
+        ),
+    ],
+)
+def test_the_release_is_taken_where_the_text_says_one(text: str, release: str | None) -> None:
+    assert read(f"INFO {text}\n").told.release == release

@@ -161,3 +161,13 @@ def test_bad_values_of_a_profile_are_named(line: str, message: str, tmp_path: Pa
 def test_a_missing_profile_is_named(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="--cluster takes a profile"):
         load_profile(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(("time", "lead"), [("00:01:00", 300), ("1", 60), ("1-00:00:00", 86400)])
+def test_a_signal_that_would_come_before_the_start_is_refused(tmp_path: Path, time: str, lead: int) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f'time: "{time}"\nsignal_lead_seconds: {lead}\n')
+    with pytest.raises(HarnessError, match=r"mine.yaml: signal_lead_seconds .* must be below the time limit"):
+        load_profile(file)
+    file.write_text(f'time: "{time}"\nsignal_lead_seconds: {max(10, lead // 10)}\n')
+    assert load_profile(file).time == time

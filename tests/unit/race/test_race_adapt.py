@@ -10,18 +10,16 @@ from harness.race.adapt import overlaid, read_config
 from harness.system.errors import HarnessError
 
 
-@pytest.mark.parametrize(("content", "why"), [("{", "Expecting"), ("[1]", "no keys")])
+@pytest.mark.parametrize(("content", "why"), [("{", "neither JSON nor Hjson"), ("[1]", "one object of keys")])
 def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: str, why: str) -> None:
     file = tmp_path / "ds_config.json"
     file.write_text(content)
-    with pytest.raises(HarnessError, match=rf"ds_config.json: not a DeepSpeed JSON configuration \(.*{why}"):
+    with pytest.raises(HarnessError, match=rf"ds_config.json: .*{why}"):
         read_config(file)
 
 
 def test_a_configuration_that_is_not_there_is_named() -> None:
-    with pytest.raises(
-        HarnessError, match=r"nowhere.json: not a DeepSpeed JSON configuration .*check --config"
-    ):
+    with pytest.raises(HarnessError, match=r"nowhere.json: cannot be read"):
         read_config("nowhere.json")
 
 

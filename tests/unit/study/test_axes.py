@@ -118,3 +118,27 @@ def test_validation_of_text_that_holds_nothing_out_is_refused_as_the_study_is_re
 def test_a_number_that_yaml_reads_as_text_is_refused_below_deepspeed_too(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="stage3_max_live_parameters: '1e9' is text in YAML"):
         study(tmp_path, {}, deepspeed={"zero_optimization": {"stage3_max_live_parameters": "1e9"}})
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"zero_optimisation": {"reduce_bucket_size": 5}}, "did you mean zero_optimization?"),
+        (
+            {"zero_optimization": {"reduce_bucket_sizes": 5}},
+            "did you mean zero_optimization.reduce_bucket_size?",
+        ),
+        ({"reduce_bucket_size": 5}, "it belongs into zero_optimization"),
+    ],
+)
+def test_a_misspelt_key_of_deepspeeds_is_named_with_the_nearest_right_one(
+    tmp_path: Path, keys: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(HarnessError) as refused:
+        study(tmp_path, {}, deepspeed=keys)
+    assert sentence in str(refused.value)
+
+
+def test_a_misspelt_key_on_an_axis_is_named_too(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"did you mean zero_optimization.stage3_prefetch_bucket_size"):
+        study(tmp_path, {PREFETCH.replace("prefetch", "prefech"): [10, 20]})

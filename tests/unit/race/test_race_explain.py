@@ -1,0 +1,36 @@
+"""Why a program did not end well, in words that say what to do, read from what its ranks left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.race.explain import explain
+
+SECOND_MODEL = """Traceback (most recent call last):
+  File "/site-packages/deepspeed/utils/groups.py", line 1, in _create_zero_param_parallel_group
+AssertionError: ZeRO parameter intra parallel group is already initialized
+"""
+
+
+def test_a_second_model_under_hpz_is_said_to_be_that(tmp_path: Path) -> None:
+    (tmp_path / "log-1.txt").write_text(SECOND_MODEL)
+    problem = explain(tmp_path, 2, {"how": "failed", "rank": 1})
+    assert problem.startswith("rank 1 failed: AssertionError: ZeRO parameter intra parallel group")
+    assert "build both models under one zero.Init" in problem and "#4901" in problem
+
+
+def test_a_dead_lock_that_a_rank_waits_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    lock = tmp_path / "extensions" / "fused_adam" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    (tmp_path / "log-0.txt").write_text(
+        '  File "/deepspeed/ops/op_builder/builder.py", line 613, in jit_load\n'
+    )
+    problem = explain(tmp_path, 1, {"how": "timeout"})
+    assert problem.startswith("the time limit passed: rank 0 at /deepspeed/ops/op_builder/builder.py")
+    assert f"rm {lock}" in problem
+    (tmp_path / "log-0.txt").write_text('  File "/home/me/train.py", line 3, in main\n')
+    assert "rm " not in explain(tmp_path, 1, {"how": "timeout"})
