@@ -5,26 +5,22 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from harness.cli.console import wide_console
 from harness.cli.options import A_MODEL, JsonOption
-from harness.diagnose import Exposure, Setup, exposures
 from harness.diagnose.cases import OLD_COPY
-from harness.diagnose.doctor import Machine, machine
+from harness.diagnose.doctor import Machine, doctor_answer, examine, machine
+from harness.diagnose.faults import named
+from harness.diagnose.pages import all_pages, page
 from harness.diagnose.read import Given, read_setup
+from harness.diagnose.show import doctor_lines, text, triage_lines
 from harness.study import any_model, model_name
 from harness.system.errors import HarnessError
-
-if TYPE_CHECKING:
-    from harness.diagnose.triage import Finding, Triage
-
 
 ConfigOption = Annotated[
     Path | None,
@@ -63,12 +59,18 @@ def doctor(
     ] = None,
     script: ScriptOption = None,
     trainer_args: ArgumentsOption = None,
+    explain: Annotated[
+        str | None, typer.Option(metavar="FAULT", help="Print what is known of a fault, or of `all`.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What this machine has, and which known hpZ faults a release and configuration are exposed to.
+    """What this machine has, and which known faults a release and configuration are exposed to.
 
     Example: hpz doctor --config ds_config.json --world-size 48 --release 0.13.4 --sizes 4096x11008,4096
     """
+    if explain:
+        print(all_pages() if explain == "all" else page(named(explain)), end="" if explain == "all" else "\n")
+        return
     here = machine()
     given = Given(
         release=release,
@@ -80,33 +82,16 @@ def doctor(
         script=script,
         trainer_args=trainer_args,
     )
-    setup = read_setup(config, given, assume_installed=True) if config else None
-    found = exposures(setup) if setup else []
+    found = examine(read_setup(config, given, assume_installed=True)) if config else None
     if as_json:
-        content = {
-            "machine": asdict(here),
-            "release": setup.release if setup else None,
-            "note": setup.release_note if setup else "",
-            "remarks": [asdict(one) for one in setup.remarks] if setup else [],
-            "exposures": [asdict(one) for one in found],
-        }
-        print(json.dumps(content, indent=2))
-        return
-    console = wide_console()
-    console.print(_machine_table(here))
-    if setup:
-        for remark in setup.remarks:
-            console.print(
-                f"{'Warning' if remark.kind in ('refused', 'ignored') else 'Note'}: {remark}.",
-                highlight=False,
-                markup=False,
-            )
-        console.print(_exposure_table(setup, found))
-        if setup.release_note:
-            console.print(setup.release_note, highlight=False)
+        print(doctor_answer(here, found).model_dump_json(indent=2))
+    elif found:
+        print(text(doctor_lines(found)))
     else:
+        console = wide_console(80)
+        console.print(_machine_table(here))
         console.print(
-            "To examine a training: hpz doctor --config ds_config.json --world-size N --ranks-per-node M"
+            "To examine a training:\n  hpz doctor --config ds_config.json --world-size N --ranks-per-node M"
         )
 
 
@@ -119,22 +104,13 @@ def _machine_table(here: Machine) -> Table:
     table.add_row("SLURM", here.slurm or "none: studies run on this machine")
     table.add_row("Chromium", here.chromium or "none: needed only to test reports")
     table.add_row("git", here.git or "none: needed to apply patches")
+    for lock in here.build_locks:
+        table.add_row(
+            "lock file", f"{lock}: where no build runs, delete it (hpz doctor --explain 'dead build lock')"
+        )
     for name, found in here.packages.items():
         table.add_row(name, found or "not installed")
     table.add_row("patches", here.deepspeed_support)
-    return table
-
-
-def _exposure_table(setup: Setup, found: list[Exposure]) -> Table:
-    title = (
-        f"Known hpZ faults: DeepSpeed {setup.release}, hpZ {setup.hpz}, world {setup.world_size or 'unknown'}"
-    )
-    table = Table("fault", "exposed", "reason", "way out", title=title)
-    table.add_column("source", overflow="fold")
-    styles = {"yes": "bold red", "unknown": "yellow", "no": "green"}
-    for one in found:
-        answer = f"[{styles[one.exposed]}]{one.exposed}[/]"
-        table.add_row(one.fault, answer, one.reason, one.way_out, one.source)
     return table
 
 
@@ -185,47 +161,13 @@ def triage(
         cases = open_cases(curve, config, given, run)
     found = [judge(case) for case in cases]
     if as_json:
-        records = [one.as_record() for one in found]
+        records = [one.model_dump(mode="json") for one in found]
         print(json.dumps(records[0] if len(records) == 1 else records, indent=1))
         return
-    for one, case in zip(found, cases, strict=True):
+    for number, one in enumerate(found):
         if len(found) > 1:
-            print(f"== {case.source}")
-        _print(one)
-
-
-def _print(found: Triage) -> None:
-    console = wide_console(110)
-    console.print(_sentence(found), highlight=False)
-    table = Table("fault", "points", "for (+) and against (−)", box=None, pad_edge=False)
-    for finding in found.findings:
-        style = "bold" if finding.fault == found.verdict else "dim" if finding.ruled_out else ""
-        points = "ruled out" if finding.ruled_out else f"{finding.points:+d}" if finding.points else "0"
-        table.add_row(finding.fault, points, Text(_why(finding)), style=style)
-    console.print(table)
-    for note in found.notes:
-        console.print(Text(f"Note: {note}."))
-    console.print("What to try next:", highlight=False)
-    for step in found.next:
-        console.print(Text(f"  - {step}"))
-
-
-def _sentence(found: Triage) -> Text:
-    if found.verdict == "nothing":
-        return Text("This curve shows no sign of a fault.", "bold green")
-    if found.verdict == "unrecognised":
-        return Text(
-            "Something is wrong, but no rule names it: " + "; ".join(found.signs.values()) + ".",
-            "bold yellow",
-        )
-    also = f" Also possible: {', '.join(found.possible)}." if found.possible else ""
-    return Text(f"This looks like: {found.verdict}.{also}", "bold red")
-
-
-def _why(finding: Finding) -> str:
-    if finding.ruled_out:
-        return finding.ruled_out
-    return "\n".join(f"{one.points:+d}  {one.seen}: {one.reason}" for one in finding.evidence) or "no sign"
+            print(f"{'' if number == 0 else chr(10)}== {one.source}")
+        print(text(triage_lines(one)))
 
 
 def audit(

@@ -11,8 +11,7 @@ from typing import Any
 
 from harness.configuration import FIRST
 from harness.diagnose.curve import Curve, empty_curve
-from harness.diagnose.faults import FAULTS as KNOWN_FAULTS
-from harness.diagnose.faults import Exposure, Fault, exposures
+from harness.diagnose.faults import Exposure, exposures
 from harness.diagnose.read import Given, read_curve, read_curves, read_setup
 from harness.diagnose.read.source import STANDARD_INPUT
 from harness.diagnose.setup import Setup
@@ -39,16 +38,6 @@ class Case:
     """Release and settings, as far as they are known."""
     silence: float | None = None
     """Seconds since the run was last heard of, where it has not ended by itself."""
-
-
-ENTRIES: dict[str, tuple[str, ...]] = {
-    # The entries of harness.diagnose.faults that make a fault possible; plain instability is always possible.
-    "race": ("race",),  # the optimizer step's own race leaves finite weights, one step old: no curve tells it
-    "missing copy": ("missing copy",),
-    "stale secondary": ("stale secondary", "dirty after load"),
-    "offload": ("offload",),
-    "hang": ("hang",),
-}
 
 
 def open_case(path: Path, known: Known | None = None, now: float = math.nan) -> Case:
@@ -106,6 +95,8 @@ class Known:
     ranks_per_node: int | None = None
     numels: tuple[int, ...] | None = None
     vocabulary: int | None = None
+    torch: str | None = None
+    facts: frozenset[str] = frozenset()
 
     def setup(self) -> Setup:
         return Setup(
@@ -115,6 +106,8 @@ class Known:
             world_size=self.world_size,
             ranks_per_node=self.ranks_per_node,
             numels=self.numels,
+            torch=self.torch,
+            facts=self.facts,
         )
 
     def exposures(self) -> dict[str, Exposure]:
@@ -123,27 +116,10 @@ class Known:
 
 
 def _exposures(setup: Setup) -> dict[str, Exposure]:
-    """The answer for each known fault; `unknown` where the missing half would decide. Raises HarnessError."""
+    """The answer for each fault that settings decide; empty where nothing is known. Raises HarnessError."""
     if not setup.has_config and setup.release is None:
         return {}
-    return {fault.name: _exposure(fault, setup) for fault in KNOWN_FAULTS}
-
-
-def _exposure(fault: Fault, setup: Setup) -> Exposure:
-    # The first releases of a fault's windows have it, so that the configuration alone answers there.
-    releases = [setup.release] if setup.release else [first for first, _ in fault.windows]
-    answers = [_ask(fault.name, replace(setup, release=release)) for release in releases]
-    asked = next((one for one in answers if one.exposed != "no"), answers[0])
-    if setup.has_config and (setup.release is not None or asked.exposed == "no"):
-        return asked
-    if not setup.has_config and not fault.within(setup):
-        return _no(asked, f"{setup.release} does not have it")
-    lacking = "--release" if setup.has_config else "--config"
-    return replace(asked, exposed="unknown", reason=f"give {lacking}: it decides")
-
-
-def _ask(fault: str, setup: Setup) -> Exposure:
-    return next(one for one in exposures(setup) if one.fault == fault)
+    return {one.fault: one for one in exposures(setup)}
 
 
 def _own_case(directory: RunDirectory, now: float) -> Case:
@@ -154,6 +130,7 @@ def _own_case(directory: RunDirectory, now: float) -> Case:
         curve=curve,
         hpz=Variant.parse(run.variant).hpz,
         exposed=exposures_of_run(run),
+        setup=setup_of_run(run),
         vocabulary=ModelFile.model_validate(run.model_spec).config.vocab_size,
         loss_scaling=False,
         silence=_silence(directory, curve, now),
@@ -162,14 +139,7 @@ def _own_case(directory: RunDirectory, now: float) -> Case:
 
 def exposures_of_run(run: Run) -> dict[str, Exposure]:
     """What a run of ours is exposed to: as its release, but for what its variant changes, and for its device."""
-    model = ModelFile.model_validate(run.model_spec)
-    setup = Setup(
-        release=run.release,
-        config=run.deepspeed,
-        world_size=run.shape.world_size,
-        ranks_per_node=run.shape.ranks_per_node,
-        numels=tuple(math.prod(shape) for _, shape in parameter_shapes(model)),
-    )
+    setup = setup_of_run(run)
     found = {one.fault: one for one in exposures(setup)}
     # Up to then each release has the old copy and no order itself, and its own answer.
     old_setup = setup if setup.within(FIRST, OLD_COPY) else replace(setup, release=OLD_COPY)
@@ -190,8 +160,22 @@ def exposures_of_run(run: Run) -> dict[str, Exposure]:
     return found
 
 
+def setup_of_run(run: Run) -> Setup:
+    """Release and settings of a run of ours. Its script loads weights only from checkpoints, and builds one model."""
+    model = ModelFile.model_validate(run.model_spec)
+    return Setup(
+        release=run.release,
+        config=run.deepspeed,
+        world_size=run.shape.world_size,
+        ranks_per_node=run.shape.ranks_per_node,
+        numels=tuple(math.prod(shape) for _, shape in parameter_shapes(model)),
+        facts=frozenset({"loads weights"} if run.training.checkpoint_every else ()),
+        facts_read=True,
+    )
+
+
 def _no(exposure: Exposure, reason: str) -> Exposure:
-    return replace(exposure, exposed="no", reason=reason, way_out="")
+    return exposure.model_copy(update={"exposed": "safe by setting", "reason": reason, "way_out": ""})
 
 
 def _silence(directory: RunDirectory, curve: Curve, now: float) -> float | None:

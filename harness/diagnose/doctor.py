@@ -1,14 +1,21 @@
-"""`hpz doctor`: what this machine has."""
+"""`hpz doctor`: what this machine has, and which known hpZ faults a DeepSpeed release and configuration meet."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
+from typing import Literal
 
+from harness.diagnose.faults import Exposure, Frozen, exposures, named, worst_first
+from harness.diagnose.setup import Setup
+from harness.diagnose.show import WIDTH
+from harness.system.build_locks import dead_locks
 from harness.system.errors import HarnessError
 from harness.variants import installed_release, release_ranges
 from harness.variants.sources import resolve
@@ -35,6 +42,8 @@ class Machine:
     git: str | None
     packages: dict[str, str | None]
     """Package → installed version, or None."""
+    build_locks: list[str]
+    """Lock files of interrupted builds of C++ extensions, which stop every start that needs them."""
     deepspeed_support: str
     """Whether the installed DeepSpeed can be patched, in words."""
 
@@ -53,6 +62,7 @@ def machine() -> Machine:
         chromium=next((found for name in _CHROMIUM if (found := shutil.which(name))), None),
         git=_output("git", "--version"),
         packages={name: _version(name) for name in PACKAGES},
+        build_locks=[str(lock) for lock in dead_locks()],
         deepspeed_support=deepspeed_support(),
     )
 
@@ -67,6 +77,99 @@ def deepspeed_support() -> str:
     except HarnessError as error:
         return str(error)
     return f"{release} is installed, as released, and supported"
+
+
+class Examination(Frozen):
+    """What a setup is exposed to: the answer of `hpz doctor`."""
+
+    schema_version: Literal[2] = 2
+    headline: str
+    """One line of 80 columns: the worst that applies, and what to do first."""
+    setup: str
+    """What was examined, in one sentence."""
+    release: str | None
+    notes: tuple[str, ...]
+    """What was odd about the input, what is assumed."""
+    exposures: tuple[Exposure, ...]
+
+
+FOREMOST = ("no ZeRO++", "no effect: stage")
+"""Who sets hpZ believes that it is on."""
+
+
+class DoctorAnswer(Examination):
+    """What `hpz doctor --json` prints; without a configuration it is of the machine alone."""
+
+    machine: Machine
+
+
+def doctor_answer(here: Machine, found: Examination | None) -> DoctorAnswer:
+    nothing = {"headline": "", "setup": "", "release": None, "notes": (), "exposures": ()}
+    return DoctorAnswer(machine=here, **(found.model_dump() if found else nothing))
+
+
+PREFIX = {
+    "wrong": "At risk",
+    "stops": "Stops",
+    "slow": "Slow",
+    "no effect": "No effect",
+    "unknown": "Possible",
+    "not examined": "Open",
+}
+WARNS = ("refused", "ignored")
+"""Kinds of remarks on a configuration that come first."""
+
+
+def examine(setup: Setup) -> Examination:
+    """Exposures of a setup. Raises HarnessError for an unusable one."""
+    found = [one for one in exposures(setup) if named(one.fault).table != "training"]
+    notes = [*map(str, setup.remarks), *([setup.release_note] if setup.release_note else [])]
+    return Examination(
+        headline=_headline(setup, found),
+        setup=_described(setup, found),
+        release=setup.release,
+        notes=tuple(notes),
+        exposures=tuple(found),
+    )
+
+
+def _headline(setup: Setup, found: list[Exposure]) -> str:
+    """What matters most: what the configuration itself gets wrong, then what applies, may apply, is not examined."""
+    yes = [one for one in worst_first(found) if one.exposed == "yes" and named(one.fault).confirmed]
+    first = [one for one in yes if one.fault in FOREMOST]
+    warned = [remark for remark in setup.remarks if remark.kind in WARNS]
+    if warned and not first:
+        return shorten(str(warned[0]).removeprefix("zero_optimization."), WIDTH)
+    bad = [one for one in yes if one.harm in ("wrong", "stops")]
+    may = [one for one in worst_first(found) if one.exposed == "unknown" and one.harm == "wrong"]
+    may = [one for one in may if named(one.fault).confirmed and not one.of_script]
+    unseen = [one for one in found if one.exposed == "not examined" and not named(one.fault).examined]
+    for which in (first, bad, yes, may, unseen):
+        if which:
+            fault = named(which[0].fault)
+            prefix = PREFIX[fault.harm] if which[0].exposed == "yes" else PREFIX[which[0].exposed]
+            return f"{prefix}: {fault.plain}. First: {fault.first}."
+    open_ones = sum(one.exposed in ("yes", "unknown") for one in found)
+    return (
+        f"No confirmed fault applies here; {open_ones} may." if open_ones else "No known fault applies here."
+    )
+
+
+def _described(setup: Setup, found: list[Exposure]) -> str:
+    stage = "unknown" if setup.stage is None else str(setup.stage)
+    hpz = f"hpZ {setup.hpz}" if setup.hpz > 1 else "hpZ off"
+    yes, may = (sum(one.exposed == answer for one in found) for answer in ("yes", "unknown"))
+    return (
+        f"DeepSpeed {setup.release or 'of unknown release'}, ZeRO stage {stage}, {hpz}, "
+        f"{setup.world_size or 'unknown'} ranks: known faults that apply: {yes}, that may: {may}."
+    )
+
+
+def shorten(sentence: str, width: int) -> str:
+    """What fits of a sentence: its clauses from the first on, or its beginning."""
+    parts = re.split(r"(?<=\w)(?=[;:,] )", sentence)
+    fitting = [one for one in accumulate(parts) if len(one) < width]
+    return fitting[-1] + "." if fitting else sentence[: width - 1].rstrip() + "…"
 
 
 def _memory_gib() -> float | None:

@@ -1,4 +1,4 @@
-"""Signs: what can be seen in a curve, each with the numbers that show it."""
+"""Hard signs: what can be seen in a curve that no ordinary training shows, each with the numbers that show it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from harness.diagnose.broken import alive, broken, is_frozen, is_policy, without_end, zeros_for_nan
 from harness.diagnose.cases import Case
 from harness.diagnose.curve import Curve
 
@@ -16,83 +16,164 @@ STUCK = 5  # equal losses in a row
 SILENCE_SECONDS = 10.0
 SILENCE = 20  # times the longest step so far
 SILENCE_BEFORE_FIRST = 300.0  # seconds without a first step
+ABSURD = 125.0
+"""Ten times the logarithm of the largest vocabulary: no mean over tokens begins there."""
+VOCABULARIES = {
+    30522: "BERT",
+    32000: "Llama 2, Mistral",
+    50257: "GPT-2",
+    50304: "GPT-2, padded",
+    64000: "Yi",
+    65024: "Falcon, ChatGLM",
+    100352: "OLMo 2, Phi-4",
+    128256: "Llama 3",
+    151936: "Qwen 2.5, small",
+    152064: "Qwen 2.5, large",
+    256000: "Gemma",
+}
 
 
-def curve_signs(case: Case) -> dict[str, str]:
-    """Every sign that the curve shows, with its numbers."""
-    found = {name: sign(case) for name, sign in SIGNS.items()}
-    return {name: seen for name, seen in found.items() if seen is not None}
+def broken_steps(case: Case) -> NDArray[np.intp]:
+    return np.flatnonzero(broken(case))
 
 
-def _broken(case: Case) -> NDArray[np.intp]:
-    """Indices of steps whose loss, or (but for loss scaling) gradient norm, is not finite."""
-    bad_gradient = np.isinf(case.curve.grad_norm) & (not case.loss_scaling)
-    return np.flatnonzero(np.isnan(case.curve.loss) | bad_gradient)
+def healthy_part(case: Case) -> slice:
+    found = broken_steps(case)
+    return slice(0, int(found[0]) if len(found) else len(case.curve))
 
 
-def _healthy_part(case: Case) -> slice:
-    broken = _broken(case)
-    return slice(0, int(broken[0]) if len(broken) else len(case.curve))
+def _what(case: Case, index: int) -> str:
+    """What is wrong with a step, in words."""
+    curve = case.curve
+    if zeros_for_nan(curve)[index]:
+        return "the loss is exactly 0 (Hugging Face's Trainer prints NaN as 0.0)"
+    return "the loss is not finite" if curve.bad_loss[index] else "the gradient norm is not finite"
 
 
 def broken_at_once(case: Case) -> str | None:
     """Not finite in the first step or the second (the first with secondary partitions of this run's own making)."""
-    broken = _broken(case)
-    if not len(broken) or broken[0] > 1:
+    found = broken_steps(case)
+    if not len(found) or found[0] > 1:
         return None
-    return f"loss or gradient norm is not finite at step {case.curve.step[broken[0]]} already"
+    return f"{_what(case, int(found[0]))} at step {case.curve.step[found[0]]} already"
 
 
 def broken_later(case: Case) -> str | None:
-    broken = _broken(case)
-    if not len(broken) or broken[0] <= 1:
+    found = broken_steps(case)
+    if not len(found) or found[0] <= 1:
         return None
-    return f"loss or gradient norm is finite up to step {case.curve.step[broken[0] - 1]}, then not"
+    return f"{_what(case, int(found[0]))} from step {case.curve.step[found[0]]} on; before, all is finite"
 
 
 def stays_broken(case: Case) -> str | None:
-    broken = _broken(case)
-    rest = len(case.curve) - int(broken[0]) if len(broken) else 0
-    return f"all {rest} steps from there on are not finite" if rest == len(broken) >= 3 else None
+    found = broken_steps(case)
+    rest = len(case.curve) - int(found[0]) if len(found) else 0
+    return f"all {rest} steps from there on are broken" if rest == len(found) >= 3 else None
 
 
 def comes_and_goes(case: Case) -> str | None:
     """Finite steps between steps that are not, twice at least."""
-    broken = _broken(case)
-    returns = int((np.diff(broken) > 1).sum()) + int(len(broken) > 0 and broken[-1] < len(case.curve) - 1)
+    found = broken_steps(case)
+    returns = int((np.diff(found) > 1).sum()) + int(len(found) > 0 and found[-1] < len(case.curve) - 1)
     if returns < 2:
         return None
-    return f"{len(broken)} of {len(case.curve)} steps are not finite, with finite ones between"
+    return f"{len(found)} of {len(case.curve)} steps are broken, with sound ones between"
+
+
+def zero_loss(case: Case) -> str | None:
+    zeros = int(zeros_for_nan(case.curve).sum())
+    return f"{zeros} losses are exactly 0" if zeros >= 2 else None
+
+
+def zero_from_the_first(case: Case) -> str | None:
+    zeros = zeros_for_nan(case.curve)
+    return "every loss is exactly 0, from the first one on" if len(zeros) and zeros.all() else None
+
+
+def frozen_gradient(case: Case) -> str | None:
+    """The gradient norm stands at √2, or at 1 where the loss is 0: what clipping makes of NaN."""
+    norm = case.curve.grad_norm
+    tail = norm[-3:]
+    if len(tail) < 3 or not is_frozen(tail).all() or np.ptp(tail) > 1e-6:
+        return None
+    if abs(tail[0] - 1) < 1e-6 and not zeros_for_nan(case.curve)[-3:].all():
+        return None  # a clipped norm may well be logged as 1
+    return f"the gradient norm stands at exactly {tail[0]:.4g}, which clipping makes of NaN"
+
+
+def overflow_without_end(case: Case) -> str | None:
+    found = without_end(case)
+    if found is None or (case.loss_scaling is None and case.setup is not None and case.setup.dtype == "bf16"):
+        return None
+    start, length = found
+    return f"{length} steps in a row from step {case.curve.step[start]} overflow: more than a loss scale can be halved"
 
 
 def climbs(case: Case) -> str | None:
-    """Three losses in a row half as high again as the best before them (and by 0.5 at least)."""
-    loss = case.curve.loss[_healthy_part(case)]
-    if len(loss) < 4:
+    """Three losses in a row half as high again as the best before them, by 0.5 at least, and far out of their noise.
+
+    A loss that jumps and falls again from there has met other data, and does not climb.
+    """
+    found = rise(case)
+    if found is None or broken_by_the_first_update(case) is not None:
         return None
-    best = np.minimum.accumulate(loss)
-    high = loss[1:] > best[:-1] + np.maximum(0.5 * best[:-1], 0.5)
-    runs = np.flatnonzero(high[:-2] & high[1:-1] & high[2:])
-    if not len(runs):
+    loss, index = found
+    if loss[index:].max() <= 1.05 * loss[index] and np.median(loss[-3:]) < loss[index]:
         return None
-    top = float(loss.max())
-    return f"the loss climbs from {best[runs[0]]:.3g} to {top:.3g} over several steps"
+    return f"the loss climbs from {_usual(loss[:index]):.3g} to {float(loss.max()):.3g} over several steps"
 
 
-def gradient_grows(case: Case) -> str | None:
-    """The median of three gradient norms in a row is ten times the first."""
-    norm = case.curve.grad_norm[_healthy_part(case)]
-    norm = norm[np.isfinite(norm)]
-    if len(norm) < 4 or norm[0] <= 0:
+def broken_by_the_first_update(case: Case) -> str | None:
+    """The second loss is twice the first, by 2 at least, and those after it are like the second."""
+    loss = case.curve.loss[healthy_part(case)]
+    if len(loss) < 4 or not np.isfinite(loss).all() or case.curve.step[1] - case.curve.step[0] != 1:
         return None
-    top = float(np.median(np.lib.stride_tricks.sliding_window_view(norm, 3), axis=1).max())
-    return f"the gradient norm grows from {norm[0]:.3g} to {top:.3g}" if top >= 10 * norm[0] else None
+    after = loss[1:9]
+    if (
+        loss[1] < 2 * loss[0]
+        or after.min() < loss[0] + 2
+        or after.max() > 1.3 * loss[1]
+        or is_policy(case.curve)
+    ):
+        return None
+    return f"the first step has {loss[0]:.3g}, and from the second on the loss is near {np.median(after):.3g}"
+
+
+def rise(case: Case) -> tuple[NDArray[np.float64], int] | None:
+    """The finite losses before anything breaks, and the index from which three are far above what was usual."""
+    loss = case.curve.loss[healthy_part(case)]
+    loss = loss[np.isfinite(loss)]
+    if is_policy(case.curve):
+        return None
+    for index in range(1, len(loss) - 2):
+        before = loss[:index]
+        if loss[index : index + 3].min() > _usual(before) + _margin(before):
+            return loss, index
+    return None
+
+
+def _usual(loss: NDArray[np.float64]) -> float:
+    """The best level so far: the least median of three losses in a row, or of all where there are fewer."""
+    if len(loss) < 3:
+        return float(np.median(loss))
+    return float(np.median(np.lib.stride_tricks.sliding_window_view(loss, 3), axis=1).min())
+
+
+def _margin(loss: NDArray[np.float64]) -> float:
+    """How far above the usual level is far: five times the noise of a difference, or the loss itself while that cannot
+    be told."""
+    usual = abs(_usual(loss))
+    noise = 5 * float(np.median(np.abs(np.diff(loss)))) if len(loss) > 3 else 0.0
+    return max(usual if len(loss) <= 3 else 0.5 * usual, 0.5, noise)
 
 
 def _stuck_value(curve: Curve) -> float | None:
     tail = curve.loss[-STUCK:]
     constant = len(tail) == STUCK and np.isfinite(tail).all() and (tail == tail[0]).all()
-    return float(tail[0]) if constant else None
+    if not constant or alive(curve.grad_norm[-STUCK:]):
+        return None  # a printed loss has four digits; gradients that move say that it does, too
+    small = abs(tail[0]) < 0.01 and not zeros_for_nan(curve)[-1]
+    return None if small else float(tail[0])
 
 
 def stuck(case: Case) -> str | None:
@@ -101,58 +182,53 @@ def stuck(case: Case) -> str | None:
 
 
 def no_gradient(case: Case) -> str | None:
-    stands = _stuck_value(case.curve) is not None and (case.curve.grad_norm[-STUCK:] == 0).all()
-    return "the gradient norm is exactly 0 there" if stands else None
+    """A gradient norm of exactly 0 at the end, before the loss has become nothing."""
+    norm, loss = case.curve.grad_norm[-STUCK:], case.curve.loss[-STUCK:]
+    if len(norm) < 3 or not (norm == 0).all() or is_policy(case.curve):
+        return None
+    converged = np.isfinite(loss).all() and np.abs(loss).max() < 0.01 and not zeros_for_nan(case.curve)[-1]
+    return None if converged else "the gradient norm is exactly 0 there"
+
+
+def no_gradient_of_a_policy(case: Case) -> str | None:
+    """Gradient norms of exactly 0 in every step of a reinforcement learning."""
+    norm = case.curve.grad_norm
+    if len(norm) < 3 or not (norm == 0).all() or not is_policy(case.curve):
+        return None
+    return f"the gradient norm is exactly 0 in all {len(norm)} steps"
 
 
 def uniform_guess(case: Case) -> str | None:
     value = _stuck_value(case.curve)
-    if value is None or not case.vocabulary or abs(value - math.log(case.vocabulary)) > 0.01:
+    if value is None or value <= 0:
         return None
-    return f"{value:.4f} is the logarithm of the vocabulary, {case.vocabulary} tokens"
+    if case.vocabulary:
+        known = {case.vocabulary: "this model"} if abs(value - math.log(case.vocabulary)) < 0.01 else {}
+    else:
+        known = {size: of for size, of in VOCABULARIES.items() if abs(value - math.log(size)) < 0.0006}
+    of = ", ".join(f"{size} tokens ({model})" for size, model in known.items())
+    return f"{value:.4f} is the logarithm of a vocabulary of {of}: every token alike" if of else None
 
 
-def zero_loss(case: Case) -> str | None:
-    zeros = int((case.curve.loss == 0).sum())
-    return f"{zeros} losses are exactly 0" if zeros >= 3 else None
-
-
-def first_step_too_high(case: Case) -> str | None:
-    """A single loss far above its neighbours, right after the start or a restart."""
+def absurd_loss(case: Case) -> str | None:
+    """A loss that begins where no mean over tokens does, and does not fall from there."""
     loss = case.curve.loss
-    for index in case.curve.restarts:
-        before, after = loss[max(0, index - 4) : index], loss[index + 1 : index + 5]
-        if len(before) < 3 or len(after) < 2 or not np.isfinite(loss[index - len(before) : index + 1]).all():
-            continue
-        usual = float(np.median(before))
-        high = usual + max(4 * float(np.median(np.abs(np.diff(before)))), 0.1 * usual)
-        if loss[index] > high and np.nanmedian(after) < (usual + loss[index]) / 2:
-            return f"step {case.curve.step[index]}, the first after a restart, has {loss[index]:.3g} after {usual:.3g}"
-    after = loss[1:8]
-    if len(after) < 5 or not np.isfinite(loss[:8]).all():
+    finite = loss[np.isfinite(loss)]
+    limit = max(10 * math.log(case.vocabulary), 30.0) if case.vocabulary else ABSURD
+    if not len(finite) or finite[0] < limit or len(loss) < 2 or not case.curve.has_loss:
         return None
-    usual_change = float(np.median(np.abs(np.diff(after))))
-    if loss[0] - loss[1] > max(8 * usual_change, 0.5):
-        return f"the first step has {loss[0]:.3g}, those after it {np.median(after):.3g}"
-    return None
+    halves = np.isfinite(loss).all() and np.median(finite[len(finite) // 2 :]) < finite[0] / 2
+    return None if halves else f"the loss begins absurdly high, at {finite[0]:.6g}"
 
 
-def does_not_learn(case: Case) -> str | None:
-    """Twelve finite losses or more without a downward trend (Spearman's rank correlation, one-sided 5 %)."""
-    curve = case.curve
-    if len(curve) < 12 or len(_broken(case)) or stuck(case) or climbs(case) or np.ptp(curve.loss) == 0:
-        return None
-    trend = stats.spearmanr(curve.step, curve.loss, alternative="less")
-    if trend.pvalue < 0.05:
-        return None
-    return f"no downward trend in {len(curve)} steps (rank correlation {trend.statistic:+.2f})"
-
-
-def untrained_level(case: Case) -> str | None:
-    if not case.vocabulary or does_not_learn(case) is None:
-        return None
-    level, guess = float(np.median(case.curve.loss)), math.log(case.vocabulary)
-    return f"the loss stays at {level:.3g}; guessing gives {guess:.3g}" if level > 0.95 * guess else None
+def learning_rate_0(case: Case) -> str | None:
+    rate = case.curve.learning_rate
+    known = rate[np.isfinite(rate)]
+    return (
+        f"the learning rate is exactly 0 in all {len(known)} steps"
+        if len(known) >= 3 and not known.any()
+        else None
+    )
 
 
 def silent(case: Case) -> str | None:
@@ -166,19 +242,31 @@ def silent(case: Case) -> str | None:
     return f"nothing was heard for {case.silence:.0f} s" if case.silence > limit else None
 
 
-SIGNS: dict[str, Callable[[Case], str | None]] = {
+def no_step(case: Case) -> str | None:
+    """No step at all, of a run that is not known to be young."""
+    if len(case.curve) or len(case.curve.eval_loss) or case.silence is not None:
+        return None
+    return "no step was logged"
+
+
+Sign = Callable[[Case], str | None]
+HARD: dict[str, Sign] = {
+    "learning rate 0": learning_rate_0,
+    "no step": no_step,
+    "silent": silent,
     "broken at once": broken_at_once,
     "broken later": broken_later,
     "stays broken": stays_broken,
     "comes and goes": comes_and_goes,
+    "zero loss": zero_loss,
+    "zero from the first": zero_from_the_first,
+    "frozen gradient": frozen_gradient,
+    "overflow without end": overflow_without_end,
+    "absurd loss": absurd_loss,
     "climbs": climbs,
-    "gradient grows": gradient_grows,
+    "broken by the first update": broken_by_the_first_update,
+    "no gradient of a policy": no_gradient_of_a_policy,
     "stuck": stuck,
     "no gradient": no_gradient,
     "uniform guess": uniform_guess,
-    "zero loss": zero_loss,
-    "first step too high": first_step_too_high,
-    "does not learn": does_not_learn,
-    "untrained level": untrained_level,
-    "silent": silent,
 }

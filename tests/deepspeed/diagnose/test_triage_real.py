@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from harness.diagnose.cases import Case, Known, open_case
+from harness.diagnose.faults import named
 from harness.diagnose.triage import triage
 from harness.launch import launcher
 from harness.launch.local import run_study
@@ -39,12 +40,12 @@ SENTENCE = "All parts of the text are alike, so that a few steps teach much of i
 FAULT_OF = {
     "race": "race",
     "missing copy": "missing copy",
-    "stale after load": "stale secondary",
+    "stale after load": "dirty after load",
     "stale from the start": "stale secondary",
     "offload": "offload",
-    "hang": "hang",
+    "hang": "stopped",
     "plain instability": "plain instability",
-    "healthy, offloaded": "nothing",
+    "healthy, offloaded": "",
 }
 HPZ = "2x2-hpz2"
 MATRIX: dict[str, dict[str, Any]] = {
@@ -137,8 +138,8 @@ def hang(bench: Bench) -> Case:
         ranks = ranks_of(directory)
         os.kill(ranks[1], signal.SIGSTOP)
         case = open_case(directory.path, now=time.time())
-        assert triage(case).verdict == "nothing"
-        wait_for(lambda: triage(open_case(directory.path, now=time.time())).verdict == "hang", seconds=90)
+        assert triage(case).verdict == "healthy"
+        wait_for(lambda: triage(open_case(directory.path, now=time.time())).fault == "stopped", seconds=90)
         return open_case(directory.path, now=time.time())
     finally:
         os.kill(ranks[1], signal.SIGKILL)
@@ -184,7 +185,8 @@ def as_release_0_13_1(bench: Bench) -> Case:
 @pytest.mark.parametrize("name", FAULT_OF)
 def test_each_fault_is_recognised_on_its_own_run_and_alone(cases: dict[str, Case], name: str) -> None:
     answer = triage(cases[name])
-    assert (answer.verdict, answer.possible) == (FAULT_OF[name], ())
+    of_settings = [one for one in answer.possible if named(one).of_settings and named(one).table == "hpz"]
+    assert (answer.fault, of_settings) == (FAULT_OF[name], [])
 
 
 @pytest.mark.parametrize("name", FAULT_OF)
@@ -200,12 +202,17 @@ def test_each_is_recognised_where_the_configuration_allows_every_fault(
     kept, racing = (replace(known, release=release).exposures() for release in ("0.13.1", "0.13.4"))
     worst = kept | {"race": racing["race"]}
     assert {worst[name].exposed for name in ("race", "missing copy", "stale secondary", "offload")} == {"yes"}
-    assert triage(replace(cases[name], exposed=worst, hpz=True)).verdict == FAULT_OF[name]
+    answer = triage(replace(cases[name], exposed=worst, hpz=True, setup=known.setup()))
+    assert answer.verdict == "at risk" if FAULT_OF[name] == "" else answer.fault == FAULT_OF[name]
 
 
-@pytest.mark.parametrize("name", [name for name in FAULT_OF if name not in ("stale from the start", "hang")])
-def test_most_are_recognised_by_the_curve_alone(cases: dict[str, Case], name: str) -> None:
-    assert triage(Case(source="", curve=cases[name].curve)).verdict == FAULT_OF[name]
+@pytest.mark.parametrize("name", ["race", "missing copy", "offload", "plain instability"])
+def test_a_curve_alone_says_that_something_is_wrong_and_names_no_fault_of_settings(
+    cases: dict[str, Case], name: str
+) -> None:
+    answer = triage(Case(source="", curve=cases[name].curve))
+    assert answer.verdict == ("fault" if name == "plain instability" else "broken")
+    assert FAULT_OF[name] in (answer.fault, *answer.possible)
 
 
 def test_the_first_step_after_the_load_has_the_loss_of_the_weights_before_it(cases: dict[str, Case]) -> None:
