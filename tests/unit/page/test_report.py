@@ -238,3 +238,8 @@ def test_a_report_needs_neither_torch_nor_deepspeed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_study_of_baselines_alone_has_a_report(tmp_path: Path) -> None:
+    write_study(tmp_path, matrix={"model": "toy", "variant": "zero3", "shape": "2x2", "seed": [1]})
+    assert build_report(tmp_path).exists()
