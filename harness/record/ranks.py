@@ -156,7 +156,7 @@ class Slow:
             who = f"node {self.node} (rank{'s' if several else ''} {self.ranks[0]} to {self.ranks[-1]})"
         return (
             f"{who}: {self.ratio - 1:.0%} longer than the others, "
-            f"{1e3 * self.excess_seconds:.3g} ms of a step of {1e3 * self.step_seconds:.3g} ms"
+            f"{1e3 * self.excess_seconds:.0f} of the {1e3 * self.step_seconds:.0f} ms of a step"
         )
 
     @property
