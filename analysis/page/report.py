@@ -32,7 +32,7 @@ from analysis.page.levels import compared
 from analysis.page.loop import loop_note, loops_differ
 from analysis.page.races import race_rows
 from analysis.page.simulated import section
-from analysis.page.speed import hours_sentences, shown, throughput_rows
+from analysis.page.speed import hours_sentences, seconds, shown, throughput_rows
 from analysis.page.tables import faults, interval, pair_rows, seed_rows, size
 from analysis.page.text import latex, latex_orders, markdown
 from harness.study import load_study
@@ -118,6 +118,7 @@ def render(summary: Mapping[str, Any], **parts: Any) -> str:
         "shape": shape_text,
         "arrow": arrow,
         "share": share,
+        "seconds": seconds,
         "times": interval,
         "fault_sentence": fault_sentence,
     }

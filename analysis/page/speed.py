@@ -42,11 +42,11 @@ def _row(group: Record, words: str) -> dict[str, str]:
         "with recompute": number(group["hardware_tflops_per_rank"]) if again else "–",
         "MFU": _share(group["mfu"]),
         "HFU": _share(group["hfu"]) if again else "–",
-        "step": _seconds(group["step_seconds"]),
+        "step": seconds(group["step_seconds"]),
         "forward / backward / optimizer": "–"
         if all(one is None for one in passes)
-        else " / ".join(map(_seconds, passes)),
-        "exposed comm.": _seconds(split["exposed_comm_seconds"]),
+        else " / ".join(map(seconds, passes)),
+        "exposed comm.": seconds(split["exposed_comm_seconds"]),
         "allocated": size(memory.get("allocated")),
         "reserved": size(memory.get("reserved")),
         "held-out loss": number(group["validation_loss"]),
@@ -71,7 +71,8 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def _seconds(value: float | None) -> str:
+def seconds(value: float | None) -> str:
+    """`12.3 ms`, `1.2 s`."""
     if value is None:
         return "–"
     return f"{value:.3g} s" if value >= 1 else f"{1e3 * value:.3g} ms"

@@ -155,14 +155,14 @@ class Slow:
         if self.whole_node and several:
             who = f"node {self.node} (rank{'s' if several else ''} {self.ranks[0]} to {self.ranks[-1]})"
         return (
-            f"{who}: {self.ratio - 1:.0%} longer than the others, "
-            f"{1e3 * self.excess_seconds:.3g} ms of a step of {1e3 * self.step_seconds:.3g} ms"
+            f"{who}: {100 * (self.ratio - 1):.0f} % longer than the others, "
+            f"{1e3 * self.excess_seconds:.0f} of the {1e3 * self.step_seconds:.0f} ms of a step"
         )
 
     @property
     def short(self) -> str:
         ranks = f"{self.ranks[0]}-{self.ranks[-1]}" if len(self.ranks) > 1 else f"{self.ranks[0]}"
-        return f"{self.node}: rank {ranks} +{self.ratio - 1:.0%}"
+        return f"{self.node}: rank {ranks} +{100 * (self.ratio - 1):.0f} %"
 
 
 def slow_ranks(found: Iterable[Pace]) -> list[Slow]:
