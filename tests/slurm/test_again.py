@@ -67,6 +67,24 @@ def test_a_run_that_was_preempted_and_cancelled_is_sent_again(submitter: Submitt
     assert first["code"] == second["code"]  # of the first submission, whatever lies in the checkout by now
 
 
+def test_a_grace_time_is_used_for_a_checkpoint_and_then_waited_for(
+    submitter: Submitter, cluster: Cluster
+) -> None:
+    """SLURM signals the ranks when it begins to preempt, and the job's script only when it ends the job."""
+    cluster.run(["scontrol", "update", "partition=spare", "GraceTime=10"], check=True)
+    try:
+        study, results, run_id, _ = start(submitter, partition="spare")
+        preempt(cluster)
+        watch = Watch(study, results)
+        ended = watch.until_ended()
+    finally:
+        cluster.run(["scontrol", "update", "partition=spare", "GraceTime=0"], check=True)
+    assert (ended.state, ended.ended_by) == ("interrupted", "PREEMPTED")
+    assert watch.look()
+    assert_complete(study, results)
+    assert [turn["outcome"] for turn in turns(results, run_id)] == ["stopped", "reached"]
+
+
 def test_a_run_whose_driver_was_killed_is_sent_again(submitter: Submitter, cluster: Cluster) -> None:
     study, results, run_id, _ = start(submitter)
     kill_driver(cluster)

@@ -36,8 +36,11 @@ def steps_reached(directory: RunDirectory) -> int:
     return int(match[1]) if match else 0
 
 
-def judge(directory: RunDirectory, run: Run, until: int, code: int, errors: list[str], asked: bool) -> Ended:
-    """What an ended srun means, from its exit code, its words and the run's files."""
+def judge(
+    directory: RunDirectory, run: Run, turn: tuple[int, int], code: int, errors: list[str], asked: bool
+) -> Ended:
+    """What an ended srun means, from its exit code, its words and the run's files; `turn`: steps from, until."""
+    begun, until = turn
     exits = parse_exits(errors, run.shape.world_size, code)
     if directory.status().final is not None:
         return Ended("reached", None, exits)  # what dies after the final record has no work left
@@ -46,6 +49,8 @@ def judge(directory: RunDirectory, run: Run, until: int, code: int, errors: list
             return Ended("reached", None, exits)
         if asked:
             return Ended("stopped", None, exits)
+        if steps_reached(directory) > begun:  # only a signal to stop leads there
+            return Ended("stopped", "SLURM told its steps to stop, and not its job", exits)
         return Ended("failed", "every rank ended with code 0 but none wrote the final record", exits)
     if asked and _died_of_the_stop(exits, code):
         return Ended("stopped", None, exits)

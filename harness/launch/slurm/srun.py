@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 
 STOP_REPEAT_SECONDS = 3.0  # a rank that still imports drops the signal
 SHAPE_SECONDS = 60.0
+PREEMPTION_SECONDS = 5.0  # between questions whether the job is still being preempted
+PREEMPTED = re.compile(r"\bPreemptTime=\d")
 READ_SECONDS = 5.0  # for the rest of what an srun that has ended said
 
 
@@ -95,6 +98,20 @@ def end_steps(allocation: Allocation) -> None:
             return
         subprocess.run(["scancel", "--signal=KILL", *left], capture_output=True, check=False)
         time.sleep(1)
+
+
+def await_preemption(allocation: Allocation, stop: Stop) -> None:
+    """Where SLURM is preempting this job: wait for it to end the job, at the end of its grace time.
+
+    It tells the steps at once and the job's script only then; one that has ended by itself is not requeued.
+    """
+    query = ["scontrol", "show", "job", allocation.step_owner]
+    while PREEMPTED.search(subprocess.run(query, capture_output=True, text=True, check=False).stdout):
+        deadline = time.monotonic() + PREEMPTION_SECONDS
+        while time.monotonic() < deadline:
+            if stop.asked:
+                return
+            time.sleep(0.1)
 
 
 def on_every_node(nodes: int, command: list[str]) -> str | None:

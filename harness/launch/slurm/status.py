@@ -30,7 +30,7 @@ ENDED_BY_SLURM = {  # SLURM's word → the run's state and what it means
     "DEADLINE": ("timed-out", "the job reached its deadline"),
 }
 FORGOTTEN = "FORGOTTEN"  # neither queue nor accounting has the job
-ON_NODES = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING"}
+ON_NODES = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "CONFIGURING", "SIGNALING"}
 
 
 Place = tuple[Submitted, int]  # a submission and an array task of it
@@ -205,6 +205,8 @@ def joined_state(
 
 
 def _on_nodes(status: Status, job: Job, stalled_after: float) -> tuple[str, str]:
+    if status.state == "preempted":
+        return "preempted", status.reason or ""
     if status.state != "running":
         return "waiting", "for its turn in the allocation"
     silent = seconds_since(status.heartbeat_utc) if status.heartbeat_utc else 0.0

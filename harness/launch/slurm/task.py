@@ -27,7 +27,7 @@ from harness.launch.slurm.examine import Network, examine
 from harness.launch.slurm.mirroring import mirror, mirrored_live
 from harness.launch.slurm.notify import Notifier, run_event, study_ended_here
 from harness.launch.slurm.profile import Profile
-from harness.launch.slurm.srun import Allocation, Stop, on_every_node, run_step
+from harness.launch.slurm.srun import Allocation, Stop, await_preemption, on_every_node, run_step
 from harness.record import OPEN, RunDirectory
 from harness.record.environment import recorded_versions
 from harness.record.hours import close_lost_turn
@@ -138,7 +138,14 @@ class Driver:
     def settle(self, directory: RunDirectory, run: Run, ended: Ended) -> bool:
         """Write down how a turn ended; returns whether to try again."""
         key = run.run_id
-        if ended.outcome == "killed" and not self.stop.asked and self.starts[key] < self.profile.attempts:
+        if ended.outcome == "stopped" and not self.stop.asked:
+            directory.update_status(state="preempted", reason=ended.reason, heartbeat_utc=utc_now())
+            await_preemption(self.allocation, self.stop)
+        if (
+            ended.outcome in ("killed", "stopped")
+            and not self.stop.asked
+            and self.starts[key] < self.profile.attempts
+        ):
             directory.update_status(reason=ended.reason, attempts=directory.status().attempts + 1)
             return True
         final = directory.status().final
@@ -170,9 +177,10 @@ class Driver:
             **({WIRE_INTERFACE: i} if (i := self.profile.network_interface) else {}),
         }
         directory.set_logs_aside()
+        begun = steps_reached(directory)
         command = [*self.srun, "-m", "harness.launch.slurm.rank", str(directory.path), str(until)]
         code, errors = run_step(command, environment, self.allocation, self.stop)
-        return judge(directory, run, until, code, errors, self.stop.asked)
+        return judge(directory, run, (begun, until), code, errors, self.stop.asked)
 
     def record_turn(
         self, directory: RunDirectory, block: int, before: int, started: str, ended: Ended

@@ -243,6 +243,7 @@ FINAL = Final(steps=4, skipped_steps=0, shards_sha256="0" * 64)
         (Status(state="preempted"), Job("1", "0", "PREEMPTED"), "interrupted"),
         (Status(state="running"), Job("1", "0", "OUT_OF_MEMORY"), "out-of-memory"),
         (Status(state="preempted"), Job("1", "0", "PENDING"), "queued"),
+        (Status(state="preempted"), Job("1", "0", "RUNNING"), "preempted"),  # in its grace time
         (Status(), Job("1", "0", "CANCELLED"), "interrupted"),
         (Status(state="running"), Job("1", "0", "COMPLETED"), "failed"),
         (Status(state="running"), None, "interrupted"),
