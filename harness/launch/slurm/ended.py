@@ -59,7 +59,7 @@ def judge(
     first = next((rank for rank, e in sorted(exits.items()) if e.code not in (0, None)), None)
     if first is None:
         return Ended("killed", _first_death(errors, code), exits)
-    last = " ".join(directory.last_lines(first, 1)) or "no output"
+    last = " ".join(directory.last_lines(first, 1)) or _words_before_a_log(errors)
     return Ended("failed", f"rank {first} ended with code {exits[first].code}: {last}", exits)
 
 
@@ -67,6 +67,11 @@ def _died_of_the_stop(exits: dict[int, Exit], code: int) -> bool:
     """Whether srun, or a rank that did not listen yet, ended by the signal that asks for a stop: no step is lost."""
     words = {signal.strsignal(number) for number in STOPS}
     return -code in STOPS or any(e.signal in words for e in exits.values())
+
+
+def _words_before_a_log(errors: list[str]) -> str:
+    """What was said where a rank could not even open its log, as by a container that does not start."""
+    return next((line for line in errors if line.strip() and not line.startswith("srun:")), "no output")
 
 
 def _first_death(errors: list[str], code: int) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.launch.slurm.container import Container, digest, ranks_see
+from harness.launch.slurm.ended import judge
 from harness.launch.slurm.profile import load_profile
 from harness.record import RunDirectory
 from harness.study import Study, load_study
@@ -120,6 +121,16 @@ def test_an_image_that_is_not_here_is_told_and_no_error() -> None:
         Container.model_validate({"apptainer": {"image": "/no/a.sif"}}).missing() or ""
     )
     assert Container.model_validate({"pyxis": {"image": "python:3.12"}}).missing() is None
+
+
+@pytest.mark.usefixtures("made_up_patches")
+def test_a_container_that_does_not_start_is_told_in_its_own_words(tmp_path: Path) -> None:
+    said = [
+        "FATAL: container creation failed: no such mount",
+        "srun: error: n0: tasks 0-3: Exited with exit code 255",
+    ]
+    ended = judge(RunDirectory(tmp_path), Study.model_validate(STUDY).runs[0], 4, 255, said, asked=False)
+    assert ended.reason == "rank 0 ended with code 255: FATAL: container creation failed: no such mount"
 
 
 @pytest.mark.usefixtures("made_up_patches")
