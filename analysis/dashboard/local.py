@@ -56,6 +56,8 @@ class Dashboard:
     def update(self) -> int:
         """Tell the steps that were not told yet; returns how many."""
         collected = collect_study(self.folder)
+        if self.told and not collected.lines_read:
+            return 0
         rows: Any = collected.runs.to_dict("records")
         runs = {row["run_id"]: row for row in rows}
         count = 0
