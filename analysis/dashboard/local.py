@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from analysis.collect.collect import Collected, collect_study
+from analysis.collect.collect import collect_study
 from analysis.collect.tables import STEP_COLUMNS
 from analysis.dashboard.charts import parts_of
 from analysis.dashboard.found import found_of_runs, tables_of, words_of
@@ -42,7 +42,8 @@ class Dashboard:
         self.folder, self.study, self.summary = folder, load_study(folder), summary
         self.found = found_of_runs(summary) if summary else {}
         self.names = _names(self.study)
-        self.told: dict[str, int] = {}
+        self.told: dict[str, int] = {}  # the last step of each run, and how many rows it had
+        self.rows: dict[str, int] = {}
         self.begun: dict[str, float] = {}  # when each run recorded its first step
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
         os.environ |= {
@@ -56,10 +57,15 @@ class Dashboard:
     def update(self) -> int:
         """Tell the steps that were not told yet; returns how many."""
         collected = collect_study(self.folder)
+        if self.told and not collected.lines_read:
+            return 0
         rows: Any = collected.runs.to_dict("records")
         runs = {row["run_id"]: row for row in rows}
         count = 0
-        for run_id, lines in _lines(collected):
+        for run_id, table in collected.by_run(STEP_COLUMNS):
+            if table.num_rows == self.rows.get(run_id):
+                continue
+            self.rows[run_id], lines = table.num_rows, _lines(table)
             run = Run.model_validate(json.loads(runs[run_id]["record"])["run"])
             new = list(told_steps(lines, run, self.told.get(run_id, -1)))
             if new:
@@ -167,10 +173,6 @@ def _short_name(run: Run, run_id: str) -> str:
     return " ".join(words)
 
 
-def _lines(collected: Collected) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Each run's steps as lines, without what was not measured."""
-    for run_id, table in collected.by_run(STEP_COLUMNS):
-        yield (
-            run_id,
-            [{key: value for key, value in line.items() if value is not None} for line in table.to_pylist()],
-        )
+def _lines(table: Any) -> list[dict[str, Any]]:
+    """A run's steps as lines, without what was not measured."""
+    return [{key: value for key, value in line.items() if value is not None} for line in table.to_pylist()]

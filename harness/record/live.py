@@ -11,9 +11,9 @@ import math
 import os
 import select
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.record.directory import RunDirectory
@@ -22,13 +22,20 @@ from harness.record.mirror import sole_pusher
 from harness.record.session import Mode, Session, use_own_service
 
 SECONDS = 10.0  # between looks at the files
-RECENT_SECONDS = 10 * SECONDS  # a file that was not written to for so long was read since
 LOWEST_PRIORITY = 19
+
+
+@dataclass
+class Followed:
+    """A run that is being told, and the stamp of its steps when they were last read."""
+
+    session: Session
+    stamp: tuple[int, int, int] | None = None
 
 
 def follow(folders: Sequence[Path], mode: Mode) -> int:
     """Tell all runs until standard input is closed; the number of those that could not be told to their end."""
-    sessions: dict[Path, Session] = {}
+    followed: dict[Path, Followed] = {}
     failed: set[Path] = set()
     with ExitStack() as locks:
         ending, seconds = False, 0.0
@@ -38,7 +45,7 @@ def follow(folders: Sequence[Path], mode: Mode) -> int:
                 if folder in failed:
                     continue
                 try:
-                    _tell(folder, mode, sessions, locks, ending)
+                    _tell(folder, mode, followed, locks, ending)
                 except Exception as error:
                     failed.add(
                         folder
@@ -47,22 +54,20 @@ def follow(folders: Sequence[Path], mode: Mode) -> int:
     return len(failed)
 
 
-def _tell(folder: Path, mode: Mode, sessions: dict[Path, Session], locks: ExitStack, ending: bool) -> None:
+def _tell(folder: Path, mode: Mode, followed: dict[Path, Followed], locks: ExitStack, ending: bool) -> None:
     directory = RunDirectory(folder)
-    changed = (
-        directory.steps_file.exists() and time.time() - directory.steps_file.stat().st_mtime < RECENT_SECONDS
-    )
-    if folder in sessions and not changed and not ending:
-        return  # runs of a task take turns: most of them have nothing to tell
-    lines = list(read_lines(directory.steps_file))
-    if folder not in sessions:
-        if not lines:
+    if folder not in followed:
+        if not any(read_lines(directory.steps_file)):
             return
         locks.enter_context(sole_pusher(directory.path, math.inf))
-        sessions[folder] = Session(directory, mode)
-    sessions[folder].log(lines)
+        followed[folder] = Followed(Session(directory, mode))
+    one, stat = followed[folder], directory.steps_file.stat()
+    stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if stamp != one.stamp:  # runs of a task take turns: most of them have nothing new
+        one.session.log(list(read_lines(directory.steps_file)))
+        one.stamp = stamp
     if ending:
-        sessions.pop(folder).finish()
+        followed.pop(folder).session.finish()
 
 
 def main(words: Sequence[str]) -> int:

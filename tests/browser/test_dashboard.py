@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,9 +33,7 @@ def address(report: Path) -> Iterator[str]:
         found = re.search(r"http://127\.0\.0\.1:\S+", served.stdout.readline())
         assert found is not None
         yield found[0]
-        served.send_signal(signal.SIGINT)
-        assert served.stdout.read() == "Closed; the same command shows it again\n"
-        assert served.wait(60) == 0
+        served.terminate()
 
 
 @pytest.fixture

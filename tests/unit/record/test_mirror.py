@@ -11,12 +11,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from harness.record import RunDirectory, StepWriter
-from harness.record.metrics import step_rates
+from harness.record.metrics import DEEPSPEED, TRAINER, step_rates
 from harness.record.mirror import mirror_run, mirror_study, sole_pusher
 from harness.study import load_study
 from harness.system.errors import HarnessError
@@ -96,6 +97,18 @@ def test_charts_of_a_users_own_runs_show_ours(directory: RunDirectory) -> None:
     assert row["Train/Samples/lr"] == row["train/learning_rate"] == row["lr"]
     assert row["Train/Samples/train_loss"] == row["train/loss"] == row["loss"]
     assert row["train/global_step"] == 3
+
+
+def test_the_names_of_a_users_own_runs_are_those_that_their_libraries_write() -> None:
+    specs = [find_spec(name) for name in ("deepspeed", "transformers")]
+    of_deepspeed, of_transformers = (Path(spec.origin or "").parent for spec in specs if spec)
+    engines = [of_deepspeed / "runtime" / name for name in ("engine.py", "pipe/engine.py")]
+    written = "".join(file.read_text() for file in engines).replace("'", '"')
+    assert [name for name in DEEPSPEED if f'"{name}"' not in written] == []
+    assert "self.log({label: value}, step=step)" in (of_deepspeed / "monitor" / "wandb.py").read_text()
+    trainer = (of_transformers / "integrations" / "integration_utils.py").read_text()
+    assert 'define_metric("*", step_metric="train/global_step"' in trainer
+    assert {name.split("/")[0] for name in TRAINER} == {"train", "eval"}
 
 
 def test_steps_have_the_time_of_the_training_not_of_the_push(directory: RunDirectory) -> None:
