@@ -13,6 +13,7 @@ from harness.configuration.keys import AUTO
 from harness.configuration.recipes import Follow
 from harness.configuration.remarks import Remark
 from harness.system.errors import HarnessError
+from harness.system.python_text import literal, tree_of
 
 UNKNOWN = object()
 ARGUMENTS = (
@@ -59,7 +60,7 @@ OPTIONS = ("--deepspeed_config", "--deepspeed", "--ds_config")
 def from_python(text: str, source: str, follow: Follow, arguments: Mapping[str, Any] | None = None) -> Found:
     """What a script says that is started with `arguments`. Raises HarnessError where it has no configuration."""
     try:
-        tree = ast.parse(text)
+        tree = tree_of(text)
     except SyntaxError as error:
         raise HarnessError(f"{source}: line {error.lineno}: not Python ({error.msg})") from error
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
@@ -102,7 +103,7 @@ def from_python(text: str, source: str, follow: Follow, arguments: Mapping[str, 
 def facts_in(text: str) -> frozenset[str]:
     """The facts that a script's calls show; none for what is no Python."""
     try:
-        tree = ast.parse(text)
+        tree = tree_of(text)
     except SyntaxError:
         return frozenset()
     return _facts([node for node in ast.walk(tree) if isinstance(node, ast.Call)])
@@ -157,8 +158,8 @@ def _read(arguments: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in arguments.items():
         try:
-            found[f"args.{name}"] = ast.literal_eval(value) if isinstance(value, str) else value
-        except (ValueError, SyntaxError):
+            found[f"args.{name}"] = literal(value) if isinstance(value, str) else value
+        except ValueError:
             found[f"args.{name}"] = value
     return found
 

@@ -5,7 +5,6 @@ Two small readers look at the same text, one for dictionaries and one for lines 
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 from harness.diagnose.curve import number
 from harness.diagnose.names import HELD_OUT, NAMES, PART, is_curve_name, plain
 from harness.diagnose.read.rows import Row, Rows
+from harness.system.python_text import literal
 
 NUMBER = r"[-+]?(?:\d+(?:,\d{3})*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)(?![\w.]*[A-Za-z_])"
 BRACES = re.compile(r"\{[^{}]*\}")
@@ -61,8 +61,8 @@ def _dictionary(text: str) -> dict[str, Any] | None:
         content = json.loads(text)
     except ValueError:
         try:
-            content = ast.literal_eval(BARE.sub(lambda word: f"'{word[0]}'", text))
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            content = literal(BARE.sub(lambda word: f"'{word[0]}'", text))
+        except ValueError:
             return None
     return content if isinstance(content, dict) else None
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from harness.configuration import Found, checked, read_arguments, read_configuration, resolved
 from harness.system.errors import HarnessError
@@ -363,3 +365,46 @@ def test_a_file_that_the_trainer_brings_along_is_known_by_its_name(folder: Path)
 )
 def test_a_configuration_amid_other_text_is_found(folder: Path, text: str) -> None:
     assert read(folder, "post.md", text).deepspeed == HPZ
+
+
+WORDS = st.sampled_from(
+    [
+        '"zero_optimization"',
+        '"stage"',
+        ": ",
+        "{",
+        "}",
+        ", ",
+        "3",
+        '"3"',
+        "null",
+        "true",
+        "'a'",
+        "\n",
+        "#",
+        "//",
+        "- ",
+        "deepspeed: x.json\n",
+        "output_dir: x\n",
+        "--deepspeed ds.json ",
+        "$A",
+        "$((A * 2))",
+        "A=2\n",
+        "<<EOF > a.json\n",
+        "\nEOF\n",
+        "config = ",
+        "[1, 2]",
+        "import x\n",
+    ]
+)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml", ".py", ".sh"])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.lists(WORDS, max_size=20).map("".join))
+def test_any_file_is_read_or_refused(folder: Path, suffix: str, text: str) -> None:
+    try:
+        found = read(folder, f"any{suffix}", text)
+        checked(found.deepspeed or {})
+    except HarnessError as refused:
+        assert "\n" not in str(refused)

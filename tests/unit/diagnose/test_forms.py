@@ -507,3 +507,65 @@ def test_zero_settings_are_read_of_a_log_whose_json_is_cut_off() -> None:
 )
 def test_the_release_is_taken_where_the_text_says_one(text: str, release: str | None) -> None:
     assert read(f"INFO {text}\n").told.release == release
+
+
+# --- whatever it is, it is read or refused in one sentence -------------------------------------------------------------
+
+PIECES = st.sampled_from(
+    [
+        "{",
+        "}",
+        "[",
+        "]",
+        "'loss'",
+        '"loss"',
+        ":",
+        ",",
+        " ",
+        "\n",
+        "\t",
+        "nan",
+        "NaN",
+        "null",
+        "1e5",
+        "12",
+        "3/40",
+        "step",
+        "loss",
+        "Step,loss\n",
+        "grad_norm",
+        "eval_loss",
+        " | ",
+        "[Rank 0] step=1, skipped=0, lr=[1]",
+        "1/9 [00:01<",
+        "json = {",
+        "{}",
+        "é",
+        "-inf",
+    ]
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(PIECES, max_size=30).map("".join))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        curves = curves_in(text, "here")
+    except HarnessError as refused:
+        assert "\n" not in str(refused) and str(refused).startswith("here: ")
+        return
+    assert all(
+        len(curve.step) == len(curve.loss) == len(curve.grad_norm) == len(curve.learning_rate)
+        for curve in curves
+    )
+
+
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b":W&B\x00\x00\x00", b"\x1f\x8b", b"\x20" + bytes(11) + b"\x09", b"\xff\xfe"]),
+)
+def test_any_bytes_are_read_or_refused(content: bytes, head: bytes) -> None:
+    try:
+        curves_of_bytes(head + content, "here")
+    except HarnessError as refused:
+        assert "\n" not in str(refused)
