@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -75,15 +76,23 @@ def _with_steps_of_bars(text: str, found: Sequence[tuple[int, int, Row]]) -> Row
     if any(plain(key) in NAMES["step"] for row in rows for key in row) or len(logged) < 1:
         return Rows(form=form, rows=rows)
     bars = [(bar.start(), int(bar[1]), int(bar[2])) for bar in BAR.finditer(text)]
-    totals = [total for _, _, total in bars]
-    main = max(set(totals), key=totals.count, default=0)
-    places = [(place, done) for place, done, total in bars if total == main]
-    for steps in (_after(logged, places), _before(logged, places)):
+    for steps in _candidates(logged, bars):
         if steps and all(a < b for a, b in pairwise(steps)):
             of = dict(zip(logged, steps, strict=True))
             rows = [{"step": of[(a, b)], **row} if (a, b) in of else row for a, b, row in found]
             return Rows(form=form, rows=rows, notes=("steps are those of the progress bar",))
     return Rows(form=form, rows=rows)
+
+
+def _candidates(
+    logged: Sequence[tuple[int, int]], bars: Sequence[tuple[int, int, int]]
+) -> Iterator[list[int]]:
+    """Steps by each progress bar, the most frequent first: evaluations and saving have bars of their own."""
+    totals = Counter(total for _, _, total in bars)
+    for of, _ in totals.most_common():
+        places = [(place, done) for place, done, total in bars if total == of]
+        yield _after(logged, places)
+        yield _before(logged, places)
 
 
 def _before(logged: Sequence[tuple[int, int]], bars: Sequence[tuple[int, int]]) -> list[int]:

@@ -303,6 +303,15 @@ def test_steps_that_are_not_there_are_counted_and_that_is_said() -> None:
     assert math.isnan(curve.loss[1])
 
 
+def test_the_bar_of_an_evaluation_is_not_that_of_the_training() -> None:
+    evaluation = "".join(f" 50%|█████     | {done}/90 [00:01<00:00,  4.1it/s]\r" for done in range(90))
+    curve = read(
+        "{'loss': 2.0}\n  1%|▏  | 10/30 [00:10<00:20,  1.0it/s]\r" + evaluation + "{'eval_loss': 3.0}\n"
+        "{'loss': 1.5}\n  2%|▏  | 20/30 [00:20<00:10,  1.0it/s]\r"
+    )
+    assert list(curve.step) == [10, 20] and list(curve.eval_loss) == [3.0]
+
+
 @pytest.mark.parametrize("text", ["[2.0, 1.5, NaN]", "2.0\n1.5\nnan\n", "2.0, 1.5, nan", "[2.0 1.5 NaN]"])
 def test_plain_numbers_are_losses(text: str) -> None:
     np.testing.assert_array_equal(read(text).loss, [2.0, 1.5, math.nan])
@@ -509,7 +518,7 @@ def test_the_release_is_taken_where_the_text_says_one(text: str, release: str | 
     assert read(f"INFO {text}\n").told.release == release
 
 
-# --- whatever it is, it is read or refused in one sentence -------------------------------------------------------------
+# --- whatever it is, it is read or refused in one sentence ----------------------------------------------------------
 
 PIECES = st.sampled_from(
     [
