@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from harness.diagnose.curve import number
-from harness.diagnose.names import HELD_OUT, NAMES, PART, is_curve_name, plain
+from harness.diagnose.names import HELD_OUT, NAMES, PART, is_curve_name, is_training, plain
 from harness.diagnose.read.rows import Row, Rows
 from harness.system.python_text import literal
 
@@ -72,7 +72,7 @@ def _with_steps_of_bars(text: str, found: Sequence[tuple[int, int, Row]]) -> Row
     """Dictionaries without a step get it from the progress bar beside them, where all of them have one."""
     form = "dictionaries in a log"
     rows = [row for _, _, row in found]
-    logged = [(begin, end) for begin, end, row in found if any(plain(key) in NAMES["loss"] for key in row)]
+    logged = [(begin, end) for begin, end, row in found if is_training(row)]
     if any(plain(key) in NAMES["step"] for row in rows for key in row) or len(logged) < 1:
         return Rows(form=form, rows=rows)
     bars = [(bar.start(), int(bar[1]), int(bar[2])) for bar in BAR.finditer(text)]

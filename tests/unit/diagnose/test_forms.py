@@ -307,7 +307,8 @@ def test_the_bar_of_an_evaluation_is_not_that_of_the_training() -> None:
     evaluation = "".join(f" 50%|█████     | {done}/90 [00:01<00:00,  4.1it/s]\r" for done in range(90))
     curve = read(
         "{'loss': 2.0}\n  1%|▏  | 10/30 [00:10<00:20,  1.0it/s]\r" + evaluation + "{'eval_loss': 3.0}\n"
-        "{'loss': 1.5}\n  2%|▏  | 20/30 [00:20<00:10,  1.0it/s]\r"
+        "{'loss': 1.5}\n  2%|▏  | 20/30 [00:20<00:10,  1.0it/s]\r{'train_runtime': 9.0, 'train_loss': 1.7}\n"
+        " 100%|██| 30/30 [00:20<00:10,  1.0it/s]\r"
     )
     assert list(curve.step) == [10, 20] and list(curve.eval_loss) == [3.0]
 
