@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -96,17 +97,17 @@ def _candidates(
 
 
 def _before(logged: Sequence[tuple[int, int]], bars: Sequence[tuple[int, int]]) -> list[int]:
-    """The last bar before each; empty where one has none."""
-    steps = [
-        max(((place, done) for place, done in bars if place < begin), default=None) for begin, _ in logged
-    ]
-    return [one[1] for one in steps if one] if all(steps) else []
+    """What the last bar before each says; empty where one has none."""
+    places = [place for place, _ in bars]
+    found = [bisect_left(places, begin) - 1 for begin, _ in logged]
+    return [bars[index][1] for index in found] if min(found) >= 0 else []
 
 
 def _after(logged: Sequence[tuple[int, int]], bars: Sequence[tuple[int, int]]) -> list[int]:
-    """The first bar after each; empty where one has none."""
-    steps = [min(((place, done) for place, done in bars if place >= end), default=None) for _, end in logged]
-    return [one[1] for one in steps if one] if all(steps) else []
+    """What the first bar after each says; empty where one has none."""
+    places = [place for place, _ in bars]
+    found = [bisect_left(places, end) for _, end in logged]
+    return [bars[index][1] for index in found] if max(found) < len(bars) else []
 
 
 # --- lines of pairs ------------------------------------------------------------------------------------------------
@@ -115,7 +116,8 @@ VALUE = rf"\s*(?:[:=]|is)?\s*(?:tensor\(|\[)?\s*\$?({NUMBER})"
 WORD = r"(?<![\w/])"
 QUANTITIES = {
     "loss": re.compile(
-        rf"{WORD}((?:[A-Za-z_]+[ _/-]){{0,3}}[A-Za-z]*loss(?:_mean|/train|_step)?)\"?'?{VALUE}", re.IGNORECASE
+        rf"{WORD}((?:[A-Za-z_]{{1,20}}[ _/-]){{0,3}}[A-Za-z]{{0,12}}loss(?:_mean|/train|_step)?)\"?'?{VALUE}",
+        re.IGNORECASE,
     ),
     "grad_norm": re.compile(
         rf"{WORD}(?:(?:train|global|total|actor)[ _/])?(?:grad(?:ient)?s?[ _-]?norm|gnorm|global[ _]norm){VALUE}",
