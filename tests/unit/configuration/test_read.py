@@ -212,6 +212,19 @@ def test_a_python_script_names_a_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "call",
+    [
+        'Trainer(strategy="deepspeed_stage_3_offload", devices=8)',
+        "Trainer(strategy=DeepSpeedStrategy(stage=3))",
+        "Accelerator(deepspeed_plugin=DeepSpeedPlugin(zero_stage=3, gradient_accumulation_steps=2))",
+    ],
+)
+def test_a_python_script_switches_zero_on_by_an_argument(folder: Path, call: str) -> None:
+    found = read(folder, "train.py", f"trainer = {call}\n")
+    assert found.deepspeed is not None and found.deepspeed["zero_optimization"]["stage"] == 3
+
+
+@pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
         (
