@@ -96,8 +96,8 @@ def from_python(text: str, source: str, follow: Follow, arguments: Mapping[str, 
         return found.filled(Found(deepspeed=config, unread=frozenset(missing))).saying(*unread)
     for name in _named_files(calls, names):
         return found.filled(follow(name))
-    if (config := _by_arguments(calls, names)) is not None:
-        return found.filled(Found(deepspeed=config))
+    if (switched := _by_arguments(calls, names)) is not None:
+        return found.filled(Found(deepspeed=switched))
     raise HarnessError(
         f"{source}: holds no DeepSpeed configuration as a dictionary and names no file with one; give that as --config"
     )

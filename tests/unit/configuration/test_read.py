@@ -421,3 +421,20 @@ def test_any_file_is_read_or_refused(folder: Path, suffix: str, text: str) -> No
         checked(found.deepspeed or {})
     except HarnessError as refused:
         assert "\n" not in str(refused)
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        ("--tensor-model-parallel-size 2", "tensor parallel"),
+        ("--ds-sequence-parallel-size 4", "sequence parallel"),
+        ("--pipeline-model-parallel-size 2", "pipeline parallel"),
+        ("--num-experts 128", "moe"),
+        ("--torch_compile True", "compile"),
+        ("--optim muon", "muon"),
+        ("--tensor-model-parallel-size 1 --torch_compile False", ""),
+    ],
+)
+def test_what_the_arguments_switch_on_is_known_as_a_fact(folder: Path, options: str, fact: str) -> None:
+    found = read(folder, "run.sh", f"deepspeed train.py --deepspeed_config ds.json {options}\n")
+    assert found.facts == ({fact} if fact else set())
