@@ -15,10 +15,14 @@ FACTS: dict[str, tuple[str, ...]] = {
     "moe": ("num_experts", "moe_expert_parallel_size", "ep_size"),
     "flash attention": ("flash_attn", "flash_attention", "use_flash_attn"),
     "sequence parallel": (
-        "sequence_parallel_size",
-        "sequence_parallel_degree",
-        "context_parallel_size",
-        "cp_size",
+        *(
+            "sequence_parallel_size",
+            "sequence_parallel_degree",
+            "context_parallel_size",
+            "cp_size",
+            "sp_size",
+        ),
+        *("ds_sequence_parallel_size", "ring_attn_size"),
     ),
     "tensor parallel": (
         "tensor_parallel_size",
