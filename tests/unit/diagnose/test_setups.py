@@ -142,7 +142,7 @@ def test_triage_reads_standard_input_and_takes_what_the_log_says(app: typer.Type
     done = RUN.invoke(app, ["triage", "-", "--json"], input=log)
     found = json.loads(done.stdout)
     assert found["source"] == "standard input"
-    assert found["verdict"] == "race"
+    assert found["fault"] == "race"
 
 
 def test_triage_judges_each_of_several_runs_or_the_one_that_is_named(
