@@ -112,6 +112,21 @@ def test_the_first_step_after_a_restart_is_compared_with_those_before() -> None:
     assert curve_signs(paused)["first step too high"].startswith("step 8, the first after a restart, has 5.4")
 
 
+def test_a_restart_that_stays_worse_was_not_resumed() -> None:
+    losses = [*FALLING[:8], *[9.0] * 6]
+    paused = case(losses, times={step: float(step) + 600 * (step >= 8) for step in range(len(losses))})
+    assert triage(paused).fault == "not resumed"
+    assert triage(case(losses)).fault == "plain instability"
+
+
+def test_a_gradient_that_is_nan_beside_a_sound_first_loss_is_of_the_first_backward() -> None:
+    posted = case([0.87, 0.0, 0.0], [math.inf] * 3)
+    assert (
+        judged(posted, "0.18.9", {"bf16": {"enabled": True}, "zero_optimization": {"stage": 3}}).fault
+        == "first backward"
+    )
+
+
 def test_silence_is_measured_by_the_steps_before() -> None:
     assert "silent" not in curve_signs(case(FALLING, silence=15.0))
     assert curve_signs(case(FALLING, silence=25.0))["silent"] == "nothing was heard for 25 s"
