@@ -245,8 +245,8 @@ def absurd_loss(case: Case) -> str | None:
     limit = max(10 * math.log(case.vocabulary), 30.0) if case.vocabulary else ABSURD
     if not len(finite) or finite[0] < limit or len(loss) < 2 or not case.curve.has_loss:
         return None
-    halves = np.isfinite(loss).all() and np.median(finite[len(finite) // 2 :]) < finite[0] / 2
-    return None if halves else f"the loss begins absurdly high, at {finite[0]:.6g}"
+    falls = np.isfinite(loss).all() and np.median(finite[-max(2, len(finite) // 3) :]) < 0.97 * finite[0]
+    return None if falls else f"the loss begins absurdly high, at {finite[0]:.6g}"
 
 
 def learning_rate_0(case: Case) -> str | None:
