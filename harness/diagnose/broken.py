@@ -94,7 +94,7 @@ def overflows(case: Case) -> Mask:
     if case.loss_scaling is False:
         return explained
     whole, found = len(case.curve), runs(case.curve.bad_gradient)
-    starts = case.curve.step[[start for start, _ in found]] if found else []
+    starts = case.curve.step[np.array([start for start, _ in found], dtype=int)]
     if case.loss_scaling is None and len(found) >= OFTEN and np.median(np.diff(starts)) < APART:
         return explained
     for start, length in found:

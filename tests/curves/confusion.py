@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,12 @@ def records() -> Iterator[dict[str, Any]]:
         yield from map(json.loads, (FOLDER / file).read_text().splitlines())
 
 
-def judged() -> list[Judged]:
-    return [
+@lru_cache(maxsize=1)
+def judged() -> tuple[Judged, ...]:
+    return tuple(
         Judged(one["name"], one["part"], one["kind"], tuple(one.get("right", ())), triage(case_of(one)))
         for one in records()
-    ]
+    )
 
 
 def figures(found: Iterable[Judged]) -> dict[str, tuple[int, int]]:

@@ -340,3 +340,17 @@ def test_a_run_of_ours_needs_no_configuration(tmp_path: Path) -> None:
 
 def test_a_foreign_curve_may_come_without_anything_else(tmp_path: Path) -> None:
     assert open_case(export(tmp_path, FALLING)).exposed == {}
+
+
+def test_overflows_that_alternate_are_believed_only_where_fp16_is_known() -> None:
+    alternating = [1.0, math.inf] * 8
+    losses = FALLING[:16]
+    assert triage(case(losses, alternating)).verdict == "broken"
+    assert triage(case(losses, alternating, loss_scaling=True)).verdict == "healthy"
+
+
+def test_what_is_sound_in_fp16_alone_asks_for_the_precision() -> None:
+    found = triage(case(FALLING, STARTING))
+    assert found.headline == "No sign of a fault in 24 steps, if they were trained in fp16."
+    assert found.question == "Does it train in fp16? Give --config ds_config.json."
+    assert not any("nothing to do" in step for step in found.next)
