@@ -20,6 +20,9 @@ FIRST_OVERFLOWS = 20
 """Steps in a row that fp16 skips at the start at most: a scale of 2^16 is halved to 1 in 16, hysteresis adds two."""
 LATER_OVERFLOWS = 3
 """Steps in a row that it skips later, when the scale has been doubled once too often."""
+OFTEN, APART = 4, 20
+"""So many rows of overflows, so few steps apart, are taken for fp16 only where that is known to be in use: the scale is
+halved by each, and grows again in a thousand steps."""
 POLICY = ("reward", "kl", "advantage", "entropy", "policy", "completion")
 """Parts of column names of a reinforcement learning, whose loss begins at 0 and stays near it."""
 
@@ -41,13 +44,21 @@ def zeros_for_nan(curve: Curve) -> Mask:
     norm = curve.grad_norm[zero]
     if np.isinf(norm).any():
         return np.asarray(zero, dtype=bool)
-    if alive(norm) or is_policy(curve):
+    if alive(norm) or is_policy(curve) or _comes_and_goes_with_its_gradient(curve, zero):
         return none
     first = int(np.flatnonzero(zero)[0])
     before = np.abs(curve.loss[:first])
     before = before[np.isfinite(before)]
     small = len(before) > 0 and float(np.median(before[-3:])) < SMALL
     return none if small else np.asarray(zero, dtype=bool)
+
+
+def _comes_and_goes_with_its_gradient(curve: Curve, zero: Mask) -> bool:
+    """Whether sound losses follow on zeros whose gradient norm is exactly 0, as those of a margin loss do."""
+    first = int(np.flatnonzero(zero)[0])
+    return bool(
+        (curve.grad_norm[zero] == 0).all() and (~zero[first:]).any() and np.isfinite(curve.loss).all()
+    )
 
 
 def alive(norm: NDArray[np.float64]) -> bool:
@@ -82,8 +93,11 @@ def overflows(case: Case) -> Mask:
     explained = np.zeros(len(case.curve), dtype=bool)
     if case.loss_scaling is False:
         return explained
-    whole = len(case.curve)
-    for start, length in runs(case.curve.bad_gradient):
+    whole, found = len(case.curve), runs(case.curve.bad_gradient)
+    starts = case.curve.step[np.array([start for start, _ in found], dtype=int)]
+    if case.loss_scaling is None and len(found) >= OFTEN and np.median(np.diff(starts)) < APART:
+        return explained
+    for start, length in found:
         ends = start + length == whole
         limit = FIRST_OVERFLOWS if start <= 1 else LATER_OVERFLOWS
         if case.loss_scaling is None and ends and length > LATER_OVERFLOWS:

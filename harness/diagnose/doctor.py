@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from typing import Literal
 
+from harness.configuration import Remark
 from harness.diagnose.faults import Exposure, Frozen, exposures, named, worst_first
 from harness.diagnose.setup import Setup
 from harness.diagnose.show import WIDTH
@@ -88,8 +89,10 @@ class Examination(Frozen):
     setup: str
     """What was examined, in one sentence."""
     release: str | None
+    remarks: tuple[Remark, ...]
+    """What was odd in the configuration, and what DeepSpeed makes of it."""
     notes: tuple[str, ...]
-    """What was odd about the input, what is assumed."""
+    """What is assumed."""
     exposures: tuple[Exposure, ...]
 
 
@@ -104,7 +107,7 @@ class DoctorAnswer(Examination):
 
 
 def doctor_answer(here: Machine, found: Examination | None) -> DoctorAnswer:
-    nothing = {"headline": "", "setup": "", "release": None, "notes": (), "exposures": ()}
+    nothing = {"headline": "", "setup": "", "release": None, "remarks": (), "notes": (), "exposures": ()}
     return DoctorAnswer(machine=here, **(found.model_dump() if found else nothing))
 
 
@@ -123,12 +126,12 @@ WARNS = ("refused", "ignored")
 def examine(setup: Setup) -> Examination:
     """Exposures of a setup. Raises HarnessError for an unusable one."""
     found = [one for one in exposures(setup) if named(one.fault).table != "training"]
-    notes = [*map(str, setup.remarks), *([setup.release_note] if setup.release_note else [])]
     return Examination(
         headline=_headline(setup, found),
         setup=_described(setup, found),
         release=setup.release,
-        notes=tuple(notes),
+        remarks=setup.remarks,
+        notes=(setup.release_note,) if setup.release_note else (),
         exposures=tuple(found),
     )
 

@@ -18,6 +18,7 @@ from harness.diagnose.signs import (
     healthy_part,
     rise,
     stuck,
+    worse_after_a_restart,
 )
 
 
@@ -82,7 +83,7 @@ def _trend(case: Case) -> float | None:
 def new_level(case: Case) -> str | None:
     """A jump from which the loss falls again."""
     found = rise(case)
-    if found is None or climbs(case) or broken_by_the_first_update(case):
+    if found is None or climbs(case) or broken_by_the_first_update(case) or worse_after_a_restart(case):
         return None
     loss, index = found
     return (

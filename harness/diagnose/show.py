@@ -31,7 +31,7 @@ def doctor_lines(found: Examination) -> list[str]:
     """An examination as text; the first line says what matters most."""
     of = {answer: [one for one in found.exposures if one.exposed == answer] for answer in ANSWERS}
     lines = [found.headline, "", *wrapped(found.setup)]
-    lines += [line for note in found.notes for line in wrapped(note, "Note: ")]
+    lines += [line for note in (*map(str, found.remarks), *found.notes) for line in wrapped(note, "Note: ")]
     unseen = [one for one in of["not examined"] if not named(one.fault).examined]
     for title, which in (("It applies", of["yes"]), ("Not examined by this project", unseen)):
         if which:

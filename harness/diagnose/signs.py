@@ -80,6 +80,34 @@ def comes_and_goes(case: Case) -> str | None:
     return f"{len(found)} of {len(case.curve)} steps are broken, with sound ones between"
 
 
+def first_gradient_broken(case: Case) -> str | None:
+    """A sound loss in the first step beside a gradient norm that is not finite, and nothing sound after it."""
+    curve = case.curve
+    if len(curve) < 2 or not np.isinf(curve.grad_norm[0]) or len(broken_steps(case)) < len(curve):
+        return None
+    sound = curve.has_loss and np.isfinite(curve.loss[0]) and curve.loss[0] != 0
+    spoiled = bool((curve.bad_loss | zeros_for_nan(curve))[1:].any())
+    return (
+        f"the first loss is {curve.loss[0]:.3g}, and its gradient is not finite"
+        if sound and spoiled
+        else None
+    )
+
+
+def worse_after_a_restart(case: Case) -> str | None:
+    """Five losses after a restart are all above the usual before it, by 15 % and three times its noise at least."""
+    loss = case.curve.loss
+    for index in case.curve.restarts:
+        before, after = loss[max(0, index - 8) : index], loss[index : index + 5]
+        if len(before) < 3 or len(after) < 5 or not np.isfinite(loss[index - len(before) : index + 5]).all():
+            continue
+        usual, noise = float(np.median(before)), float(np.median(np.abs(np.diff(before))))
+        if after.min() > usual + max(0.15 * abs(usual), 3 * noise):
+            level = float(np.median(after))
+            return f"from the restart at step {case.curve.step[index]} on the loss is near {level:.3g}, not {usual:.3g}"
+    return None
+
+
 def zero_loss(case: Case) -> str | None:
     zeros = int(zeros_for_nan(case.curve).sum())
     return f"{zeros} losses are exactly 0" if zeros >= 2 else None
@@ -115,7 +143,7 @@ def climbs(case: Case) -> str | None:
     A loss that jumps and falls again from there has met other data, and does not climb.
     """
     found = rise(case)
-    if found is None or broken_by_the_first_update(case) is not None:
+    if found is None or broken_by_the_first_update(case) or worse_after_a_restart(case):
         return None
     loss, index = found
     if loss[index:].max() <= 1.05 * loss[index] and np.median(loss[-3:]) < loss[index]:
@@ -217,8 +245,8 @@ def absurd_loss(case: Case) -> str | None:
     limit = max(10 * math.log(case.vocabulary), 30.0) if case.vocabulary else ABSURD
     if not len(finite) or finite[0] < limit or len(loss) < 2 or not case.curve.has_loss:
         return None
-    halves = np.isfinite(loss).all() and np.median(finite[len(finite) // 2 :]) < finite[0] / 2
-    return None if halves else f"the loss begins absurdly high, at {finite[0]:.6g}"
+    falls = np.isfinite(loss).all() and np.median(finite[-max(2, len(finite) // 3) :]) < 0.97 * finite[0]
+    return None if falls else f"the loss begins absurdly high, at {finite[0]:.6g}"
 
 
 def learning_rate_0(case: Case) -> str | None:
@@ -258,6 +286,8 @@ HARD: dict[str, Sign] = {
     "broken later": broken_later,
     "stays broken": stays_broken,
     "comes and goes": comes_and_goes,
+    "first gradient broken": first_gradient_broken,
+    "worse after a restart": worse_after_a_restart,
     "zero loss": zero_loss,
     "zero from the first": zero_from_the_first,
     "frozen gradient": frozen_gradient,

@@ -22,6 +22,8 @@ SHORT = 5  # finite steps; fewer show nothing
 BONUS = {"yes": 2, "unknown": 1, "not examined": 1}
 EXCLUDED = ("safe by release", "safe by setting", "not applicable")
 
+OF_PRECISION = "Does it train in fp16? Give --config ds_config.json."
+
 Sure = Literal["certain", "likely", "possible", "none"]
 Verdict = Literal["fault", "broken", "at risk", "too short", "healthy"]
 
@@ -82,6 +84,8 @@ def triage(case: Case) -> Triage:
     sure = _sure(case, chosen, ranked, signs)
     others = [one.fault for one in ranked if one.fault != fault] if verdict in ("fault", "broken") else []
     question = _question(case, ranked) if verdict == "broken" or sure == "possible" else ""
+    if verdict == "healthy" and _only_in_fp16(case):
+        question = OF_PRECISION
     return Triage(
         source=case.source,
         headline=_headline(case, verdict, fault, sure, hard, question),
@@ -217,6 +221,8 @@ def _headline(case: Case, verdict: Verdict, fault: str, sure: Sure, hard: list[s
         return _shorten(f"No sign in {_steps(case)}, but at risk: {named(fault).plain}", 79) + "."
     if verdict == "too short":
         return f"Too short to judge: {_steps(case)}. First: give more of the log."
+    if _only_in_fp16(case):
+        return f"No sign of a fault in {_steps(case)}, if they were trained in fp16."
     return f"No sign of a fault in {_steps(case)}."
 
 
@@ -244,8 +250,12 @@ def _next(case: Case, verdict: Verdict, fault: str, question: str) -> tuple[str,
         steps.append("train a few steps without hpZ (zero_hpz_partition_size 1): is the curve the same?")
     if verdict == "too short":
         steps.append("log every step (logging_steps 1) and give ten of them")
-    if verdict == "healthy":
-        steps.append("nothing to do; hpz doctor says what the configuration is exposed to")
+    if verdict == "healthy" and _only_in_fp16(case):
+        steps.append(f"{OF_PRECISION} In bf16 a gradient norm that is not finite is a fault")
+    elif verdict == "healthy":
+        open_ones = sum(one.exposed == "unknown" and one.harm == "wrong" for one in case.exposed.values())
+        may = f"{open_ones} faults may still apply: hpz doctor says what would decide"
+        steps.append(may if open_ones else "nothing to do")
     return tuple(step for step in steps if step)
 
 
@@ -265,6 +275,11 @@ def _notes(case: Case, signs: dict[str, str], risks: list[Exposure], verdict: Ve
     if "broken at once" not in signs and case.loss_scaling is not False and _skips(case):
         notes.append("steps with an infinite gradient norm are skipped in fp16 as a matter of course")
     return notes
+
+
+def _only_in_fp16(case: Case) -> bool:
+    """Whether steps are sound only if the training is in fp16, which nobody says."""
+    return case.loss_scaling is None and _skips(case)
 
 
 def _skips(case: Case) -> bool:

@@ -1,4 +1,4 @@
-"""Recipes that were written after the rules of triage stood, and judged once: the part of the set that is held out."""
+"""Recipes that were written after the rules of triage stood: the third part, judged before mending for it."""
 
 from __future__ import annotations
 

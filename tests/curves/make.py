@@ -1,7 +1,6 @@
-"""Train every curve of the set and write healthy.jsonl and faulty.jsonl: `python -m tests.curves.make` (two minutes).
+"""Train the curves of the set and write healthy.jsonl and faulty.jsonl: `python -m tests.curves.make` (some minutes).
 
-With `--real` the runs of real DeepSpeed ranks are trained again, too (six minutes more); else those that are there are
-kept, as is what was run for the reference results.
+With `--real` the runs of real DeepSpeed ranks are trained again, too (ten minutes more); else they stay as they are.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ import argparse
 import json
 import math
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -19,11 +17,12 @@ import torch
 
 from harness.study import ModelFile, parameter_shapes
 from harness.system.places import REPOSITORY
-from tests.curves import faulty, fresh, healthy, public
+from tests.curves import faulty, fresh, healthy, last, public
+from tests.curves.confusion import FILES, FOLDER, PARTS, records
 from tests.curves.small import Trainer
 
-FOLDER = Path(__file__).parent
 SEEDS = 3
+STUDIES = ("laptop", "ablation", "families", "one-gpu")
 FP16 = {"fp16": {"enabled": True}, "zero_optimization": {"stage": 2, "overlap_comm": False}}
 CONTEXTS: tuple[dict[str, Any], ...] = (
     {},
@@ -51,40 +50,46 @@ def trained(trainer: Trainer) -> Trainer:
     return trainer if trainer.rows else trainer.run()
 
 
-def healthy_curves() -> Iterator[dict[str, Any]]:
-    for part, recipes in (
-        ("tuned", healthy.TUNED),
-        ("second", healthy.HELD_OUT),
-        ("held out", fresh.HEALTHY),
-    ):
-        for name, recipe in recipes.items():
-            for seed in range(1, SEEDS + 1):
-                one = trained(recipe(seed))
-                known = CONTEXTS[(zlib.crc32(name.encode()) + seed) % len(CONTEXTS)]
-                if "fp16" in name:
-                    known = {} if seed == 1 else faulty.known(FP16, "0.19.8")
-                yield record(
-                    f"{name} {seed}", part, one.rows, kind="healthy", known=known, evaluations=one.evaluations
-                )
+HEALTHY = {
+    "tuned": healthy.TUNED,
+    "second": healthy.HELD_OUT,
+    "third": fresh.HEALTHY,
+    "held out": last.HEALTHY,
+}
+FAULTY = {"tuned": faulty.TUNED, "second": faulty.HELD_OUT, "third": fresh.FAULTY, "held out": last.FAULTY}
+
+
+def healthy_curves(part: str) -> Iterator[dict[str, Any]]:
+    for name, recipe in HEALTHY[part].items():
+        for seed in range(1, SEEDS + 1):
+            one = trained(recipe(seed))
+            known = CONTEXTS[(zlib.crc32(name.encode()) + seed) % len(CONTEXTS)]
+            if "fp16" in name:
+                known = {} if seed == 1 else faulty.known(FP16, "0.19.8")
+            yield record(
+                f"{name} {seed}", part, one.rows, kind="healthy", known=known, evaluations=one.evaluations
+            )
+
+
+def public_curves() -> Iterator[dict[str, Any]]:
     for name, rows in public.HEALTHY.items():
         yield record(name, "tuned", rows, kind="healthy", known={}, evaluations=[])
 
 
-def faulty_curves() -> Iterator[dict[str, Any]]:
-    for part, recipes in (("tuned", faulty.TUNED), ("second", faulty.HELD_OUT), ("held out", fresh.FAULTY)):
-        for name, recipe in recipes.items():
-            for seed in range(1, SEEDS + 1):
-                one = trained(recipe.make(seed))
-                yield record(
-                    f"{name} {seed}",
-                    part,
-                    one.rows[: recipe.keep],
-                    kind=recipe.kind,
-                    right=list(recipe.right),
-                    known=recipe.known,
-                    evaluations=one.evaluations,
-                    silence=recipe.silence,
-                )
+def faulty_curves(part: str) -> Iterator[dict[str, Any]]:
+    for name, recipe in FAULTY[part].items():
+        for seed in range(1, SEEDS + 1):
+            one = trained(recipe.make(seed))
+            yield record(
+                f"{name} {seed}",
+                part,
+                one.rows[: recipe.keep],
+                kind=recipe.kind,
+                right=list(recipe.right),
+                known=recipe.known,
+                evaluations=one.evaluations,
+                silence=recipe.silence,
+            )
 
 
 def reference_curves(study: str) -> Iterator[dict[str, Any]]:
@@ -138,18 +143,33 @@ def kind_of(variant: str, steps: pd.DataFrame) -> str:
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument(
+        "--part", choices=PARTS, help="train the recipes of this part alone, and keep the others"
+    )
+    words.add_argument(
         "--real", action="store_true", help="train the runs of real DeepSpeed ranks again, too"
     )
+    given = words.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    real = _real() if words.parse_args().real else _kept()
-    made = [*healthy_curves(), *faulty_curves(), *real]
-    for study in ("laptop", "ablation", "families", "one-gpu"):
-        made += reference_curves(study)
+    made = _written()
+    for part in [given.part] if given.part else PARTS:
+        made |= _named(healthy_curves(part)) | _named(faulty_curves(part))
+    made |= _named(public_curves())
+    made |= _named(_real()) if given.real else {}
+    for study in () if given.part else STUDIES:
+        made |= _named(reference_curves(study))
     for file, wanted in (("healthy.jsonl", True), ("faulty.jsonl", False)):
-        lines = [json.dumps(one) for one in made if (one["kind"] == "healthy") is wanted]
+        lines = [json.dumps(one) for one in made.values() if (one["kind"] == "healthy") is wanted]
         (FOLDER / file).write_text("\n".join(lines) + "\n")
         print(f"{file}: {len(lines)} curves")
+
+
+def _named(found: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(one["kind"], one["name"]): one for one in found}
+
+
+def _written() -> dict[tuple[str, str], dict[str, Any]]:
+    """What was made the last time."""
+    return _named(records()) if all((FOLDER / name).exists() for name in FILES) else {}
 
 
 def _real() -> list[dict[str, Any]]:
@@ -169,14 +189,6 @@ def _of_real(one: dict[str, Any], seed: int) -> dict[str, Any]:
         known=one["known"],
         evaluations=[],
     )
-
-
-def _kept() -> list[dict[str, Any]]:
-    """What real ranks gave the last time."""
-    lines = [
-        line for name in ("healthy", "faulty") for line in (FOLDER / f"{name}.jsonl").read_text().splitlines()
-    ]
-    return [one for one in map(json.loads, lines) if one["name"].startswith("real: ")]
 
 
 if __name__ == "__main__":

@@ -112,6 +112,21 @@ def test_the_first_step_after_a_restart_is_compared_with_those_before() -> None:
     assert curve_signs(paused)["first step too high"].startswith("step 8, the first after a restart, has 5.4")
 
 
+def test_a_restart_that_stays_worse_was_not_resumed() -> None:
+    losses = [*FALLING[:8], *[9.0] * 6]
+    paused = case(losses, times={step: float(step) + 600 * (step >= 8) for step in range(len(losses))})
+    assert triage(paused).fault == "not resumed"
+    assert triage(case(losses)).fault == "plain instability"
+
+
+def test_a_gradient_that_is_nan_beside_a_sound_first_loss_is_of_the_first_backward() -> None:
+    posted = case([0.87, 0.0, 0.0], [math.inf] * 3)
+    assert (
+        judged(posted, "0.18.9", {"bf16": {"enabled": True}, "zero_optimization": {"stage": 3}}).fault
+        == "first backward"
+    )
+
+
 def test_silence_is_measured_by_the_steps_before() -> None:
     assert "silent" not in curve_signs(case(FALLING, silence=15.0))
     assert curve_signs(case(FALLING, silence=25.0))["silent"] == "nothing was heard for 25 s"
@@ -325,3 +340,17 @@ def test_a_run_of_ours_needs_no_configuration(tmp_path: Path) -> None:
 
 def test_a_foreign_curve_may_come_without_anything_else(tmp_path: Path) -> None:
     assert open_case(export(tmp_path, FALLING)).exposed == {}
+
+
+def test_overflows_that_alternate_are_believed_only_where_fp16_is_known() -> None:
+    alternating = [1.0, math.inf] * 8
+    losses = FALLING[:16]
+    assert triage(case(losses, alternating)).verdict == "broken"
+    assert triage(case(losses, alternating, loss_scaling=True)).verdict == "healthy"
+
+
+def test_what_is_sound_in_fp16_alone_asks_for_the_precision() -> None:
+    found = triage(case(FALLING, STARTING))
+    assert found.headline == "No sign of a fault in 24 steps, if they were trained in fp16."
+    assert found.question == "Does it train in fp16? Give --config ds_config.json."
+    assert not any("nothing to do" in step for step in found.next)
