@@ -10,6 +10,7 @@ from typing import Literal
 from harness.launch.memory import out_of_memory
 from harness.record import Exit, RunDirectory
 from harness.study import Run
+from harness.system.utc import utc_now
 
 FAILED_TASK = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<tasks>[\d,-]+): (?P<what>.+)")
 STOPS = (signal.SIGUSR1, signal.SIGTERM)
@@ -34,6 +35,13 @@ def steps_reached(directory: RunDirectory) -> int:
     latest = directory.checkpoints / "latest"
     match = re.fullmatch(r"step(\d+)", latest.read_text().strip()) if latest.exists() else None
     return int(match[1]) if match else 0
+
+
+def close_finished(directory: RunDirectory) -> None:
+    """Mark a run as done whose job died between the final record and `settle`: it has no step left to end with."""
+    status = directory.status()
+    if status.final is not None and status.state != "done":
+        directory.update_status(state="done", reason=None, ended_utc=status.ended_utc or utc_now())
 
 
 def judge(

@@ -22,12 +22,13 @@ from harness.cluster.cluster import usual_link
 from harness.cluster.network import shape_words
 from harness.launch.slurm.arrays import Task, read_profile, read_tasks
 from harness.launch.slurm.checks import Check
-from harness.launch.slurm.ended import Ended, judge, steps_reached
+from harness.launch.slurm.ended import Ended, close_finished, judge, steps_reached
 from harness.launch.slurm.examine import Network, examine
 from harness.launch.slurm.mirroring import mirror, mirrored_live
 from harness.launch.slurm.notify import Notifier, run_event, study_ended_here
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.srun import Allocation, Stop, await_preemption, on_every_node, run_step
+from harness.launch.slurm.turns import block_end, turns
 from harness.record import OPEN, RunDirectory
 from harness.record.environment import recorded_versions
 from harness.record.hours import close_lost_turn
@@ -274,24 +275,6 @@ class Driver:
         deadline = time.monotonic() + REQUEUE_SECONDS
         while not self.stop.ending and time.monotonic() < deadline:
             time.sleep(0.1)
-
-
-def turns(runs: list[RunDirectory], blocks: int) -> Iterator[tuple[int, list[RunDirectory]]]:
-    """Block numbers with the runs in the order of that block: forth, back, forth, …"""
-    for block in range(blocks):
-        yield block, runs if block % 2 == 0 else runs[::-1]
-
-
-def block_end(steps: int, block: int, blocks: int) -> int:
-    """The step at which a block ends; the last one ends with the run."""
-    return steps * min(block + 1, blocks) // blocks
-
-
-def close_finished(directory: RunDirectory) -> None:
-    """Mark a run as done whose job died between the final record and `settle`: it has no step left to end with."""
-    status = directory.status()
-    if status.final is not None and status.state != "done":
-        directory.update_status(state="done", reason=None, ended_utc=status.ended_utc or utc_now())
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 from harness.cluster.spec import Spec, hosts_file, link_rate, slurm_conf
 from harness.launch.slurm.ended import parse_exits, parse_ranks
 from harness.launch.slurm.rank import Place, check_placement, tasks_on_nodes
-from harness.launch.slurm.task import block_end, turns
+from harness.launch.slurm.turns import block_end, turns
 from harness.record import RunDirectory
 from harness.study import Shape
 from harness.system.errors import HarnessError
