@@ -114,12 +114,12 @@ def _slow(node: str, told: Sequence[Transfer], rates: dict[Transfer, float], exp
     ):
         if mine:
             names = ", ".join(dict.fromkeys(transfer[other] for transfer in mine))
-            words.append(f"{verb} {names} at {min(rates[t] for t in mine):.2g} Gbit/s")
+            words.append(f"{verb} {names} at {min(rates[t] for t in mine):.3g} Gbit/s")
     return f"{' and '.join(words)}, {expected:g} expected"
 
 
 def _each(told: Sequence[Transfer] | dict[Transfer, None], rates: dict[Transfer, float]) -> str:
-    return "; ".join(f"{sender} sends to {to} at {rates[sender, to]:.2g} Gbit/s" for sender, to in told)
+    return "; ".join(f"{sender} sends to {to} at {rates[sender, to]:.3g} Gbit/s" for sender, to in told)
 
 
 def to_leave_out(checks: Sequence[Check], health: Health, expected: float | None) -> list[str]:

@@ -27,7 +27,7 @@ from harness.launch.slurm.checks import (
     to_leave_out,
 )
 from harness.launch.slurm.elsewhere import host_names, place_without, send_elsewhere
-from harness.launch.slurm.health import Asked, Finding, Health, judge, judge_inside
+from harness.launch.slurm.health import Asked, Finding, Health, judge, judge_inside, judge_together
 from harness.launch.slurm.node import Facts
 from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.srun import Allocation, Stop, run_step
@@ -172,7 +172,9 @@ class Examiner:
         rates = tuple((a, b, rate) for (a, b), rate in rates_in(network).items())
         name, group = self.allocation.name, self.task.group
         check = Check(name, group, tuple(nodes), tuple(findings), rates, cluster=cluster)
+        rows = (network or {}).get("rows", ())
         links = link_findings([*earlier, check], health, expected)
+        links = links or judge_together(rows, self.task.ranks_per_node, health, expected)
         check = replace(check, findings=(*findings, *links))
         already = excluded_nodes(earlier)
         wanted = to_leave_out([*earlier, check], health, expected)

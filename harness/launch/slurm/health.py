@@ -163,3 +163,18 @@ def judge_inside(by_node: Mapping[str, float], health: Health) -> list[Finding]:
         for node, rate in by_node.items()
         if expected is not None and rate < health.least(expected)
     ]
+
+
+def judge_together(
+    rows: Iterable[Mapping[str, Any]], ranks_per_node: int, health: Health, expected: float | None
+) -> list[Finding]:
+    """What nodes send when all gather at once, by the rows of the network baseline; no node's fault alone.
+
+    In a ring every node sends at the bus bandwidth, once for each of its ranks. `expected` in Gbit/s.
+    """
+    between = [row["bus_gbit_s"] for row in rows if row["scope"] == "between nodes"]
+    sent = max(between, default=0.0) * ranks_per_node
+    if expected is None or not between or sent >= health.least(expected):
+        return []
+    says = f"in an all-gather each node sends at {sent:.3g} Gbit/s, {expected:g} expected"
+    return [Finding("links", f"{says}, though each alone is fast enough")]

@@ -11,7 +11,7 @@ import yaml
 
 from harness.launch.slurm.bandwidth import turns_of_pairs
 from harness.launch.slurm.checks import Check, excluded_nodes, leaving_out, node_notes, to_leave_out
-from harness.launch.slurm.health import Asked, Finding, Health, judge, judge_inside
+from harness.launch.slurm.health import Asked, Finding, Health, judge, judge_inside, judge_together
 from harness.launch.slurm.links import blame
 from harness.launch.slurm.node import Facts, memory_free
 from harness.launch.slurm.nvidia_smi import Cards, Gpu
@@ -120,6 +120,18 @@ def test_bandwidth_inside_is_judged_where_the_profile_expects_some() -> None:
     assert judge_inside(rates, Health()) == []
     (slow,) = judge_inside(rates, Health(inside_node_gbit_s=3000))
     assert slow.sentence == "n1: gathers at 900 Gbit/s inside, 3000 expected"
+
+
+def test_an_all_gather_that_is_slower_than_its_nodes_blames_none() -> None:
+    rows = [
+        {"scope": "inside node", "bus_gbit_s": 1.0},
+        {"scope": "between nodes", "bus_gbit_s": 10.0},
+        {"scope": "between nodes", "bus_gbit_s": 25.0},
+    ]
+    assert judge_together(rows, 8, Health(), None) == []
+    assert judge_together(rows, 8, Health(), 200.0) == []
+    (slow,) = judge_together(rows, 8, Health(), 400.0)
+    assert slow.node is None and slow.says.startswith("in an all-gather each node sends at 200 Gbit/s, 400")
 
 
 def test_free_memory_is_read_from_meminfo() -> None:
