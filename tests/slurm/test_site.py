@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli.main import main
 from harness.launch.slurm.site import Remote, Site, remote
 from harness.record import RunDirectory
 from harness.study import load_study
 from harness.system.errors import HarnessError
-from harness.system.places import REPOSITORY
 from harness.system.ports import free_port
 from tests.slurm.conftest import Submitter
 
@@ -46,9 +46,8 @@ class Server:
 def server(tmp_path: Path) -> Iterator[Server]:
     folder, port = tmp_path / "ssh", free_port()
     folder.mkdir(mode=0o700)
-    Path("/run/sshd").mkdir(
-        exist_ok=True
-    ) if os.geteuid() == 0 else None  # where root's sshd confines a part of itself
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where root's sshd confines a part of itself
     for key in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True)
     (folder / "authorized").write_text((folder / "user.pub").read_text())
@@ -86,44 +85,42 @@ def await_answer(process: subprocess.Popen[bytes], folder: Path) -> None:
         time.sleep(0.1)
 
 
-def test_submit_status_logs_and_report_work_from_here(
-    server: Server, submitter: Submitter, tmp_path: Path
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_submit_watch_status_logs_and_collect_work_from_here(
+    server: Server,
+    submitter: Submitter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     laptop, there = tmp_path / "laptop", tmp_path / "site"
     laptop.mkdir()
+    monkeypatch.chdir(laptop)
     profile = submitter.profile(site=server.site(there).model_dump())
-    (laptop / "profile.yaml").write_text(json.dumps(profile.model_dump(mode="json", exclude_defaults=True)))
+    Path("profile.yaml").write_text(json.dumps(profile.model_dump(mode="json", exclude_defaults=True)))
     file = submitter.study_file()
 
-    def hpz(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "harness.cli", *words]
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        return subprocess.run(
-            command, cwd=laptop, env=environment, capture_output=True, text=True, check=False
-        )
+    def hpz(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["hpz", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said, errors = capfd.readouterr()
+        assert not ended.value.code, errors
+        return said
 
-    sent = hpz("submit", str(file), "--cluster", "./profile.yaml")
-    assert sent.returncode == 0 and "Look on with: hpz watch results/tiny" in sent.stdout, sent.stderr
-    assert "done" not in {status.name for status in (laptop / "results" / "tiny").iterdir()}
-    watched = hpz("watch", "results/tiny")
-    assert watched.returncode == 0 and watched.stdout.count("done  4/4") == 2, watched.stderr
-    assert json.loads(hpz("status", "--json", str(file)).stdout)["counts"] == {"done": 2}
+    assert "Look on with: hpz watch results/tiny" in hpz("submit", str(file), "--cluster", "./profile.yaml")
+    assert hpz("watch", "results/tiny").count("done  4/4") == 2
+    assert json.loads(hpz("status", "--json", str(file)))["counts"] == {"done": 2}
     run = load_study(file).runs[0].run_id
-    assert "rank 0 of 4 on node 0" in hpz("logs", run, "--rank", "0").stdout
-    assert not (laptop / "results" / "tiny" / "runs").exists()
+    assert "rank 0 of 4 on node 0" in hpz("logs", run, "--rank", "0")
+    assert not Path("results/tiny/runs").exists()  # all that was there
 
-    reported = hpz("report", "results/tiny")
-    assert reported.returncode == 0 and (laptop / "results" / "tiny" / "report.html").exists(), (
-        reported.stderr
-    )
-    here = remote(laptop / "results" / "tiny")
-    ran = json.loads((RunDirectory(laptop / "results" / "tiny" / "runs" / run).run_file).read_text())
-    assert (
-        here is not None
-        and ran["code"] == here.code
-        and (there / "results" / "tiny" / "code" / here.code).is_dir()
-    )
-    assert "nothing of" in hpz("cancel", "results/tiny").stdout
+    assert json.loads(hpz("collect", "results/tiny", "--json"))["runs_done"] == 2
+    place = remote(Path("results/tiny"))
+    ran = json.loads(RunDirectory(f"results/tiny/runs/{run}").run_file.read_text())
+    assert place is not None and ran["code"] == place.code
+    assert (there / "results" / "tiny" / "code" / place.code).is_dir()
 
 
 def test_a_site_that_does_not_answer_is_told_with_what_to_try(server: Server, tmp_path: Path) -> None:
