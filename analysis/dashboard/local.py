@@ -22,6 +22,7 @@ from analysis.dashboard.charts import parts_of
 from analysis.dashboard.found import found_of_runs, tables_of, words_of
 from analysis.dashboard.summary_run import JOB_TYPE, figures
 from analysis.draw.style import line_of
+from analysis.judge.axes import axis_words, further_axes
 from harness.record.metrics import Told, told_steps
 from harness.study import Run, Study, load_study
 from harness.system.errors import HarnessError
@@ -85,7 +86,7 @@ class Dashboard:
             self.begun[run_id] = steps[0].when or 0.0
         SQLiteStorage.bulk_log(
             project=self.study.name,
-            run=_short_name(run, run_id),
+            run=_short_name(self.study, run, run_id),
             run_id=run_id,
             metrics_list=values,
             steps=[told.step for told in steps],
@@ -96,6 +97,7 @@ class Dashboard:
                 "shape": str(run.shape),
                 "policy": run.schedule,
                 "evidence": run.evidence,
+                **further_axes(self.study, run),
                 "state": row["state"],
                 "verdict": found.get("verdict", "no pair" if self.summary else "not reported"),
                 "first_bad_step": found.get("first_bad_step"),
@@ -163,13 +165,25 @@ def _names(study: Study) -> dict[str, str]:
     """The name under which each metric is charted: its part and its own; axes come last."""
     charts = [(part.key, chart) for part in parts_of(study) if not part.own for chart in part.charts]
     axes = {chart.x: f"axes/{chart.x}" for _, chart in charts if chart.x not in (None, "step")}
-    return {chart.metric: f"{key}/{chart.metric}" for key, chart in charts} | axes
+    names: dict[str, str] = {}
+    for key, chart in charts:
+        names.setdefault(chart.metric, f"{key}/{chart.metric}")  # under the first part that shows it
+    return names | axes
 
 
-def _short_name(run: Run, run_id: str) -> str:
+def _short_name(study: Study, run: Run, run_id: str) -> str:
     """A run's name with what is compared first, for lists that cut it; its last word is the hash that ends its id."""
     order = [run.schedule] if run.device == "virtual" else []
-    words = [run.variant, *order, run.model, str(run.shape), f"s{run.seed}", run_id.rsplit("_", 1)[-1]]
+    swept = axis_words(further_axes(study, run)).values()
+    words = [
+        run.variant,
+        *order,
+        *swept,
+        run.model,
+        str(run.shape),
+        f"s{run.seed}",
+        run_id.rsplit("_", 1)[-1],
+    ]
     return " ".join(words)
 
 

@@ -154,7 +154,11 @@ def test_a_live_mirror_that_was_killed_leaves_nothing_undone(directory: RunDirec
             time.sleep(0.1)
         live.kill()
     assert mirror_run(directory.path, "offline").error is None
-    assert steps_stored(directory.path) == [0, 1, 2]
+    rows = history(stored(directory.path))
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    lines = [json.loads(line) for line in directory.steps_file.read_text().splitlines()]
+    for name in ("grad_norm", "lr", "step_seconds", "secondary_gathers", "bytes_inter"):
+        assert [row[name] for row in rows] == [line[name] for line in lines]
 
 
 def test_two_that_push_at_once_push_once(directory: RunDirectory) -> None:
