@@ -228,7 +228,7 @@ def _host_read(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     if not on_device(args[0]):
         mode.host_reads(name, args[0])
         return func(*args, **kwargs)
-    mode.sync(f"read: {name}")
+    mode.device_reads(name, args[0])
     with below_dispatch():
         return func(*args, **kwargs)
 

@@ -68,6 +68,7 @@ class OpRecord:
     reads: tuple[Access, ...]
     writes: tuple[Access, ...]
     collective: Collective | None = None
+    pointwise: bool = False  # works element by element
 
 
 class WaitTarget(NamedTuple):

@@ -47,7 +47,7 @@ def rank_report(
             accesses_peak=memory.touches_peak,
             accesses_dominated=memory.dominated,
             accesses_forgotten=memory.forgotten,
-            events_peak=memory.events_peak,
+            events_peak=analysis.clocks.events_peak,
         ),
         digest=digest,
         problem=problem,

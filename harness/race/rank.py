@@ -76,7 +76,7 @@ class Watch:
         self.device = device
         if self.job.analyse:
             device.observe(CollectiveLog(self.folder / f"collectives-{self.rank}.txt"))
-            device.observe(Watcher(self.analysis))
+            device.observe(Watcher(self.analysis, self.rank))
         if self.job.excerpt and self.rank == 0:
             flip = self.job.flips[0]
             self.excerpt = Excerpt(flip.hold, flip.until, self.name_streams)

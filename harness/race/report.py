@@ -100,7 +100,7 @@ class Race(Frozen):
     id: str
     kind: Literal["race", "freed-in-use", "unwritten-read"]
     label: str | None = None  # a fault known by name, see LABELS
-    first: Access  # in the order of issue; of an unwritten read, both are the read
+    first: Access  # in the order of issue; of an unwritten read, the first read and the one that computes with it
     second: Access
     takeover: Access | None = (
         None  # of memory freed while in use: the first write of who may be given the block
@@ -200,7 +200,7 @@ def label_of(kind: str, first: Sequence[Place], second: Sequence[Place], names: 
     late = {place.function for place in second}
     if kind == "unwritten-read":
         secondary = any("ds_secondary_tensor" in name for name in names)
-        return "hpz-missing-copy" if secondary and late & _GATHERS else None
+        return "hpz-missing-copy" if secondary and {place.function for place in first} & _GATHERS else None
     if kind == "race" and late & _GATHERS and early & _SECONDARY_COPIES:
         return "hpz-secondary-copy"
     if kind == "race" and late & _GATHERS and early & _STEP_COPIES:

@@ -72,7 +72,9 @@ def _race_text(race: Race, full: bool, searched: bool) -> Iterator[str]:
     if race.label:
         yield f"  known as {race.label}: {LABELS[race.label]}"
     yield from _access_text(race.first, full)
-    if race.kind != "unwritten-read":
+    if race.kind == "unwritten-read" and race.second != race.first:
+        yield "  and what was read is used by"
+    if race.second != race.first:
         yield from _access_text(race.second, full)
     if race.takeover:
         yield "  and its block may go to"

@@ -13,13 +13,15 @@ from harness.race.sites import capture, visible
 
 
 class Watcher(Observer):
-    """Translates what the device says into the terms of the analysis."""
+    """Translates what the device says into the terms of the analysis, on this rank."""
 
-    def __init__(self, analysis: Analysis) -> None:
-        self.analysis = analysis
+    def __init__(self, analysis: Analysis, rank: int = 0) -> None:
+        self.analysis, self.rank = analysis, rank
 
     def on_op(self, op: OpRecord) -> None:
-        self.analysis.op(op.index, op.name, op.stream, _touched(op.reads), _touched(op.writes), capture())
+        place = 0 if op.collective is None else op.collective.ranks.index(self.rank)
+        reads, writes = _touched(op.reads), _touched(op.writes)
+        self.analysis.op(op.index, op.name, op.stream, reads, writes, capture(), place, op.pointwise)
 
     def on_event_record(self, event: int, stream: int) -> None:
         self.analysis.record(event, stream, capture(2))
