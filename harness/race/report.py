@@ -134,6 +134,25 @@ class Held(Frozen):
     events_peak: int = 0
 
 
+class Unseen(Frozen):
+    """A way into memory that leaves what was done there unseen, and how often it was taken."""
+
+    what: str
+    place: Place | None = None
+    count: int = 1
+
+
+class Coverage(Frozen):
+    """How much of a run the analysis saw: of one rank, or the sums over all."""
+
+    device_ops: int = 0
+    host_accesses: int = 0  # to pinned memory
+    collectives: int = 0
+    streams: int = 0  # on the rank that had most
+    unseen: tuple[Unseen, ...] = ()
+    native: tuple[str, ...] = ()  # libraries loaded by the program that work on tensors
+
+
 class RankReport(Frozen):
     """One rank's analysis."""
 
@@ -143,6 +162,7 @@ class RankReport(Frozen):
     races: tuple[Race, ...]
     costs: tuple[Cost, ...]
     held: Held
+    coverage: Coverage = Coverage()
     digest: str | None = None  # of the program's final values
     problem: str | None = None
 
@@ -160,6 +180,7 @@ class Report(Frozen):
     races: tuple[Race, ...]
     costs: tuple[Cost, ...]  # of rank 0
     held: Held  # the largest of any rank
+    coverage: Coverage = Coverage()
     problems: tuple[str, ...] = ()
     schedules_tried: int = 0
 

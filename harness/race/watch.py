@@ -17,9 +17,15 @@ class Watcher(Observer):
 
     def __init__(self, analysis: Analysis, rank: int = 0) -> None:
         self.analysis, self.rank = analysis, rank
+        self.host_accesses = self.collectives = 0
 
     def on_op(self, op: OpRecord) -> None:
-        place = 0 if op.collective is None else op.collective.ranks.index(self.rank)
+        place = 0
+        if op.collective is not None:
+            self.collectives += 1
+            place = op.collective.ranks.index(self.rank)
+        elif op.stream == HOST:
+            self.host_accesses += 1
         reads, writes = _touched(op.reads), _touched(op.writes)
         self.analysis.op(op.index, op.name, op.stream, reads, writes, capture(), place, op.pointwise)
 
