@@ -122,6 +122,7 @@ class Machine(Schedule):
         self.events_recorded = 0
         self.stream_waits = 0
         self.host_syncs: Counter[tuple[str, str]] = Counter()
+        self.threaded = False  # whether the program has started a thread
         self.unseen: Counter[tuple[str, Site]] = (
             Counter()
         )  # ways into memory that no op shows, by who took them

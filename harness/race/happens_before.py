@@ -77,9 +77,9 @@ class Analysis:
 
         `place` is this rank's in the group of a collective; `pointwise` works element by element.
         """
-        clock, time = self.clocks.tick(stream)
+        clock, time, stream = self.clocks.tick(stream)
         mark = Mark(index, stream, "op", name, site)
-        self.next_index = index + (stream != HOST)
+        self.next_index = index + (stream > HOST)
         self.window.append(mark)
         self.costs.ops += 1
         self.carried = [] if pointwise or name in CONVEYS else None
@@ -115,7 +115,7 @@ class Analysis:
     def host_wait_device(self, reason: str, site: Site = ()) -> None:
         """The host waited for every stream."""
         for clock in list(self.clocks.streams.values()):
-            join(self.clocks.host, clock)
+            join(self.clocks.of(self.clocks.host_at_work()), clock)
         self._host_wait({}, reason, site, True)
 
     def alloc(self, storage: int, nbytes: int, stream: int, written: bool = False) -> None:
@@ -136,7 +136,7 @@ class Analysis:
         if block is None:
             return
         self.memory.touches -= len(block.history)
-        if block.stream == HOST:  # torch's allocator of pinned memory awaits every copy itself
+        if block.stream <= HOST:  # torch's allocator of pinned memory awaits every copy itself
             return
         if all(old.stream == block.stream for old in block.history):
             return
@@ -175,7 +175,7 @@ class Analysis:
         kept: list[Touch] = []
         stream, write, view = new.stream, new.write, new.view
         waits, host = self.clocks.host_waits, self.clocks.host
-        prune, block.pruned = block.pruned != waits, waits
+        prune, block.pruned = block.pruned != waits and not self.clocks.threaded, waits
         for old in block.history:
             if prune and host.get(old.stream, 0) >= old.time:
                 continue  # the host has waited for it: it is before everything that can still be issued

@@ -61,7 +61,9 @@ def rank_report(
 
 
 def stream_name(streams: Mapping[int, str], stream: int) -> str:
-    return HOST_STREAM if stream == HOST else streams.get(stream, f"stream {stream}")
+    if stream > HOST:
+        return streams.get(stream, f"stream {stream}")
+    return HOST_STREAM if stream == HOST else f"{HOST_STREAM} thread {1 + HOST - stream}"
 
 
 def _race(rank: int, finding: Finding, streams: Mapping[int, str]) -> Race:
@@ -179,6 +181,7 @@ def _all(parts: Sequence[Coverage]) -> Coverage:
         host_accesses=sum(part.host_accesses for part in parts),
         collectives=sum(part.collectives for part in parts),
         streams=max((part.streams for part in parts), default=0),
+        host_threads=max((part.host_threads for part in parts), default=1),
         unseen=tuple(
             Unseen(what=what, place=place, count=count) for (what, place), count in unseen.most_common()
         ),

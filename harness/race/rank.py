@@ -111,6 +111,7 @@ class Watch:
             host_accesses=watcher.host_accesses,
             collectives=watcher.collectives,
             streams=0 if machine is None else sum(stream.issued > 0 for stream in machine.streams),
+            host_threads=self.analysis.clocks.host_threads,
             unseen=tuple(
                 Unseen(what=what, place=next(map(Place.of, visible(site.stack, 1)), None), count=count)
                 for (what, site), count in unseen

@@ -149,6 +149,7 @@ class Coverage(Frozen):
     host_accesses: int = 0  # to pinned memory
     collectives: int = 0
     streams: int = 0  # on the rank that had most
+    host_threads: int = 1  # that worked on the device or ordered what did, likewise
     unseen: tuple[Unseen, ...] = ()
     native: tuple[str, ...] = ()  # libraries loaded by the program that work on tensors
 

@@ -50,8 +50,9 @@ def _many(count: int, thing: str) -> str:
 def _coverage_text(seen: Coverage) -> Iterator[str]:
     """What was seen of the run and what was not, by what happened in it."""
     host = f", {_many(seen.host_accesses, 'host access')} to pinned memory" if seen.host_accesses else ""
+    threads = f" and {_many(seen.host_threads, 'host thread')}" if seen.host_threads > 1 else ""
     yield (
-        f"seen: {_many(seen.device_ops, 'op')} on {_many(seen.streams, 'stream')}, "
+        f"seen: {_many(seen.device_ops, 'op')} on {_many(seen.streams, 'stream')}{threads}, "
         f"{seen.collectives} of them collectives{host}"
     )
     ways = Counter[str]()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from harness.device.observe import Access, Observer, OpRecord, Site, WaitTarget
@@ -49,6 +49,15 @@ class Watcher(Observer):
 
     def on_free(self, storage: int) -> None:
         self.analysis.free(storage, capture)
+
+    def on_release(self, token: Hashable) -> None:
+        self.analysis.clocks.release(token)
+
+    def on_acquire(self, token: Hashable) -> None:
+        self.analysis.clocks.acquire(token)
+
+    def on_thread_end(self) -> None:
+        self.analysis.clocks.end_thread()
 
     def on_record_stream(self, storage: int, stream: int) -> None:
         self.analysis.record_stream(storage, stream)
