@@ -25,6 +25,9 @@ class Clocks:
         self.streams: dict[int, Clock] = {HOST: self.host}
         self.threads = {get_ident(): HOST}  # thread at work → its place in clocks, from HOST down
         self.lowest = HOST
+        self.workers = {
+            HOST
+        }  # places of those that issued, recorded or waited; others only take and leave locks
         self.left: WeakKeyDictionary[Hashable, Clock] = (
             WeakKeyDictionary()
         )  # with a lock or at a thread's end
@@ -37,12 +40,13 @@ class Clocks:
 
     @property
     def threaded(self) -> bool:
-        return self.lowest < HOST
+        """Whether several threads have worked on the device."""
+        return len(self.workers) > 1
 
     @property
     def host_threads(self) -> int:
-        """How many there were, so far."""
-        return 1 + HOST - self.lowest
+        """How many have worked on the device so far."""
+        return len(self.workers)
 
     def host_at_work(self) -> int:
         """The place in clocks of the thread that is at work."""
@@ -51,6 +55,10 @@ class Clocks:
             self.lowest -= 1
             place = self.threads[get_ident()] = self.lowest
         return place
+
+    def _work(self) -> None:
+        if self.lowest < HOST:
+            self.workers.add(self.host_at_work())
 
     def end_thread(self) -> None:
         self.threads.pop(get_ident(), None)
@@ -70,21 +78,19 @@ class Clocks:
 
     def of(self, stream: int) -> Clock:
         """The stream's clock, with what the host has waited for joined in: issued after it, it happens after it."""
-        if not self.threaded:
-            if stream == HOST:
-                return self.host
-            clock = self.streams.setdefault(stream, {})
-            if self.joined.get(stream) != self.host_moves:
-                self.joined[stream] = self.host_moves
-                join(clock, self.host)
-            return clock
         clock = self.streams.setdefault(stream, {})
-        if stream > HOST:
+        if stream <= HOST:
+            return clock
+        if self.threaded:
             join(clock, self.streams.setdefault(self.host_at_work(), {}))
+        elif self.joined.get(stream) != self.host_moves:
+            self.joined[stream] = self.host_moves
+            join(clock, self.host)
         return clock
 
     def tick(self, stream: int) -> tuple[Clock, int, int]:
         """Something is issued: the clock of its stream, with it in, its place there, and the stream or host thread."""
+        self._work()
         if stream == HOST:
             stream = self.host_at_work()
             self.host_moves += 1
@@ -93,6 +99,7 @@ class Clocks:
         return clock, time, stream
 
     def record(self, event: int, stream: int) -> None:
+        self._work()
         self.events[event] = dict(self.of(stream))
         if len(self.events) >= self.events_room and not self.threaded:
             self._drop_events()
@@ -103,9 +110,11 @@ class Clocks:
         return self.events.get(event, {})
 
     def stream_waits(self, stream: int, event: int) -> None:
+        self._work()
         join(self.of(stream), self.event(event))
 
     def host_waits_for(self, clock: Mapping[int, int]) -> None:
+        self._work()
         join(self.of(self.host_at_work()), clock)
         self.host_waits += 1
         self.host_moves += 1
