@@ -8,6 +8,7 @@ Runtime API, "API synchronization behavior").
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from harness.device.torch_private import PlainDispatchMode, current_node, functi
 
 Tensor = torch.Tensor
 COPY = torch.ops.aten.copy_.default
+TO_HOST = replace(describe(COPY), name="_to_copy")
 
 
 class Dispatcher(PlainDispatchMode):
@@ -105,7 +107,7 @@ class Dispatcher(PlainDispatchMode):
         out = func(torch.empty_like(source), **kwargs)
         if asynchronous:
             self.memory.pin(self.memory.poison.fill(out))
-        self._issue(describe(COPY), COPY, (out, source), {}, reads=(source,), kind="copy")
+        self._issue(TO_HOST, COPY, (out, source), {}, reads=(source,), kind="copy")
         self._wait_unless(asynchronous, "copy to pageable memory")
         return out
 
@@ -138,6 +140,8 @@ class Dispatcher(PlainDispatchMode):
         if not all(where):
             args, kwargs = self._scalars_from_host(operator, tensors, args, kwargs)
             tensors = [t for t, device in zip(tensors, where, strict=True) if device]
+        if operator.scales_first and kwargs.get("beta", 1) == 0:
+            tensors = [t for t in tensors if t is not args[0]]
         return self._issue(operator, func, args, kwargs, reads=tensors)
 
     def _scalars_from_host(
@@ -291,6 +295,7 @@ class Dispatcher(PlainDispatchMode):
             kind=kind,
             reads=accesses(reads),
             writes=accesses(writes),
+            pointwise=operator.pointwise,
         )
         for observer in machine.observers:
             observer.on_op(record)

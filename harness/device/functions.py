@@ -68,6 +68,16 @@ class Functions(TorchFunctionMode):
     def sync(self, reason: str) -> None:
         self.machine.host_wait(self.machine.current, reason)
 
+    def device_reads(self, name: str, tensor: Tensor) -> None:
+        """Python reads device memory: a copy on the current stream, which the host waits for."""
+        machine = self.machine
+        if machine.observers:
+            record = OpRecord(machine.ops, name, machine.current.id, "op", accesses((tensor,)), ())
+            for observer in machine.observers:
+                observer.on_op(record)
+        machine.issue(name, lambda: None)
+        self.sync(f"read: {name}")
+
     def host_reads(self, name: str, tensor: Tensor) -> None:
         """Python reads host memory without an operator that the dispatcher would see."""
         machine = self.machine

@@ -14,7 +14,7 @@ import torch
 from harness.device import backward
 from harness.device.errors import DeviceError
 from harness.device.functions import Functions, Handler
-from harness.device.memory import DEVICE, is_pinned, names_device, on_device, record_stream
+from harness.device.memory import DEVICE, allocation_of, is_pinned, names_device, on_device, record_stream
 from harness.device.streams import Stream, machine
 from harness.device.torch_private import below_dispatch, functions_off, on_engine, plain_device, run_backward
 
@@ -219,6 +219,15 @@ def _numpy(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     if on_device(args[0]):
         raise TypeError("can't convert cpu:0 device type tensor to numpy. Use Tensor.cpu() to copy it first.")
     mode.host_reads("numpy", args[0])
+    if is_pinned(args[0]):
+        mode.machine.note_unseen("numpy arrays over pinned memory")
+    return func(*args, **kwargs)
+
+
+@handles(Tensor.data_ptr)
+def _data_ptr(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
+    if allocation_of(args[0]) is not None:
+        mode.machine.note_unseen("addresses of device or pinned memory")
     return func(*args, **kwargs)
 
 
@@ -228,7 +237,7 @@ def _host_read(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     if not on_device(args[0]):
         mode.host_reads(name, args[0])
         return func(*args, **kwargs)
-    mode.sync(f"read: {name}")
+    mode.device_reads(name, args[0])
     with below_dispatch():
         return func(*args, **kwargs)
 

@@ -7,6 +7,7 @@ them are equal on every rank of a program that does the same on every rank.
 from __future__ import annotations
 
 import sys
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
@@ -68,6 +69,7 @@ class OpRecord:
     reads: tuple[Access, ...]
     writes: tuple[Access, ...]
     collective: Collective | None = None
+    pointwise: bool = False  # works element by element
 
 
 class WaitTarget(NamedTuple):
@@ -106,6 +108,15 @@ class Observer:
 
     def on_record_stream(self, storage: int, stream: int) -> None:
         """The memory may not be reused before the stream's work so far is done."""
+
+    def on_release(self, token: Hashable) -> None:
+        """The host thread at work leaves something, as a lock; it is told only of programs with several threads."""
+
+    def on_acquire(self, token: Hashable) -> None:
+        """The host thread at work takes it: what was done before it was left is done."""
+
+    def on_thread_end(self) -> None:
+        """The host thread at work does nothing more; its number may be another's."""
 
 
 def call_site(depth: int) -> Site:

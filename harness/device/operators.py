@@ -52,6 +52,8 @@ OVERWRITE = {"copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_", "ra
     "cauchy_",
     "geometric_",
 }
+# With `beta=0` the first argument is not read, as torch documents; so of their in-place forms.
+SCALED_FIRST = {"addmm", "addmv", "addbmm", "baddbmm", "addr", "_addmm_activation", "sspaddmm"}
 NAMESPACES = {"aten", "prims"}
 
 
@@ -68,6 +70,8 @@ class Operator:
     returned: tuple[int | None, ...]
     returns_fresh: bool
     random: bool
+    pointwise: bool  # works element by element
+    scales_first: bool  # whether `beta` scales the first argument
     float_shapes: bool  # whether a float argument can decide the shape of the result
 
 
@@ -96,8 +100,10 @@ def _describe(func: Any) -> Operator:
         written_names=frozenset(schema.arguments[i].name for i in written),
         overwrites=name in OVERWRITE or func._overloadname.endswith("out"),
         random=torch.Tag.nondeterministic_seeded in func.tags,
+        pointwise=torch.Tag.pointwise in func.tags,
         returned=returned,
         returns_fresh=None in returned,
+        scales_first=name.removesuffix("_") in SCALED_FIRST,
         float_shapes=name in ("arange", "linspace", "logspace", "range"),
     )
 

@@ -17,7 +17,7 @@ import torch
 
 from harness.device.errors import DeviceError
 from harness.device.nodes import NodeStreams
-from harness.device.observe import Collective, WaitTarget, call_site
+from harness.device.observe import Collective, Site, WaitTarget, call_site
 from harness.device.schedule import Eager, Op, Policy, Queue, Run, Schedule
 from harness.device.torch_private import below_dispatch
 
@@ -122,6 +122,10 @@ class Machine(Schedule):
         self.events_recorded = 0
         self.stream_waits = 0
         self.host_syncs: Counter[tuple[str, str]] = Counter()
+        self.threaded = False  # whether the program has started a thread
+        self.unseen: Counter[tuple[str, Site]] = (
+            Counter()
+        )  # ways into memory that no op shows, by who took them
         with use(self):
             self.default = Stream()
         self._current = self.default
@@ -230,6 +234,10 @@ class Machine(Schedule):
         self.run_until(event.stream, event.position)
         self._waited(WaitTarget("event", event.id), "query")
         return True
+
+    def note_unseen(self, what: str) -> None:
+        """The program got at memory in a way that leaves what it does there unseen."""
+        self.unseen[what, call_site(12)] += 1
 
     def _count(self, reason: str) -> None:
         code, line = call_site(1).stack[0]

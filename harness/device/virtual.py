@@ -12,6 +12,7 @@ from harness.device.device import Device, DeviceKind
 from harness.device.dispatch import Dispatcher
 from harness.device.functions import Functions
 from harness.device.handlers import HANDLERS, placed_tensors
+from harness.device.host_threads import followed_threads
 from harness.device.loaders import pinning_loaders
 from harness.device.memory import DEVICE, Memory
 from harness.device.observe import Observer
@@ -46,6 +47,7 @@ class VirtualDevice(Device):
         with ExitStack() as modes:
             modes.enter_context(placed_tensors())
             modes.enter_context(pinning_loaders())
+            modes.enter_context(followed_threads(self.machine))
             modes.enter_context(self.dispatcher)
             modes.enter_context(self.functions)
             yield

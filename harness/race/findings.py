@@ -76,7 +76,7 @@ class Finding:
     """A pair of source places between which an ordering is missing, and how often it was met."""
 
     kind: Kind
-    first: Side  # in issue order; of an unwritten read, the read itself
+    first: Side  # in issue order; of an unwritten read, the first one and the one that computes with it
     second: Side
     storage: int
     nbytes: int
@@ -86,6 +86,14 @@ class Finding:
     steps: set[int] = field(default_factory=set)
     cases: list[Case] = field(default_factory=list)  # the first few
     window: tuple[Mark, ...] = ()
+
+
+class Origin(NamedTuple):
+    """Where memory without content was first read, to be carried to where it lies now."""
+
+    touch: Touch
+    storage: int
+    use: Touch | None = None  # the first op on the way that worked on it, element by element
 
 
 @dataclass(slots=True)
@@ -106,6 +114,7 @@ class Storage:
     stream: int
     written: Written | None  # None: allocated before the analysis began, so taken as written
     history: list[Touch] = field(default_factory=list)
+    origin: Origin | None = None  # of what it has that is unwritten because its source was
     recorded: frozenset[int] = frozenset()  # streams of record_stream
     blocks: list[FreedBlock] = field(
         default_factory=list
@@ -129,7 +138,6 @@ class Memory:
 
     storages_peak: int = 0
     touches_peak: int = 0
-    events_peak: int = 0
     touches: int = 0
     dominated: int = 0  # dropped because a newer, ordered access stands for them
     forgotten: int = 0  # dropped unseen, for want of room: a race with them would be missed

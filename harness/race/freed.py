@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from harness.race.clocks import Clock
 from harness.race.findings import FreedBlock
 
 ROUNDING = 512  # bytes
 SMALL = 1 << 20  # bytes; the largest allocation of the small pool
-Clock = dict[int, int]
 
 
 class Freed:

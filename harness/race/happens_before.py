@@ -9,9 +9,10 @@ before the other, are a race, whether or not it changed a number in this executi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from harness.race.clocks import Clock, Clocks, join
 from harness.race.findings import (
     HOST,
     Case,
@@ -21,6 +22,7 @@ from harness.race.findings import (
     Kind,
     Mark,
     Memory,
+    Origin,
     Side,
     Site,
     Storage,
@@ -29,13 +31,12 @@ from harness.race.findings import (
 )
 from harness.race.freed import Freed
 from harness.race.memory import Footprint, Written, covers, overlap
+from harness.race.unwritten import CONVEYS, KEEPS, Access, Carried, carry
 
 HISTORY = 32  # accesses kept for one storage before those that a newer one stands for are dropped
-EVENTS_KEPT = 1024  # recorded events kept before those that order nothing any more are dropped
 WINDOW = 240  # trace items kept for the story and the picture
 CASES = 64  # instances kept of one finding; all are counted
 
-Clock = dict[int, int]
 Namer = Callable[[int, Footprint], str | None]
 
 
@@ -50,18 +51,14 @@ class Analysis:
         on_new: Callable[[Finding], None] = lambda finding: None,
     ) -> None:
         self.namer, self.step, self.history, self.on_new = namer, step, history, on_new
-        self.clocks: dict[int, Clock] = {HOST: {}}
-        self.events: dict[int, Clock] = {}
-        self.events_room = EVENTS_KEPT
+        self.clocks = Clocks()
         self.storages: dict[int, Storage] = {}
         self.freed = Freed()
+        self.carried: list[Carried] | None = None  # of the op in progress, if it conveys what it reads
         self.findings: dict[tuple[Any, ...], Finding] = {}
         self.window: deque[Mark] = deque(maxlen=WINDOW)
         self.costs, self.memory = Costs(), Memory()
         self.next_index = 0
-        self.host_waits = 0
-        self.host_moves = 0  # how often the host's clock has moved
-        self.joined: dict[int, int] = {}  # stream → how many of these moves its clock takes into account
 
     # ---- what the host does
 
@@ -70,59 +67,62 @@ class Analysis:
         index: int,
         name: str,
         stream: int,
-        reads: Iterable[tuple[int, Footprint]],
-        writes: Iterable[tuple[int, Footprint]],
+        reads: Sequence[Access],
+        writes: Sequence[Access],
         site: Site = (),
+        place: int = 0,
+        pointwise: bool = False,
     ) -> None:
-        """An op was issued; reads and writes are (storage, footprint). Stream HOST: the host itself did it, now."""
-        clock = self._clock(stream)
-        time = clock[stream] = clock.get(stream, 0) + 1
-        if stream == HOST:
-            self.host_moves += 1
+        """An op was issued; reads and writes are (storage, footprint). Stream HOST: the host itself did it, now.
+
+        `place` is this rank's in the group of a collective; `pointwise` works element by element.
+        """
+        clock, time, stream = self.clocks.tick(stream)
         mark = Mark(index, stream, "op", name, site)
-        self.next_index = index + (stream != HOST)
+        self.next_index = index + (stream > HOST)
         self.window.append(mark)
         self.costs.ops += 1
+        self.carried = [] if pointwise or name in CONVEYS else None
+        if name in KEEPS:
+            self._count_as_written(writes)
         for storage, view in reads:
             self._touch(storage, Touch(stream, time, view, False, mark), clock)
         for storage, view in writes:
             self._touch(storage, Touch(stream, time, view, True, mark), clock)
+        for used in carry(name, self.carried, reads, writes, self.storages, place) if self.carried else ():
+            self._report_unwritten(used.hole, used.origin, self.storages[used.access[0]])
 
     def record(self, event: int, stream: int, site: Site = ()) -> None:
         """An event was recorded on a stream; recording it again moves it."""
-        self.events[event] = dict(self._clock(stream))
-        if len(self.events) >= self.events_room:
-            self._drop_events()
-        if len(self.events) > self.memory.events_peak:
-            self.memory.events_peak = len(self.events)
+        self.clocks.record(event, stream)
         self.costs.records[site] += 1
         self.window.append(Mark(self.next_index, stream, "record", f"record event {event}", site, event))
 
     def stream_wait(self, stream: int, event: int, site: Site = ()) -> None:
         """A stream was made to wait for the event's last record; one never recorded is no wait."""
-        _join(self._clock(stream), self.events.get(event, {}))
+        self.clocks.stream_waits(stream, event)
         self.costs.stream_waits[site] += 1
         self.window.append(Mark(self.next_index, stream, "wait", f"wait event {event}", site, event))
 
     def host_wait_event(self, event: int, reason: str, site: Site = (), cost: bool = True) -> None:
         """The host waited for an event, or saw that it had passed (which orders as much but costs no wait)."""
-        self._host_wait(self.events.get(event, {}), reason, site, cost)
+        self._host_wait(self.clocks.event(event), reason, site, cost)
 
     def host_wait_stream(self, stream: int, reason: str, site: Site = (), cost: bool = True) -> None:
         """The host waited until a stream had run everything."""
-        self._host_wait(self._clock(stream), reason, site, cost)
+        self._host_wait(self.clocks.of(stream), reason, site, cost)
 
     def host_wait_device(self, reason: str, site: Site = ()) -> None:
         """The host waited for every stream."""
-        for stream in list(self.clocks):
-            _join(self.clocks[HOST], self.clocks[stream])
+        for clock in list(self.clocks.streams.values()):
+            join(self.clocks.of(self.clocks.host_at_work()), clock)
         self._host_wait({}, reason, site, True)
 
     def alloc(self, storage: int, nbytes: int, stream: int, written: bool = False) -> None:
         """Memory was handed out on a stream; `written` where the caller filled it by other means."""
         new = self.storages[storage] = Storage(nbytes, stream, None if written else Written(nbytes))
         if self.freed.blocks.get(stream):
-            new.blocks = self.freed.candidates(nbytes, stream, self._clock(stream))
+            new.blocks = self.freed.candidates(nbytes, stream, self.clocks.of(stream))
         if len(self.storages) > self.memory.storages_peak:
             self.memory.storages_peak = len(self.storages)
 
@@ -136,13 +136,11 @@ class Analysis:
         if block is None:
             return
         self.memory.touches -= len(block.history)
-        if block.stream == HOST:  # torch's allocator of pinned memory awaits every copy itself
+        if block.stream <= HOST:  # torch's allocator of pinned memory awaits every copy itself
             return
         if all(old.stream == block.stream for old in block.history):
             return
-        clock = dict(self._clock(block.stream))
-        for stream in block.recorded:
-            _join(clock, self._clock(stream))
+        clock = self.clocks.after(block.stream, block.recorded)
         uses = [old for old in block.history if clock.get(old.stream, 0) < old.time]
         if uses:
             mark = Mark(self.next_index, block.stream, "op", "free", site())
@@ -155,34 +153,11 @@ class Analysis:
 
     # ---- inside
 
-    def _clock(self, stream: int) -> Clock:
-        """The stream's clock, with what the host has waited for joined in: issued after it, it happens after it."""
-        host = self.clocks[HOST]
-        if stream == HOST:
-            return host
-        clock = self.clocks.setdefault(stream, {})
-        if self.joined.get(stream) != self.host_moves:
-            self.joined[stream] = self.host_moves
-            _join(clock, host)
-        return clock
-
-    def _host_wait(self, clock: Clock, reason: str, site: Site, cost: bool) -> None:
-        _join(self.clocks[HOST], clock)
-        self.host_waits += 1
-        self.host_moves += 1
+    def _host_wait(self, clock: Mapping[int, int], reason: str, site: Site, cost: bool) -> None:
+        self.clocks.host_waits_for(clock)
         if cost:
             self.costs.host_waits[reason, site] += 1
         self.window.append(Mark(self.next_index, HOST, "host-wait", reason, site))
-
-    def _drop_events(self) -> None:
-        """Forget events that stand for nothing but what the host has waited for: to wait for them changes nothing."""
-        host = self.clocks[HOST]
-        self.events = {
-            event: clock
-            for event, clock in self.events.items()
-            if any(host.get(stream, 0) < time for stream, time in clock.items())
-        }
-        self.events_room = max(EVENTS_KEPT, 2 * len(self.events))
 
     def _touch(self, storage: int, new: Touch, clock: Clock) -> None:
         block = self.storages.get(storage)
@@ -199,8 +174,8 @@ class Analysis:
             self._follow_writes(block, storage, new)
         kept: list[Touch] = []
         stream, write, view = new.stream, new.write, new.view
-        prune, host = block.pruned != self.host_waits, self.clocks[HOST]
-        block.pruned = self.host_waits
+        waits, host = self.clocks.host_waits, self.clocks.host
+        prune, block.pruned = block.pruned != waits and not self.clocks.threaded, waits
         for old in block.history:
             if prune and host.get(old.stream, 0) >= old.time:
                 continue  # the host has waited for it: it is before everything that can still be issued
@@ -241,7 +216,22 @@ class Analysis:
                 block.written = None
         elif gap := block.written.missing(new.view):
             hole = new._replace(view=Footprint(gap[0], gap[1] - gap[0]))
-            self._report("unwritten-read", hole, hole, storage, block.nbytes)
+            origin = block.origin or Origin(hole, storage)
+            if self.carried is not None:
+                self.carried.append(Carried((storage, view), hole, block.written.gaps(view), origin))
+                return
+            self._report_unwritten(hole, origin, block)
+
+    def _report_unwritten(self, hole: Touch, origin: Origin, block: Storage) -> None:
+        self._report("unwritten-read", origin.touch, origin.use or hole, origin.storage, block.nbytes)
+        if block.origin and block.written:  # the first use stands for all of what was brought here
+            block.written.add(Footprint(0, block.nbytes))
+
+    def _count_as_written(self, writes: Sequence[Access]) -> None:
+        for storage, view in writes:
+            block = self.storages.get(storage)
+            if block is not None and block.written is not None:
+                block.written.add(view)
 
     def _shorten(self, kept: list[Touch], new: Touch, clock: Clock) -> list[Touch]:
         """Drop what the new access stands for: whoever races with a dropped one also races with the new one."""
@@ -280,13 +270,13 @@ class Analysis:
             self.findings[key] = found
             self.on_new(found)
         found.count += 1
-        name = self.namer(storage, second.view) or "unnamed buffer"
+        name = self.namer(storage, (first if kind == "unwritten-read" else second).view) or "unnamed buffer"
         found.names[name] += 1
         step = self.step()
         if step is not None:
             found.steps.add(step)
         if len(found.cases) < CASES:
-            view = second.view if takeover is None else first.view
+            view = second.view if kind == "race" else first.view
             last_index = (takeover or second).op.index
             case = Case(first.op.index, last_index, name, view.start, view.end, step)
             found.cases.append(case)
@@ -294,12 +284,6 @@ class Analysis:
     def _excerpt(self, first: Mark) -> tuple[Mark, ...]:
         """The trace around a pair; where it is long, the neighbourhood of both ends and every wait between."""
         return shortened([mark for mark in self.window if mark.index >= first.index - 4])
-
-
-def _join(clock: Clock, other: Clock) -> None:
-    for stream, time in other.items():
-        if clock.get(stream, 0) < time:
-            clock[stream] = time
 
 
 def _repeats(old: Touch, new: Touch) -> bool:

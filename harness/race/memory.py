@@ -34,9 +34,23 @@ class Footprint:
         """The byte intervals [low, high), ascending for views whose dims nest."""
         yield from _runs(self.start, self.run, self.dims)
 
+    def part(self, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """The byte intervals of its own bytes [low, high), counted in ascending order."""
+        before = 0
+        for start, end in self.runs() if self.run_count <= RUNS else [(self.start, self.end)]:
+            first, last = max(low, before), min(high, before + end - start)
+            if first < last:
+                yield start + first - before, start + last - before
+            before += end - start
+
     @property
     def run_count(self) -> int:
         return math.prod(count for count, _ in self.dims)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it touches."""
+        return self.run * self.run_count
 
 
 def _runs(start: int, run: int, dims: tuple[tuple[int, int], ...]) -> Iterator[tuple[int, int]]:
@@ -135,9 +149,9 @@ class Written:
 
     __slots__ = ("full", "highs", "lows", "nbytes")
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, full: bool = False) -> None:
         self.nbytes = nbytes
-        self.full = nbytes == 0
+        self.full = full or nbytes == 0
         self.lows: list[int] = []
         self.highs: list[int] = []
 
@@ -151,6 +165,28 @@ class Written:
             for low, high in view.runs():
                 self._add(low, high)
         self.full = len(self.lows) == 1 and self.lows[0] <= 0 and self.highs[0] >= self.nbytes
+
+    def remove(self, low: int, high: int) -> None:
+        """Mark bytes as not written after all."""
+        if low >= high:
+            return
+        kept: list[tuple[int, int]] = []
+        for start, end in [(0, self.nbytes)] if self.full else zip(self.lows, self.highs, strict=True):
+            kept += [(start, min(end, low)), (max(start, high), end)]
+        self.lows = [start for start, end in kept if start < end]
+        self.highs = [end for start, end in kept if start < end]
+        self.full = False
+
+    def gaps(self, view: Footprint) -> list[tuple[int, int]]:
+        """All that nothing has written of `view`, counted in its own bytes in ascending order."""
+        found, before = list[tuple[int, int]](), 0
+        for low, high in view.runs() if view.run_count <= RUNS else [(view.start, view.end)]:
+            at = low
+            while gap := self._gap(at, high):
+                found.append((before + gap[0] - low, before + gap[1] - low))
+                at = gap[1]
+            before += high - low
+        return found
 
     def missing(self, view: Footprint) -> tuple[int, int] | None:
         """The first byte interval of `view` that nothing has written; None where all was."""

@@ -13,6 +13,7 @@ from harness.race.report import (
     HOST_STREAM,
     Access,
     Cost,
+    Coverage,
     Effect,
     Held,
     Instance,
@@ -21,14 +22,18 @@ from harness.race.report import (
     RankReport,
     Report,
     Trace,
+    Unseen,
     label_of,
 )
+
+NOTHING = Coverage()
 
 
 def rank_report(
     rank: int,
     analysis: Analysis,
     streams: Mapping[int, str],
+    coverage: Coverage = NOTHING,
     *,
     steps: int | None = None,
     digest: str | None = None,
@@ -47,15 +52,18 @@ def rank_report(
             accesses_peak=memory.touches_peak,
             accesses_dominated=memory.dominated,
             accesses_forgotten=memory.forgotten,
-            events_peak=memory.events_peak,
+            events_peak=analysis.clocks.events_peak,
         ),
+        coverage=coverage,
         digest=digest,
         problem=problem,
     )
 
 
 def stream_name(streams: Mapping[int, str], stream: int) -> str:
-    return HOST_STREAM if stream == HOST else streams.get(stream, f"stream {stream}")
+    if stream > HOST:
+        return streams.get(stream, f"stream {stream}")
+    return HOST_STREAM if stream == HOST else f"{HOST_STREAM} thread {1 + HOST - stream}"
 
 
 def _race(rank: int, finding: Finding, streams: Mapping[int, str]) -> Race:
@@ -139,6 +147,7 @@ def merge(reports: Sequence[RankReport], program: str, **settings: Any) -> Repor
         races=tuple(sorted(merged.values(), key=lambda race: (order[race.kind], -race.count, race.id))),
         costs=next((report.costs for report in reports if report.rank == 0), ()),
         held=_largest([report.held for report in reports]),
+        coverage=_all([report.coverage for report in reports]),
         problems=tuple(dict.fromkeys(report.problem for report in reports if report.problem)),
         **settings,
     )
@@ -160,6 +169,24 @@ def _join(one: Race, other: Race) -> Race:
 def _largest(held: Sequence[Held]) -> Held:
     fields = Held.model_fields
     return Held(**{name: max((getattr(h, name) for h in held), default=0) for name in fields})
+
+
+def _all(parts: Sequence[Coverage]) -> Coverage:
+    """What all ranks saw together, and what none of them did."""
+    unseen: Counter[tuple[str, Place | None]] = Counter()
+    for one in (one for part in parts for one in part.unseen):
+        unseen[one.what, one.place] += one.count
+    return Coverage(
+        device_ops=sum(part.device_ops for part in parts),
+        host_accesses=sum(part.host_accesses for part in parts),
+        collectives=sum(part.collectives for part in parts),
+        streams=max((part.streams for part in parts), default=0),
+        host_threads=max((part.host_threads for part in parts), default=1),
+        unseen=tuple(
+            Unseen(what=what, place=place, count=count) for (what, place), count in unseen.most_common()
+        ),
+        native=tuple(sorted({name for part in parts for name in part.native})),
+    )
 
 
 def with_effects(report: Report, effects: Mapping[str, Effect], schedules: int) -> Report:

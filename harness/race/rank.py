@@ -24,6 +24,9 @@ from harness.race.job import Job
 from harness.race.merge import rank_report, traced
 from harness.race.names import Namer, roots
 from harness.race.policy import policy_of
+from harness.race.report import Coverage, Place, Unseen
+from harness.race.sites import visible
+from harness.race.unseen import libraries, native_libraries
 from harness.race.watch import CollectiveLog, Excerpt, Watcher
 from harness.record import RunDirectory
 from harness.system.errors import HarnessError
@@ -65,6 +68,8 @@ class Watch:
         self.job, self.folder, self.rank = job, folder, rank
         self.namer = Namer()
         self.analysis = Analysis(self.namer, self.namer.step, on_new=lambda finding: self.name_streams())
+        self.watcher = Watcher(self.analysis, rank)
+        self.libraries = libraries()
         self.streams: dict[int, str] = {}
         self.excerpt: Excerpt | None = None
         self.device: VirtualDevice | None = None
@@ -76,7 +81,7 @@ class Watch:
         self.device = device
         if self.job.analyse:
             device.observe(CollectiveLog(self.folder / f"collectives-{self.rank}.txt"))
-            device.observe(Watcher(self.analysis))
+            device.observe(self.watcher)
         if self.job.excerpt and self.rank == 0:
             flip = self.job.flips[0]
             self.excerpt = Excerpt(flip.hold, flip.until, self.name_streams)
@@ -97,8 +102,27 @@ class Watch:
         assert self.device is not None
         self.streams = stream_names(self.device.machine.streams) | self.streams
 
+    def coverage(self) -> Coverage:
+        """How much of what this rank did was seen."""
+        machine, watcher = None if self.device is None else self.device.machine, self.watcher
+        unseen = [] if machine is None else machine.unseen.most_common()
+        return Coverage(
+            device_ops=self.analysis.costs.ops - watcher.host_accesses,
+            host_accesses=watcher.host_accesses,
+            collectives=watcher.collectives,
+            streams=0 if machine is None else sum(stream.issued > 0 for stream in machine.streams),
+            host_threads=self.analysis.clocks.host_threads,
+            unseen=tuple(
+                Unseen(what=what, place=next(map(Place.of, visible(site.stack, 1)), None), count=count)
+                for (what, site), count in unseen
+            ),
+            native=native_libraries(self.libraries),
+        )
+
     def write(self, digest: str | None) -> None:
-        report = rank_report(self.rank, self.analysis, self.streams, steps=self.steps, digest=digest)
+        report = rank_report(
+            self.rank, self.analysis, self.streams, self.coverage(), steps=self.steps, digest=digest
+        )
         content: dict[str, Any] = {"report": report.model_dump(mode="json")}
         if self.excerpt is not None:
             marks = [traced(mark, self.streams) for mark in shortened(self.excerpt.marks)]

@@ -100,7 +100,7 @@ class Race(Frozen):
     id: str
     kind: Literal["race", "freed-in-use", "unwritten-read"]
     label: str | None = None  # a fault known by name, see LABELS
-    first: Access  # in the order of issue; of an unwritten read, both are the read
+    first: Access  # in the order of issue; of an unwritten read, the first read and the one that computes with it
     second: Access
     takeover: Access | None = (
         None  # of memory freed while in use: the first write of who may be given the block
@@ -134,6 +134,26 @@ class Held(Frozen):
     events_peak: int = 0
 
 
+class Unseen(Frozen):
+    """A way into memory that leaves what was done there unseen, and how often it was taken."""
+
+    what: str
+    place: Place | None = None
+    count: int = 1
+
+
+class Coverage(Frozen):
+    """How much of a run the analysis saw: of one rank, or the sums over all."""
+
+    device_ops: int = 0
+    host_accesses: int = 0  # to pinned memory
+    collectives: int = 0
+    streams: int = 0  # on the rank that had most
+    host_threads: int = 1  # that worked on the device or ordered what did, likewise
+    unseen: tuple[Unseen, ...] = ()
+    native: tuple[str, ...] = ()  # libraries loaded by the program that work on tensors
+
+
 class RankReport(Frozen):
     """One rank's analysis."""
 
@@ -143,6 +163,7 @@ class RankReport(Frozen):
     races: tuple[Race, ...]
     costs: tuple[Cost, ...]
     held: Held
+    coverage: Coverage = Coverage()
     digest: str | None = None  # of the program's final values
     problem: str | None = None
 
@@ -160,6 +181,7 @@ class Report(Frozen):
     races: tuple[Race, ...]
     costs: tuple[Cost, ...]  # of rank 0
     held: Held  # the largest of any rank
+    coverage: Coverage = Coverage()
     problems: tuple[str, ...] = ()
     schedules_tried: int = 0
 
@@ -200,7 +222,7 @@ def label_of(kind: str, first: Sequence[Place], second: Sequence[Place], names: 
     late = {place.function for place in second}
     if kind == "unwritten-read":
         secondary = any("ds_secondary_tensor" in name for name in names)
-        return "hpz-missing-copy" if secondary and late & _GATHERS else None
+        return "hpz-missing-copy" if secondary and {place.function for place in first} & _GATHERS else None
     if kind == "race" and late & _GATHERS and early & _SECONDARY_COPIES:
         return "hpz-secondary-copy"
     if kind == "race" and late & _GATHERS and early & _STEP_COPIES:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from harness.race.report import LABELS, Access, Effect, Held, Race, Report
+from harness.race.report import LABELS, Access, Coverage, Effect, Held, Race, Report
 
 
 def text(report: Report, full: bool = False) -> Iterator[str]:
     """The report as lines for a terminal, worst first; `full` adds callers and the rest of the names."""
     yield from summary(report)
+    if report.coverage.device_ops:
+        yield from _coverage_text(report.coverage)
     if report.held.accesses_peak:
         yield from _held_text(report.held)
     for race in report.races:
@@ -41,7 +43,26 @@ def _found(report: Report) -> str:
 
 
 def _many(count: int, thing: str) -> str:
-    return f"{count} {thing}{'' if count == 1 else 's'}"
+    plural = "es" if thing.endswith("s") else "s"
+    return f"{count} {thing}{'' if count == 1 else plural}"
+
+
+def _coverage_text(seen: Coverage) -> Iterator[str]:
+    """What was seen of the run and what was not, by what happened in it."""
+    host = f", {_many(seen.host_accesses, 'host access')} to pinned memory" if seen.host_accesses else ""
+    threads = f" and {_many(seen.host_threads, 'host thread')}" if seen.host_threads > 1 else ""
+    yield (
+        f"seen: {_many(seen.device_ops, 'op')} on {_many(seen.streams, 'stream')}{threads}, "
+        f"{seen.collectives} of them collectives{host}"
+    )
+    ways = Counter[str]()
+    for one in seen.unseen:
+        ways[one.what] += one.count
+    missed = [f"what {name} (native code) does to tensors" for name in seen.native]
+    for what, count in ways.items():
+        places = [str(one.place) for one in seen.unseen if one.what == what and one.place][:2]
+        missed.append(f"what is done through {count} {what} ({', '.join(places) or 'no Python frame'})")
+    yield f"not seen: {'; '.join(missed)}" if missed else "not seen: nothing that this run shows"
 
 
 def _held_text(held: Held) -> Iterator[str]:
@@ -72,7 +93,9 @@ def _race_text(race: Race, full: bool, searched: bool) -> Iterator[str]:
     if race.label:
         yield f"  known as {race.label}: {LABELS[race.label]}"
     yield from _access_text(race.first, full)
-    if race.kind != "unwritten-read":
+    if race.kind == "unwritten-read" and race.second != race.first:
+        yield "  and what was read is used by"
+    if race.second != race.first:
         yield from _access_text(race.second, full)
     if race.takeover:
         yield "  and its block may go to"

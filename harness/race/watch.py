@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from harness.device.observe import Access, Observer, OpRecord, Site, WaitTarget
@@ -13,13 +13,21 @@ from harness.race.sites import capture, visible
 
 
 class Watcher(Observer):
-    """Translates what the device says into the terms of the analysis."""
+    """Translates what the device says into the terms of the analysis, on this rank."""
 
-    def __init__(self, analysis: Analysis) -> None:
-        self.analysis = analysis
+    def __init__(self, analysis: Analysis, rank: int = 0) -> None:
+        self.analysis, self.rank = analysis, rank
+        self.host_accesses = self.collectives = 0
 
     def on_op(self, op: OpRecord) -> None:
-        self.analysis.op(op.index, op.name, op.stream, _touched(op.reads), _touched(op.writes), capture())
+        place = 0
+        if op.collective is not None:
+            self.collectives += 1
+            place = op.collective.ranks.index(self.rank)
+        elif op.stream == HOST:
+            self.host_accesses += 1
+        reads, writes = _touched(op.reads), _touched(op.writes)
+        self.analysis.op(op.index, op.name, op.stream, reads, writes, capture(), place, op.pointwise)
 
     def on_event_record(self, event: int, stream: int) -> None:
         self.analysis.record(event, stream, capture(2))
@@ -41,6 +49,15 @@ class Watcher(Observer):
 
     def on_free(self, storage: int) -> None:
         self.analysis.free(storage, capture)
+
+    def on_release(self, token: Hashable) -> None:
+        self.analysis.clocks.release(token)
+
+    def on_acquire(self, token: Hashable) -> None:
+        self.analysis.clocks.acquire(token)
+
+    def on_thread_end(self) -> None:
+        self.analysis.clocks.end_thread()
 
     def on_record_stream(self, storage: int, stream: int) -> None:
         self.analysis.record_stream(storage, stream)

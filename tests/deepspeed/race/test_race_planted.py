@@ -179,6 +179,15 @@ def test_the_race_of_the_step_is_found_when_batches_come_from_a_loader_that_pins
 
 
 @pytest.mark.slow
+def test_memory_without_content_that_is_moved_and_padded_is_nobodys_fault() -> None:
+    job = job_of("zero_init", ranks=2)
+    with Ranks(overlay_path(Variant.parse("event+step"))) as ranks:
+        report = analysed(job, ranks.run(job))
+    assert report.races == ()
+    assert report.problems == ()
+
+
+@pytest.mark.slow
 def test_the_gradients_of_zero_2_are_freed_in_use_but_handed_out_only_later(tmp_path: Path) -> None:
     """They lie in a block of the reduction stream, which waits for the step that reads them before it allocates."""
     zero = {"stage": 2, "zero_hpz_partition_size": 1, "reduce_bucket_size": 1500}

@@ -90,3 +90,32 @@ def test_a_storage_written_in_pieces_is_written_whole() -> None:
         assert written.missing(Footprint(0, 16)) is not None
         written.add(Footprint(start, 4))
     assert written.full
+
+
+@given(st.lists(views(), max_size=5), views())
+def test_the_gaps_of_a_view_are_its_unwritten_bytes_in_order(writes: list[View], read: View) -> None:
+    written, wanted = Written(10**6), footprint(*read)
+    for view in writes:
+        if found := footprint(*view):
+            written.add(found)
+    if wanted is None:
+        return
+    own = [byte for low, high in wanted.runs() for byte in range(low, high)]
+    unwritten = [at for at, byte in enumerate(own) if byte not in set().union(*map(bytes_of, writes))]
+    assert [at for low, high in written.gaps(wanted) for at in range(low, high)] == unwritten
+
+
+@given(views(), st.integers(0, 30), st.integers(0, 30))
+def test_a_part_of_a_view_is_its_bytes_in_order(view: View, low: int, high: int) -> None:
+    if found := footprint(*view):
+        own = [byte for start, end in found.runs() for byte in range(start, end)]
+        assert [byte for start, end in found.part(low, high) for byte in range(start, end)] == own[low:high]
+
+
+def test_bytes_that_are_unwritten_after_all_are_missing() -> None:
+    written = Written(16, full=True)
+    written.remove(4, 8)
+    assert written.missing(Footprint(0, 4)) is None
+    assert written.missing(Footprint(0, 16)) == (4, 8)
+    written.add(Footprint(4, 4))
+    assert written.full

@@ -458,6 +458,26 @@ def pinned_list_right() -> torch.Tensor:
     return torch.tensor(arrived.tolist())
 
 
+# -- Python reads a number that another stream has not written yet
+
+
+def list_bug() -> torch.Tensor:
+    x, s = filled(8), side()
+    A.synchronize()
+    with A.stream(s):
+        x.mul_(3)  # 1st
+    return torch.tensor(x.tolist())  # 2nd
+
+
+def list_right() -> torch.Tensor:
+    x, s = filled(8), side()
+    A.synchronize()
+    with A.stream(s):
+        x.mul_(3)
+    s.synchronize()
+    return torch.tensor(x.tolist())
+
+
 # -- two streams copy into one pinned buffer
 
 
@@ -507,6 +527,42 @@ def unwritten_right() -> torch.Tensor:
     y = x + 1
     A.synchronize()
     return y
+
+
+# -- memory that nobody has written is carried about, and used or overwritten
+
+
+def carried_bug() -> torch.Tensor:
+    x = torch.empty(8, device=DEVICE)
+    y = x.to(torch.bfloat16)  # 1st
+    z = torch.cat([torch.ones(8, dtype=torch.bfloat16, device=DEVICE), y])
+    return torch.nan_to_num(z)  # 2nd
+
+
+def carried_right() -> torch.Tensor:
+    x = torch.empty(8, device=DEVICE)
+    y = x.to(torch.bfloat16)
+    z = torch.cat([torch.ones(8, dtype=torch.bfloat16, device=DEVICE), y])
+    z[8:].fill_(2)
+    return z + 1
+
+
+# -- arguments that an operator does not read, and memory that it fills in part
+
+
+def unread_right() -> torch.Tensor:
+    a, out = filled(2, 3, 3), torch.empty(4, device=DEVICE)
+    b = torch.baddbmm(torch.empty(2, 3, 3, device=DEVICE), a, a, beta=0, alpha=0.5)
+    c = torch.addmm(torch.empty(3, 3, device=DEVICE), a[0], a[1], beta=0)
+    out.index_copy_(0, torch.arange(4, device=DEVICE), filled(4))
+    return b.sum() + c.sum() + out.sum()
+
+
+def scaled_bug() -> torch.Tensor:
+    a = filled(3, 3)
+    c = torch.addmm(torch.empty(3, 3, device=DEVICE), a, a, beta=0.5)  # 1st
+    A.synchronize()
+    return torch.nan_to_num(c)
 
 
 # -- collectives
