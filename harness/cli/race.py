@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,9 @@ def race(
     replay: Annotated[Path | None, typer.Option(help="Run the schedule of a replay file again.")] = None,
     results: Annotated[Path | None, typer.Option(help="Results folder; default results/race-NAME.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for one execution.")] = 600.0,
+    map_cuda: Annotated[
+        bool, typer.Option(help="Let a script's torch.cuda mean the virtual device; else it is refused.")
+    ] = True,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Callers and all names.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -73,6 +77,7 @@ def race(
     elif script is not None:
         words = [*([str(target)] if target else []), *(arguments or [])]
         program = script_program(script, words, ranks, config, variant, release)
+        program = replace(program, map_cuda=map_cuda)
         _one(program, results or Path("results") / f"race-{script.stem}", settings, verbose, as_json)
     elif target is None:
         raise HarnessError("hpz race: give a run directory, a study file, --script FILE or --replay FILE")
@@ -128,7 +133,7 @@ def _one(program: Program, folder: Path, settings: Settings, verbose: bool, as_j
         if not as_json:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    with Ranks(program.overlay, transformers=program.transformers) as ranks:
+    with Ranks(program.overlay, transformers=program.transformers, map_cuda=program.map_cuda) as ranks:
         report = investigate(Job(program), ranks, folder, settings, say)
     show(report, folder, verbose, as_json)
 
@@ -146,7 +151,7 @@ def show(report: Report, folder: Path, verbose: bool, as_json: bool) -> None:
 
 def _replay(file: Path, settings: Settings, as_json: bool) -> None:
     replay, job = read_replay(file)
-    with Ranks(job.program.overlay, transformers=job.program.transformers) as ranks:
+    with Ranks(job.program.overlay, transformers=job.program.transformers, map_cuda=job.program.map_cuda) as ranks:
         same, values = replayed(replay, job, lambda job: ranks.run(job, settings.timeout))
     changed = changed_versions(replay)
     if as_json:

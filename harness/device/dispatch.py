@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from harness.device.arguments import map_tensors, tensors_of, written
-from harness.device.deferred import Deferred, alias, generator_state
+from harness.device.deferred import Deferred, alias, drawing_from, generator_state
 from harness.device.errors import DeviceError, MixedDevices
 from harness.device.memory import Memory, accesses, is_pinned, on_device
 from harness.device.observe import HOST, OpKind, OpRecord
@@ -33,6 +33,7 @@ class Dispatcher(PlainDispatchMode):
         super().__init__()
         self.machine, self.memory, self.placement = machine, memory, placement
         self.results = Results(memory)
+        self.generator: torch.Generator | None = None  # the device's own; None: it shares the host's
         self.treat: dict[Kind, Callable[[Operator, Any, tuple[Any, ...], dict[str, Any]], Any]] = {
             Kind.ALLOCATE: self._allocate,
             Kind.CREATE: self._create,
@@ -232,6 +233,13 @@ class Dispatcher(PlainDispatchMode):
         kind: OpKind = "op",
     ) -> Any:
         """Issue one op to the current stream; its results may be used at once, as handles of work to come."""
+        if self.generator is not None and operator.random and kwargs.get("generator") is None:
+            generator, self.generator = self.generator, None
+            try:
+                with drawing_from(generator):
+                    return self._issue(operator, func, args, kwargs, reads=reads, kind=kind)
+            finally:
+                self.generator = generator
         if self.machine.policy.immediate:
             return self._run_now(operator, func, args, kwargs, reads, kind)
         state = generator_state(kwargs) if operator.random else None

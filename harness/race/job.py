@@ -25,6 +25,7 @@ class Program:
     variant: str | None = None  # None: DeepSpeed as installed
     release: str | None = None
     transformers: bool = False  # whether the warm process imports transformers too
+    map_cuda: bool = False  # whether CUDA's names mean the virtual device
 
     @property
     def title(self) -> str:

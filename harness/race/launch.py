@@ -33,14 +33,22 @@ QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMER
 class Ranks:
     """A warm process for one overlay; use as a context manager. Not for several threads at once."""
 
-    def __init__(self, overlay: Path | None, scratch: Path | None = None, transformers: bool = False) -> None:
+    def __init__(
+        self,
+        overlay: Path | None,
+        scratch: Path | None = None,
+        transformers: bool = False,
+        map_cuda: bool = False,
+    ) -> None:
         self.own = tempfile.TemporaryDirectory(prefix="hpz-race-") if scratch is None else None
         self.scratch = scratch = scratch or Path(self.own.name if self.own else "")
         self.jobs, self.idle = 0, 0.0  # seconds for which a program that ended well was idle at a stretch
         scratch.mkdir(parents=True, exist_ok=True)
         self.child = Child(
             "the process that starts ranks",
-            [sys.executable, "-m", "harness.race.server", *(["transformers"] if transformers else [])],
+            [sys.executable, "-m", "harness.race.server"]
+            + ["transformers"] * transformers
+            + ["map-cuda"] * map_cuda,
             scratch / "server.txt",
             {"PYTHONPATH": python_path(*([overlay] if overlay else [])), **QUIET},
         )

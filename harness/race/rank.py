@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from harness.device import Device, MixedDevices, VirtualDevice, open_device, open_process_device
+from harness.device import Device, DeviceError, MixedDevices, VirtualDevice, as_cuda, open_device, open_process_device
 from harness.device.stream_names import stream_names
 from harness.race.adapt import adapt_deepspeed, adapt_hugging_face
 from harness.race.findings import Costs, shortened
@@ -29,8 +29,10 @@ from harness.record import RunDirectory
 from harness.system.errors import HarnessError
 
 
-def import_everything(with_transformers: bool) -> None:
+def import_everything(with_transformers: bool, map_cuda: bool = False) -> None:
     """Import what ranks need, so that they can be forked warm; the accelerator is in place before any user's import."""
+    if map_cuda:
+        as_cuda.map_cuda()
     if with_transformers:
         from harness.workload.train import import_everything
 

@@ -33,7 +33,7 @@ def main() -> None:
     with explained_imports():
         from harness.race.rank import import_everything
 
-        import_everything(with_transformers="transformers" in sys.argv)
+        import_everything(with_transformers="transformers" in sys.argv, map_cuda="map-cuda" in sys.argv)
     gc.collect()
     gc.freeze()  # what looks through all objects for names, in the ranks, then passes over what was imported
     while (commands := launcher.commands()) is not None:
