@@ -41,7 +41,7 @@ class VirtualAccelerator(CPU_Accelerator):
 
     def set_device(self, device_index: int) -> None:
         if shown.mapped:
-            shown.use(device_index)
+            torch.cuda.set_device(device_index)
 
     def current_device(self) -> int:
         return int(shown.device.index)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from harness.device.arguments import map_tensors, tensors_of, written
+from harness.device.c10d import flat
 from harness.device.deferred import Deferred, alias, drawing_from, generator_state
 from harness.device.errors import DeviceError, MixedDevices
 from harness.device.memory import Memory, accesses, is_pinned, on_device
@@ -21,6 +22,7 @@ from harness.device.operators import Kind, Operator, describe
 from harness.device.results import Results
 from harness.device.streams import Machine
 from harness.device.torch_private import PlainDispatchMode, functions_off
+from harness.device.virtual_collectives import VirtualBackend
 
 Tensor = torch.Tensor
 COPY = torch.ops.aten.copy_.default
@@ -190,11 +192,9 @@ class Dispatcher(PlainDispatchMode):
     def _collective(
         self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if any(on_device(t) for t in tensors_of(args)):
-            raise DeviceError(
-                f"c10d.{operator.name} on device memory did not come through deepspeed.comm, whose backend the "
-                "device wraps; call the collective of deepspeed.comm instead of torch.distributed"
-            )
+        if any(on_device(t) for t in flat(args)):
+            backend = self.machine.collectives or VirtualBackend(None, self.machine)
+            return backend.operator(func, operator.name, args)
         self.machine.finish()  # deferred collectives of the same group go first on every rank
         return self._on_host(operator, func, args, kwargs)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from harness.device.errors import DeviceError
+from harness.device.errors import Unmapped
 
 DEVICE = torch.device("cpu", 0)  # what torch calls it
 
@@ -31,11 +31,11 @@ class Shown:
         self.index, self.device = index, torch.device("cuda", index)
 
     def claim(self, index: int) -> None:
-        """The program names an index where it places memory. Raises DeviceError for a second one."""
+        """The program names an index where it places memory. Raises Unmapped for a second one."""
         if self.index is None:
             self.use(index)
         elif index != self.index:
-            raise DeviceError(
+            raise Unmapped(
                 f"cuda:{index} is named while this process works on cuda:{self.index}; a rank has one virtual device: "
                 'call torch.cuda.set_device(LOCAL_RANK) first, or write "cuda"'
             )

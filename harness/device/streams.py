@@ -133,6 +133,7 @@ class Machine(Schedule):
         self.stream_waits = 0
         self.host_syncs: Counter[tuple[str, str]] = Counter()
         self.memory: Any = None  # the device's, see harness.device.memory
+        self.collectives: Any = None  # its communication backend, see harness.device.virtual_collectives
         with use(self):
             self.default = Stream()
         self.current = self.default

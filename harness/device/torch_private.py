@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = [
     "PlainDispatchMode",
     "TorchDispatchMode",
+    "TorchWork",
     "answer_for_cuda",
     "below_dispatch",
     "dispatch_is_off",
@@ -33,6 +34,8 @@ __all__ = [
     "rendezvous_store",
     "sanitizer",
     "translate_default_devices",
+    "unboxed_group",
+    "unboxed_work",
     "without_first_look",
 ]
 
@@ -115,6 +118,20 @@ def rendezvous_store() -> Any:
 def limit_waits(timeout: timedelta) -> None:
     """How long collectives of the default group wait for other ranks. All."""
     dist.distributed_c10d._set_pg_timeout(timeout)
+
+
+TorchWork = dist.distributed_c10d.Work
+"""Base of the handles of collectives; C++ asks a Python subclass. All."""
+
+
+def unboxed_work(boxed: Any) -> Any:
+    """The handle that an operator of c10d returned. All."""
+    return TorchWork.unbox(boxed)
+
+
+def unboxed_group(boxed: Any) -> Any:
+    """The process group that an operator of c10d was given. All."""
+    return dist.distributed_c10d.ProcessGroup.unbox(boxed)
 
 
 def open_fake_world(rank: int, world_size: int) -> None:

@@ -19,6 +19,7 @@ from harness.device.schedule import Eager, Policy
 from harness.device.shown import shown
 from harness.device.statistics import Statistics
 from harness.device.streams import Machine, set_machine
+from harness.device.threads import follow_threads
 from harness.device.torch_private import limit_waits
 from harness.device.virtual_collectives import VirtualBackend
 
@@ -44,7 +45,10 @@ class VirtualDevice(Device):
 
     def _wrap(self, inner: Any) -> Backend:
         limit_waits(TIMEOUT)
-        return VirtualBackend(inner, self.machine)
+        if self.machine.collectives is None:
+            return VirtualBackend(inner, self.machine)
+        self.machine.collectives._inner = inner  # torch.distributed was there before deepspeed.comm
+        return self.machine.collectives  # type: ignore[no-any-return]
 
     @contextmanager
     def activate(self) -> Iterator[None]:
@@ -69,6 +73,14 @@ class VirtualDevice(Device):
 
     def synchronize(self) -> None:
         self.machine.synchronize()
+
+    def follow_threads(self) -> None:
+        """Let Python's threads work on this device, too."""
+        follow_threads(self.dispatcher, self.functions)
+
+    def wait_for_current(self, reason: str) -> None:
+        """The host waits for the current stream."""
+        self.machine.host_wait(self.machine.current, reason)
 
     def counters(self) -> Counters:
         machine = self.machine

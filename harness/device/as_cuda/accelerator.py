@@ -23,9 +23,10 @@ ACCELERATOR: dict[str, Any] = {
     "set_device_idx": names.set_device,
     "device_index": names.UseDevice,
     "get_device_capability": names.answers({"supported_dtypes": {torch.float32, torch.float16, torch.bfloat16}}),
-    "synchronize": names.synchronize,
-    "current_stream": streams.current_stream,
-    "set_stream": streams.set_stream,
+    "synchronize": lambda device=None: names.synchronize(),
+    # Not the same objects as in torch.cuda: torch's compiler keeps a table of both.
+    "current_stream": lambda device=None: streams.current_stream(),
+    "set_stream": lambda stream: streams.set_stream(stream),
     "get_memory_info": memory.mem_get_info,
 } | {
     name: memory.MEMORY[name]

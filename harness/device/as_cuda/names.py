@@ -68,7 +68,7 @@ def index_of(device: Any) -> int | None:
         return device
     if isinstance(device, torch.Tensor):
         device = device.device
-    index = torch.device(device).index if isinstance(device, str) else getattr(device, "index", None)
+    index = torch.device(device).index if isinstance(device, str) else device.index
     return None if index is None else int(index)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.device.errors import DeviceError
+from harness.device.errors import Unmapped
 
 WHY = {
     "graph": "the order inside a captured graph is not seen; run without CUDA graphs",
@@ -35,9 +35,9 @@ REFUSED_INSIDE = (
 
 
 def refuse(name: str, reason: str) -> type:
-    """A class in the place of `name`; to make one, or to call the function that it stands for, raises DeviceError."""
+    """A class in the place of `name`; to make one, or to call the function that it stands for, raises Unmapped."""
 
     def raise_it(*_: Any, **__: Any) -> Any:
-        raise DeviceError(f"{name} cannot be mapped onto the virtual device: {WHY[reason]}")
+        raise Unmapped(f"{name} cannot be mapped onto the virtual device: {WHY[reason]}")
 
     return type(name.rpartition(".")[2], (), {"__new__": raise_it, "__module__": "torch.cuda"})
