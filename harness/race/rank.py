@@ -26,6 +26,7 @@ from harness.race.job import Job
 from harness.race.merge import rank_report, traced
 from harness.race.names import Namer
 from harness.race.policy import policy_of
+from harness.race.report import TRAINED_NOTHING
 from harness.race.script import ADVICE, MAPPED_ADVICE, CleanExit, Main
 from harness.race.watch import CollectiveLog, Excerpt, Watcher
 from harness.record import RunDirectory
@@ -120,7 +121,7 @@ class Watch:
         if self.job.program.run is not None or digest is None:
             return None
         if self.engines and not self.steps:
-            return "an engine was made, but it took no optimizer step: nothing of training was analysed"
+            return f"{TRAINED_NOTHING}, but it took no optimizer step: nothing of training was analysed"
         if self.job.program.ranks > 1 and not MET:
             return "the ranks never met (no process group was made): each ran alone, as the only one"
         return None
@@ -223,6 +224,7 @@ def write_when_asked(watch: Watch) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 
     def wait() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})  # which asks the main thread where it stands
         signal.sigwait({signal.SIGUSR1})
         for _ in range(100):  # what it reads goes on changing under it
             with contextlib.suppress(RuntimeError):

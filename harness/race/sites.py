@@ -17,6 +17,7 @@ HARNESS = Path(__file__).resolve().parent.parent
 HIDDEN = (
     f"{HARNESS / 'device'}/",
     f"{HARNESS / 'race'}/",
+    f"{HARNESS / 'system'}/",
     "/site-packages/torch/",
     "/deepspeed/comm/",
     "/deepspeed/accelerator/",
