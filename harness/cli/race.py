@@ -49,7 +49,8 @@ def race(
         Path | None, typer.Option(help="DeepSpeed JSON whose keys override what the script passes.")
     ] = None,
     ranks: Annotated[
-        int | None, typer.Option(min=1, help=f"Ranks of the script; default as its launcher says, else {RANKS}.")
+        int | None,
+        typer.Option(min=1, help=f"Ranks of the script; default as its launcher says, else {RANKS}."),
     ] = None,
     variant: Annotated[
         str | None, typer.Option(help="Run the script on this variant of DeepSpeed; default: as installed.")
@@ -63,7 +64,7 @@ def race(
         int | None,
         typer.Option(
             min=1,
-            help=f"Optimizer steps that are analysed: {STEPS} of a run; a script ends after them, by default by itself.",
+            help=f"Optimizer steps that are analysed: {STEPS} of a run; a script then ends, by default by itself.",
         ),
     ] = None,
     seeds: Annotated[
@@ -77,7 +78,8 @@ def race(
         bool, typer.Option(help="Let a script's torch.cuda mean the virtual device; else it is refused.")
     ] = True,
     python: Annotated[
-        Path | None, typer.Option(help="The interpreter of the environment that the script trains in: .venv/bin/python.")
+        Path | None,
+        typer.Option(help="The interpreter of the environment that the script trains in: .venv/bin/python."),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Callers and all names.")] = False,
     as_json: JsonOption = False,
@@ -94,10 +96,17 @@ def race(
     elif (launched := launched_by(script, module, target, arguments or [])) is not None:
         settings_of_script = Launch(ranks, config, variant, release, steps, map_cuda, python)
         program = script_program(launched, settings_of_script)
-        _one(program, results or Path("results") / f"race-{Path(program.title).stem}", settings, verbose, as_json)
+        _one(
+            program,
+            results or Path("results") / f"race-{Path(program.title).stem}",
+            settings,
+            verbose,
+            as_json,
+        )
     elif target is None:
         raise HarnessError(
-            "hpz race: give a run directory, a study file, --script FILE or --replay FILE, or a launcher's line after --"
+            "hpz race: give a run directory, a study file, --script FILE or --replay FILE, or a launcher's line "
+            "after --"
         )
     elif (target / "run.json").is_file():
         program = Program.of_run(RunDirectory(target).run(), steps or STEPS)
@@ -156,7 +165,9 @@ def script_program(launched: Launched, launch: Launch) -> Program:
     if launch.release is not None and variant is None:
         variant = released_variant(launch.release).name
     if launch.python is not None and variant is not None:
-        raise HarnessError("--python: runs the DeepSpeed of that environment as it is; leave --variant and --release out")
+        raise HarnessError(
+            "--python: runs the DeepSpeed of that environment as it is; leave --variant and --release out"
+        )
     text = launched.script.read_text(errors="replace") if launched.script else launched.module or ""
     return Program(
         ranks=launch.ranks or launched.ranks or RANKS,

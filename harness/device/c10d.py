@@ -1,7 +1,7 @@
 """Collectives of torch.distributed on device memory, taken where all of them pass: at the operators of `c10d`.
 
-Whoever calls them, and by whatever name (`from torch.distributed import all_reduce`, DistributedDataParallel, Accelerate),
-they are deferred as those of deepspeed.comm are. A message between two ranks runs, as with NCCL, on a stream of that pair.
+Whoever calls them, and by whatever name (`from torch.distributed import all_reduce`, DistributedDataParallel), they are
+deferred as those of deepspeed.comm are. A message between two ranks runs, as with NCCL, on a stream of that pair.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SHAPES = {
 HOST_CALLS = ("barrier", "monitored_barrier_")
 
 
-class StreamWork(TorchWork):  # type: ignore[misc]
+class StreamWork(TorchWork):
     """A deferred call as C++ and torch.distributed hold it."""
 
     def __init__(self, deferred: Any, results: list[Tensor]) -> None:
@@ -96,7 +96,9 @@ class StreamFuture(torch.futures.Future):  # type: ignore[type-arg]
         return super().then(callback)
 
 
-def call_of(backend: Backend, func: Any, name: str, args: tuple[Any, ...]) -> tuple[Collective, Any, Any, Any]:
+def call_of(
+    backend: Backend, func: Any, name: str, args: tuple[Any, ...]
+) -> tuple[Collective, Any, Any, Any]:
     """A c10d operator's call as the device takes calls: what it is, the tensors it reads and writes, how to make it."""
     shape = SHAPES[name]
     group = unboxed_group(next(value for value in args if isinstance(value, torch.ScriptObject)))

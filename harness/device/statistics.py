@@ -72,7 +72,12 @@ class Statistics:
             "active": (self.blocks, self.blocks_peak, self.blocks_ever),
             "inactive_split_bytes": (0, 0, 0),
         }
-        found: dict[str, Any] = {"num_alloc_retries": 0, "num_ooms": 0, "num_device_alloc": 0, "num_sync_all_streams": 0}
+        found: dict[str, Any] = {
+            "num_alloc_retries": 0,
+            "num_ooms": 0,
+            "num_device_alloc": 0,
+            "num_sync_all_streams": 0,
+        }
         for name, (current, peak, ever) in now.items():
             for part in ("all", "large_pool", "small_pool"):
                 share = int(part != "small_pool")  # the pools are not told apart: all is in the large one

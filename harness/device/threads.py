@@ -22,7 +22,7 @@ class SharedMachine(Machine):
     lock: Any
 
     @property
-    def current(self) -> Stream:  # type: ignore[override]
+    def current(self) -> Stream:
         return self.currents.get(threading.get_ident(), self.default)
 
     @current.setter
@@ -53,7 +53,7 @@ def follow_threads(dispatcher: Dispatcher, functions: Functions) -> None:
         thread.run = on_device  # type: ignore[method-assign]
         start(thread)
 
-    threading.Thread.start = started  # type: ignore[method-assign]
+    threading.Thread.start = started  # type: ignore[method-assign,assignment]
 
 
 def share(dispatcher: Dispatcher) -> None:

@@ -175,6 +175,7 @@ def group_by_place() -> None:
 
     Torch's own grouping looks below the Python property, and would send scalars to the host.
     """
+
     def grouped(lists: list[list[Any]], with_indices: bool = False) -> dict[Any, Any]:
         groups: dict[Any, Any] = {}
         for index, first in enumerate(lists[0]):
@@ -187,4 +188,4 @@ def group_by_place() -> None:
                 indices.append(index)
         return groups
 
-    torch._C._group_tensors_by_device_and_dtype = grouped
+    torch._C._group_tensors_by_device_and_dtype = grouped  # type: ignore[assignment]

@@ -28,7 +28,9 @@ class VirtualBackend(Backend):
         super().__init__(inner)
         self._machine = machine
         self._streams: dict[int, Stream] = {}  # group number → its stream
-        self._pairs: dict[tuple[int, int, int], Stream] = {}  # group number and two ranks → their messages' stream
+        self._pairs: dict[
+            tuple[int, int, int], Stream
+        ] = {}  # group number and two ranks → their messages' stream
         self._works: deque[StreamWork] = deque(maxlen=4096)  # Python's part must outlive the call
         machine.collectives = self
 

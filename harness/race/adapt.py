@@ -32,7 +32,7 @@ def adapt_torch(device: VirtualDevice, mapped: bool) -> None:
 
 
 def adapt_hugging_face(mapped: bool) -> None:
-    """Trainer and Accelerate look for a GPU themselves: without CUDA's names they get the virtual device, which has bf16.
+    """Without CUDA's names Trainer and Accelerate, which look for a GPU, get the virtual device, which has bf16.
 
     Whoever imports them, and whenever: a script may do so through a module of its own.
     """
@@ -94,7 +94,11 @@ def adapt_deepspeed(device: VirtualDevice, program: Program) -> None:
 MET = set[str]()
 """Which functions that make process groups were called in this rank."""
 
-OBJECT_CALLS = ("all_gather_object", "broadcast_object_list", "gather_object", "scatter_object_list") + (
+OBJECT_CALLS = (
+    "all_gather_object",
+    "broadcast_object_list",
+    "gather_object",
+    "scatter_object_list",
     "send_object_list",
     "recv_object_list",
 )
@@ -126,7 +130,7 @@ def _use_gloo(backend: str) -> None:
     for name in ("init_process_group", "new_group"):
         setattr(torch.distributed, name, _over(backend, getattr(torch.distributed, name)))
     if shown.mapped:
-        torch.distributed.get_backend = lambda group=None: "nccl"
+        setattr(torch.distributed, "get_backend", lambda group=None: "nccl")  # noqa: B010
 
 
 def _over(backend: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -51,7 +51,11 @@ def failure(folder: Path, ended: dict[str, Any], script: str | None) -> str:
     return f"rank {rank} waits at {place} for {who}, which never comes there: its program had ended"
 
 
-LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe") + (
+LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "Broken pipe",
     "one of them has ended",
     "Timed out waiting",
 )
@@ -59,7 +63,7 @@ PROGRESS = re.compile(r"\d+%\|| \d+it \[|it/s\]|s/it\]")
 
 
 def last_words(lines: Sequence[str], code: int = 1) -> str:
-    """What a rank that failed said last: of its last traceback the exception, else its last line but for progress bars."""
+    """What a rank that failed said last: its last exception, else its last line; progress bars say nothing."""
     said = [line.strip() for line in lines if line.strip() and not PROGRESS.search(line)]
     if code < 0:
         return f"killed by {signal.Signals(-code).name}" + (f" ({said[-1]})" if said else "")

@@ -47,7 +47,9 @@ def read_launch(words: Sequence[str]) -> Launched:
         name, _, value = words.pop(0).partition("=")
         environment[name] = value
     if not words or not is_launcher(words[0]):
-        raise HarnessError(f"{' '.join(words[:1]) or 'nothing'}: not a launcher that is known here; use one of {KNOWN}")
+        raise HarnessError(
+            f"{' '.join(words[:1]) or 'nothing'}: not a launcher that is known here; use one of {KNOWN}"
+        )
     name = Path(words[0]).name
     if name == "accelerate" and words[1:2] != ["launch"]:
         raise HarnessError("accelerate: only `accelerate launch …` starts a program")
@@ -64,11 +66,13 @@ def _python(words: list[str]) -> Launched:
         words.pop(0)
     if words[:1] == ["-m"] and words[1:2] in (["torch.distributed.run"], ["torch.distributed.launch"]):
         launched = _torchrun(words[2:])
-        launched.local_rank = words[1].endswith("launch") and "--use_env" not in words and "--use-env" not in words
+        launched.local_rank = (
+            words[1].endswith("launch") and "--use_env" not in words and "--use-env" not in words
+        )
         return launched
     if words[:1] == ["-m"] and words[1:2] == ["accelerate.commands.launch"]:
         return _accelerate(words[2:])
-    options, launched = _split(words)
+    _, launched = _split(words)
     return launched
 
 
@@ -103,7 +107,9 @@ def _accelerate(words: list[str]) -> Launched:
     if uses_deepspeed:
         environment |= {
             "ACCELERATE_USE_DEEPSPEED": "true",
-            "ACCELERATE_CONFIG_DS_FIELDS": ",".join([*deepspeed, *(["mixed_precision"] * ("mixed_precision" in config))]),
+            "ACCELERATE_CONFIG_DS_FIELDS": ",".join(
+                [*deepspeed, *(["mixed_precision"] * ("mixed_precision" in config))]
+            ),
         }
         for key, variable in ACCELERATE_DEEPSPEED.items():
             if said.get(key) is not None:
@@ -161,7 +167,9 @@ def _split(words: list[str]) -> tuple[dict[str, str], Launched]:
         else:
             return options, Launched(tuple(words[at + 1 :]), script=Path(word))
         at += 1
-    raise HarnessError(f"no script among {' '.join(words) or 'nothing'!r}: a launcher's line names a .py file or -m MODULE")
+    raise HarnessError(
+        f"no script among {' '.join(words) or 'nothing'!r}: a launcher's line names a .py file or -m MODULE"
+    )
 
 
 def _is_program(word: str, module: bool, option: str) -> bool:
@@ -171,6 +179,15 @@ def _is_program(word: str, module: bool, option: str) -> bool:
 
 
 # Options without a value that may stand before a module's name.
-FLAGS = ("use_deepspeed", "multi_gpu", "standalone", "no_local_rank", "use_env", "same_network", "debug", "quiet")
+FLAGS = (
+    "use_deepspeed",
+    "multi_gpu",
+    "standalone",
+    "no_local_rank",
+    "use_env",
+    "same_network",
+    "debug",
+    "quiet",
+)
 KNOWN = ", ".join(LAUNCHERS[:-1])
 _READERS = {"torchrun": _torchrun, "deepspeed": _deepspeed, "accelerate": _accelerate}

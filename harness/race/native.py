@@ -19,7 +19,9 @@ NATIVE = {
     "mamba_ssm": "the fused Mamba kernels",
     "causal_conv1d": "the fused convolution of Mamba",
 }
-TOGGLED = re.compile(r"flash.?attention.?[23]?|bitsandbytes|apex|transformer.?engine|xformers|liger|vllm", re.I)
+TOGGLED = re.compile(
+    r"flash.?attention.?[23]?|bitsandbytes|apex|transformer.?engine|xformers|liger|vllm", re.I
+)
 WORDS = {"flash": "flash_attn", "transformer": "transformer_engine", "liger": "liger_kernel"}
 
 

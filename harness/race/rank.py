@@ -164,7 +164,9 @@ def run_script(job: Job, watch: Watch) -> str:
         device.synchronize()
     if not watch.device_ops:
         advice = MAPPED_ADVICE if program.map_cuda else ADVICE
-        raise HarnessError(f"{program.title} ran no op on the virtual device, so nothing was analysed: {advice}")
+        raise HarnessError(
+            f"{program.title} ran no op on the virtual device, so nothing was analysed: {advice}"
+        )
     return digest_of(main.names)
 
 
@@ -191,7 +193,9 @@ def count_steps(watch: Watch, limit: int | None, enough: Callable[[], None]) -> 
         setattr(engine, method, _until(getattr(engine, method), watch, limit, enough))
 
 
-def _until(method: Callable[..., Any], watch: Watch, limit: int | None, enough: Callable[[], None]) -> Callable[..., Any]:
+def _until(
+    method: Callable[..., Any], watch: Watch, limit: int | None, enough: Callable[[], None]
+) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
         result = method(*args, **kwargs)
@@ -224,7 +228,9 @@ def write_when_asked(watch: Watch) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 
     def wait() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})  # which asks the main thread where it stands
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGUSR2}
+        )  # which asks the main thread where it stands
         signal.sigwait({signal.SIGUSR1})
         for _ in range(100):  # what it reads goes on changing under it
             with contextlib.suppress(RuntimeError):

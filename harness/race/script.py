@@ -23,8 +23,8 @@ ADVICE = (
     "Event), which is CUDA on a GPU and the virtual device here; torch.cuda.is_available() is False here"
 )
 MAPPED_ADVICE = (
-    "does it train on the device that it finds (torch.cuda, or deepspeed.accelerator.get_accelerator()), and with these "
-    "arguments?"
+    "does it train, with these arguments, on the device that it finds (torch.cuda, or "
+    "deepspeed.accelerator.get_accelerator())?"
 )
 
 
@@ -58,7 +58,9 @@ class Main:
             raise HarnessError(f"--module {name}: cannot be imported ({error})") from error
         code = getattr(spec.loader, "get_code", lambda _: None)(spec.name) if spec is not None else None
         if spec is None or code is None:
-            raise HarnessError(f"--module {name}: no such module on the path; start hpz where `python -m {name}` works")
+            raise HarnessError(
+                f"--module {name}: no such module on the path; start hpz where `python -m {name}` works"
+            )
         self.module.__spec__, self.module.__package__ = spec, spec.parent
         return code, str(spec.origin)
 
@@ -117,8 +119,8 @@ def explained(script: Path, mapped: bool) -> Iterator[None]:
     except Unmapped as error:
         raise HarnessError(f"{place_in(script, error)}: {error}") from error
     except Exception as error:
-        if (advice := native_advice(error)) is not None:
-            raise HarnessError(f"{place_in(script, error)} {advice}") from error
+        if (needed := native_advice(error)) is not None:
+            raise HarnessError(f"{place_in(script, error)} {needed}") from error
         if mapped or isinstance(error, DeviceError) or not asks_for_cuda(error):
             raise
         raise HarnessError(

@@ -26,7 +26,8 @@ MISMATCH_SECONDS = 2.0  # idle for so long, ranks whose collectives differ are n
 DUMP_SECONDS = 10.0  # for ranks to say where they stand and what they have seen
 OTHERS_SECONDS = 3.0  # after the first failure, for the other ranks to fail of it
 OUTERMOST = re.compile(
-    r'^  (File "<frozen runpy>", line \d+ in _run_module_as_main|File "<string>", line \d+ in <module>|\.\.\.)$', re.M
+    r'^  (File "<frozen runpy>", line \d+ in _run_module_as_main|File "<string>", line \d+ in <module>|\.\.\.)$',
+    re.M,
 )
 TICKS = os.sysconf("SC_CLK_TCK")
 

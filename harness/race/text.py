@@ -32,7 +32,11 @@ def _became(report: Report) -> str:
     if report.problems[0].startswith(TRAINED_NOTHING):
         return "TRAINED NOTHING"
     word = "STOPPED" if report.problems[0].startswith(TIMED_OUT) else "FAILED"
-    return f"{word} after {_many(report.steps, 'step')}" if report.steps else f"{word} before its first training step"
+    return (
+        f"{word} after {_many(report.steps, 'step')}"
+        if report.steps
+        else f"{word} before its first training step"
+    )
 
 
 def _ran(report: Report) -> str:
@@ -45,7 +49,11 @@ def _found(report: Report) -> str:
         return "nothing ran, so nothing was analysed"
     kinds = Counter[str](race.kind for race in report.races)
     found = ", ".join(f"{kinds[kind]} {word}" for kind, word in _WORDS.items() if kinds[kind])
-    trained = "" if report.steps != 0 or report.problems else "; no optimizer step was made: it says nothing of training"
+    trained = (
+        ""
+        if report.steps != 0 or report.problems
+        else "; no optimizer step was made: it says nothing of training"
+    )
     return (found or "no unordered accesses") + trained
 
 

@@ -23,7 +23,14 @@ from harness.system.errors import HarnessError
 OWN_PACKAGES = "HPZ_PACKAGES"
 """The environment variable that names a folder of packages, for an interpreter that is not the one of `hpz`."""
 
-OURS = ("pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection", "yaml", "_yaml") + (
+OURS = (
+    "pydantic",
+    "pydantic_core",
+    "annotated_types",
+    "typing_extensions",
+    "typing_inspection",
+    "yaml",
+    "_yaml",
     "networkx",
 )
 

@@ -26,7 +26,7 @@ def set_autocast_dtype(device: str, dtype: torch.dtype) -> None:
         _set_dtype("cpu", dtype)
 
 
-AUTOCAST = {
+AUTOCAST: dict[str, Any] = {
     "set_autocast_enabled": set_autocast_enabled,
     "set_autocast_dtype": set_autocast_dtype,
     "set_autocast_gpu_dtype": lambda dtype: set_autocast_dtype("cuda", dtype),

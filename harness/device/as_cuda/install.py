@@ -13,6 +13,7 @@ import torch
 from harness.device.as_cuda import accelerator, autocast, memory, names, random, refused, streams, tensors
 from harness.device.memory import DEVICE, names_device
 from harness.device.shown import shown
+from harness.device.streams import Event, Stream
 from harness.device.torch_private import answer_for_cuda, group_by_place, translate_default_devices
 
 CUDA = {**names.DEVICES, **memory.MEMORY, **random.RANDOM, **streams.STREAMS, **tensors.OLD_TYPES}
@@ -26,12 +27,15 @@ def map_cuda() -> None:
     names_device.cache_clear()
     _put_all(torch.cuda, CUDA)
     _put(torch.cuda.nvtx, names.NVTX)
-    _put(importlib.import_module("torch.cuda.nccl"), {"version": names.answers(names.NCCL), "is_available": names.answers(True)})
+    _put(
+        importlib.import_module("torch.cuda.nccl"),
+        {"version": names.answers(names.NCCL), "is_available": names.answers(True)},
+    )
     for reason, refused_names in refused.REFUSED.items():
         _refuse(torch.cuda, reason, refused_names)
     for module, reason, refused_names in refused.REFUSED_INSIDE:
         _refuse(importlib.import_module(f"torch.cuda.{module}"), reason, refused_names)
-    _put(torch, {"Generator": random.Generator, "Stream": streams.Stream, "Event": streams.Event})
+    _put(torch, {"Generator": random.Generator, "Stream": Stream, "Event": Event})
     _put(torch, autocast.AUTOCAST)
     _put(torch.accelerator if hasattr(torch, "accelerator") else None, accelerator.ACCELERATOR)
     _put(torch.version, {"cuda": names.RUNTIME})

@@ -24,7 +24,7 @@ class Generator(PlainGenerator, metaclass=AnyGenerator):
     """torch.Generator, which may be the device's."""
 
     def __new__(cls, device: Any = "cpu") -> Generator:
-        return super().__new__(cls, device="cpu")  # type: ignore[no-any-return]
+        return super().__new__(cls, device="cpu")  # type: ignore[call-arg]
 
     def __init__(self, device: Any = "cpu") -> None:
         self.on_cuda = isinstance(device, int) or torch.device(device).type == "cuda"

@@ -20,11 +20,30 @@ WHY = {
 # Of torch.cuda, by reason.
 REFUSED = {
     "graph": ("CUDAGraph", "graph", "make_graphed_callables", "graph_pool_handle"),
-    "handle": ("ExternalStream", "get_stream_from_external", "current_blas_handle", "current_solver_handle")
-    + ("GreenContext",),
-    "allocator": ("caching_allocator_alloc", "caching_allocator_delete", "caching_allocator_enable")
-    + ("CUDAPluggableAllocator", "change_current_allocator", "MemPool", "use_mem_pool"),
-    "sensor": ("temperature", "power_draw", "clock_rate", "utilization", "memory_usage", "device_memory_used"),
+    "handle": (
+        "ExternalStream",
+        "get_stream_from_external",
+        "current_blas_handle",
+        "current_solver_handle",
+        "GreenContext",
+    ),
+    "allocator": (
+        "caching_allocator_alloc",
+        "caching_allocator_delete",
+        "caching_allocator_enable",
+        "CUDAPluggableAllocator",
+        "change_current_allocator",
+        "MemPool",
+        "use_mem_pool",
+    ),
+    "sensor": (
+        "temperature",
+        "power_draw",
+        "clock_rate",
+        "utilization",
+        "memory_usage",
+        "device_memory_used",
+    ),
 }
 # Of its modules: module, reason, names.
 REFUSED_INSIDE = (
