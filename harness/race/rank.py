@@ -47,7 +47,10 @@ def import_everything(with_transformers: bool, map_cuda: bool = False) -> None:
     open_process_device("virtual")
     import deepspeed
 
+    from harness.workload.train import import_muon
+
     deepspeed.utils.logger.setLevel("WARNING")
+    import_muon()
 
 
 def run_job(folder: Path, rank: int) -> None:
