@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 
 NATIVE = {
@@ -19,6 +20,15 @@ NATIVE = {
     "mamba_ssm": "the fused Mamba kernels",
     "causal_conv1d": "the fused convolution of Mamba",
 }
+
+
+def hide_native() -> None:
+    """Let these packages not be found, so that libraries take the branch without them; who asks for one is told."""
+    for package in NATIVE:
+        if package not in sys.modules:
+            sys.modules[package] = None  # type: ignore[assignment]  # Python's own sign for "not there"
+
+
 TOGGLED = re.compile(
     r"flash.?attention.?[23]?|bitsandbytes|apex|transformer.?engine|xformers|liger|vllm", re.I
 )

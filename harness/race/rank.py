@@ -25,6 +25,7 @@ from harness.race.happens_before import Analysis
 from harness.race.job import Job
 from harness.race.merge import rank_report, traced
 from harness.race.names import Namer
+from harness.race.native import hide_native
 from harness.race.policy import policy_of
 from harness.race.report import TRAINED_NOTHING
 from harness.race.script import ADVICE, MAPPED_ADVICE, CleanExit, Main
@@ -37,6 +38,7 @@ from harness.system.whole_file import write_text_whole
 def import_everything(with_transformers: bool, map_cuda: bool = False) -> None:
     """Import what ranks need, so that they can be forked warm; the accelerator is in place before any user's import."""
     if map_cuda:
+        hide_native()
         as_cuda.map_cuda()
     if with_transformers:
         from harness.workload.train import import_everything

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -61,12 +60,16 @@ def test_what_scripts_ask_of_cuda_is_answered(answers: dict[str, str], name: str
 
 
 def test_what_cannot_be_mapped_is_one_sentence_with_the_line(ranks: Ranks) -> None:
-    with pytest.raises(HarnessError, match=r"endings.py:\d+ \(.*CUDAGraph.*\): torch.cuda.CUDAGraph cannot be mapped"):
+    with pytest.raises(
+        HarnessError, match=r"endings.py:\d+ \(.*CUDAGraph.*\): torch.cuda.CUDAGraph cannot be mapped"
+    ):
         said(ranks, "graph")
 
 
 def test_a_package_that_needs_a_gpu_says_what_to_switch_off(ranks: Ranks) -> None:
-    with pytest.raises(HarnessError, match=r"endings.py:\d+ .* needs flash_attn.* switch off attn_implementation"):
+    with pytest.raises(
+        HarnessError, match=r"endings.py:\d+ .* needs flash_attn.* switch off attn_implementation"
+    ):
         said(ranks, "flash")
 
 
@@ -80,8 +83,8 @@ def test_the_exception_is_named_and_not_the_progress_bar_below_it(ranks: Ranks) 
 def test_a_rank_that_others_wait_for_is_named_with_the_line(ranks: Ranks) -> None:
     headline = said(ranks, "rank0")[0]
     assert re.match(
-        r'endings.py FAILED after 1 step: rank 0 waits at endings.py:\d+ \(engine.save_checkpoint\("out"\)\) for rank 1, '
-        "which never comes there",
+        r"endings.py FAILED after 1 step: rank 0 waits at endings.py:\d+ "
+        r'\(engine.save_checkpoint\("out"\)\) for rank 1, which never comes there',
         headline,
     )
 
