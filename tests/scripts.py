@@ -55,18 +55,10 @@ def analyse(script: dict[str, str], folder: Path, python: str) -> str:
         filter(None, (script.get("path", "").format(root=folder), os.environ.get("PYTHONPATH")))
     )
     started = time.monotonic()
+    words = f"race --python {python} --no-explore --json --steps 3 --timeout 900".split()
+    results = str(CACHE / "results" / script["name"])
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("hpz")), "race", "--python", python, "--no-explore", "--json"]
-        + [
-            "--steps",
-            "3",
-            "--timeout",
-            "900",
-            "--results",
-            str(CACHE / "results" / script["name"]),
-            "--",
-            *line,
-        ],
+        [str(Path(sys.executable).with_name("hpz")), *words, "--results", results, "--", *line],
         cwd=work_folder(),
         env={**os.environ, **OFFLINE, "PYTHONPATH": paths},
         capture_output=True,

@@ -10,7 +10,17 @@ from typing import Any
 
 import torch
 
-from harness.device.as_cuda import accelerator, autocast, memory, names, random, refused, streams, tensors
+from harness.device.as_cuda import (
+    accelerator,
+    autocast,
+    kernels,
+    memory,
+    names,
+    random,
+    refused,
+    streams,
+    tensors,
+)
 from harness.device.memory import DEVICE, names_device
 from harness.device.shown import shown
 from harness.device.streams import Event, Stream
@@ -45,6 +55,7 @@ def map_cuda() -> None:
     answer_for_cuda(names.PRIVATE)
     translate_default_devices(lambda device: DEVICE if names_device(device) else device)
     group_by_place()
+    kernels.add_kernels()
     tensors.handle_tensors()
     tensors.register_location()
 

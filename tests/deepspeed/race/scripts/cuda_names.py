@@ -108,6 +108,14 @@ def clipping_stays_on_the_device():
 
 
 @check
+def products_in_single_precision():
+    a = torch.ones(2, 2, dtype=torch.bfloat16, device="cuda")
+    if "dtype" in torch.ops.aten.mm.overloads():
+        assert torch.mm(a, a, out_dtype=torch.float32).dtype == torch.float32
+        assert torch.addmm(a.float(), a, a, out_dtype=torch.float32, beta=0.5).tolist() == [[2.5, 2.5]] * 2
+
+
+@check
 def old_types():
     x = torch.cuda.FloatTensor([1.0])
     assert isinstance(x, torch.cuda.FloatTensor) and x.type() == "torch.cuda.FloatTensor"
