@@ -16,7 +16,7 @@ MAY_INSTALL := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] ||
 # Ranks are processes by the hundred; each would compile what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: reproduce test soak chaos matrix releases lint types packages figures historical clean setup
+.PHONY: reproduce test soak chaos matrix releases scripts lint types packages figures historical clean setup
 setup: .venv/.ready
 
 # torch comes first, so that nothing that depends on it brings another build.
@@ -67,6 +67,11 @@ releases: setup
 matrix: setup
 	$(BIN)/pip install -q -c constraints.txt -e '.[matrix]'
 	$(BIN)/nox $(if $(TORCH),--session "matrix(torch='$(TORCH)')")
+
+# Public training scripts under `hpz race`, fetched from their repositories and run as they are; rewrites the table of
+# docs/scripts.md. SCRIPTS_PYTHON names an environment that has what the scripts import (their README says).
+scripts: setup
+	$(BIN)/python -m tests.scripts $(NAMES)
 
 # The paper's own window, or any other release, on today's torch: make historical RELEASE=0.14.2
 historical: setup

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from harness.race.explore import Budget
 from harness.race.investigate import Settings, investigate
 from harness.race.job import Job, Program
 from harness.race.launch import Ranks
+from harness.race.launchers import Launched, is_launcher, read_launch
 from harness.race.replay import Values, changed_versions, read_replay, replayed
 from harness.race.report import Report
 from harness.race.survey import race_study
@@ -28,6 +30,7 @@ from harness.system.errors import HarnessError
 from harness.variants import Variant, released_variant
 
 STEPS = 4  # optimizer steps of a run that are analysed
+RANKS = 4  # of a script whose launcher does not say
 
 
 def race(
@@ -37,14 +40,21 @@ def race(
     ] = None,
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- ARGUMENTS]", help="What the script gets as its arguments."),
+        typer.Argument(
+            metavar="[-- ARGUMENTS]",
+            help="What the script gets as its arguments; or a launcher's whole command line.",
+        ),
     ] = None,
     script: Annotated[Path | None, typer.Option(help="Analyse this training script instead.")] = None,
+    module: Annotated[str | None, typer.Option(help="Analyse this module instead, as `python -m`.")] = None,
     config: Annotated[
         Path | None,
         typer.Option(help="DeepSpeed's JSON, or what names it; its keys override what the script passes."),
     ] = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks of the script.")] = 4,
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Ranks of the script; default as its launcher says, else {RANKS}."),
+    ] = None,
     variant: Annotated[
         str | None, typer.Option(help="Run the script on this variant of DeepSpeed; default: as installed.")
     ] = None,
@@ -53,7 +63,13 @@ def race(
         typer.Option(help="DeepSpeed release of the script's variant, or in place of the study's."),
     ] = None,
     unpinned: UnpinnedOption = False,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each run that are analysed.")] = STEPS,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Optimizer steps that are analysed: {STEPS} of a run; a script then ends, by default by itself.",
+        ),
+    ] = None,
     seeds: Annotated[
         int, typer.Option(min=0, help="Random schedules to try, besides the systematic ones.")
     ] = 2,
@@ -61,13 +77,20 @@ def race(
     replay: Annotated[Path | None, typer.Option(help="Run the schedule of a replay file again.")] = None,
     results: Annotated[Path | None, typer.Option(help="Results folder; default results/race-NAME.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for one execution.")] = 600.0,
+    map_cuda: Annotated[
+        bool, typer.Option(help="Let a script's torch.cuda mean the virtual device; else it is refused.")
+    ] = True,
+    python: Annotated[
+        Path | None,
+        typer.Option(help="The interpreter of the environment that the script trains in: .venv/bin/python."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Callers and all names.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find accesses that nothing orders, and what they can do. Example: hpz race --script train.py --ranks 4
 
-    Runs real DeepSpeed on the virtual device, needs no GPU. Also: hpz race experiments/races.yaml, hpz race
-    results/laptop/runs/RUN, hpz race --replay FILE.
+    Runs real DeepSpeed on the virtual device, needs no GPU. Also: hpz race -- deepspeed --num_gpus 4 train.py ARGS,
+    hpz race experiments/races.yaml, hpz race results/laptop/runs/RUN, hpz race --replay FILE.
     """
     for lock in dead_locks():
         Console(stderr=True).print(
@@ -77,17 +100,26 @@ def race(
     settings = Settings(Budget(seeds=seeds) if explore else None, timeout)
     if replay is not None:
         _replay(replay, settings, as_json)
-    elif script is not None:
-        words = [*([str(target)] if target else []), *(arguments or [])]
-        program = script_program(script, words, ranks, config, variant, release)
-        _one(program, results or Path("results") / f"race-{script.stem}", settings, verbose, as_json)
+    elif (launched := launched_by(script, module, target, arguments or [])) is not None:
+        settings_of_script = Launch(ranks, config, variant, release, steps, map_cuda, python)
+        program = script_program(launched, settings_of_script)
+        _one(
+            program,
+            results or Path("results") / f"race-{Path(program.title).stem}",
+            settings,
+            verbose,
+            as_json,
+        )
     elif target is None:
-        raise HarnessError("hpz race: give a run directory, a study file, --script FILE or --replay FILE")
+        raise HarnessError(
+            "hpz race: give a run directory, a study file, --script FILE or --replay FILE, or a launcher's line "
+            "after --"
+        )
     elif (target / "run.json").is_file():
-        program = Program.of_run(RunDirectory(target).run(), steps)
+        program = Program.of_run(RunDirectory(target).run(), steps or STEPS)
         _one(program, results or target, settings, verbose, as_json)
     else:
-        _study(target, release, results, settings, steps, as_json)
+        _study(target, release, results, settings, steps or STEPS, as_json)
 
 
 def _study(
@@ -103,32 +135,65 @@ def _study(
         raise typer.Exit(1)
 
 
-def script_program(
-    script: Path,
-    arguments: list[str],
-    ranks: int,
-    config: Path | None,
-    variant: str | None,
-    release: str | None,
-) -> Program:
+@dataclass(frozen=True)
+class Launch:
+    """How a user's script is run, as the options say it."""
+
+    ranks: int | None = None
+    config: Path | None = None
+    variant: str | None = None
+    release: str | None = None
+    steps: int | None = None
+    map_cuda: bool = True
+    python: Path | None = None
+
+
+def launched_by(
+    script: Path | None, module: str | None, target: Path | None, arguments: list[str]
+) -> Launched | None:
+    """The user's program, by an option or by a launcher's line; None where neither is given. Raises HarnessError."""
+    words = [*([str(target)] if target else []), *arguments]
+    if script is not None and module is not None:
+        raise HarnessError("--script and --module: give one of them")
+    if script is not None or module is not None:
+        return Launched(tuple(words), script=script, module=module)
+    if target is not None and is_launcher(str(target)) and not target.exists():
+        return read_launch(words)
+    return None
+
+
+def script_program(launched: Launched, launch: Launch) -> Program:
     """The program of a user's script. Raises HarnessError for files that are not there."""
-    for file, option in ((script, "--script"), (config, "--config")):
+    files = ((launched.script, "--script"), (launch.config, "--config"), (launch.python, "--python"))
+    for file, option in files:
         if file is not None and not file.is_file():
             raise HarnessError(f"{option} {file}: no such file; give the path of one")
-    if config is not None:
-        found = read_configuration(config)
+    if launch.config is not None:
+        found = read_configuration(launch.config)
         for remark in (*found.remarks, *checked(found.deepspeed or {}).remarks):
             Console(stderr=True).print(f"Note: {remark}.", highlight=False, markup=False, soft_wrap=True)
-    if release is not None and variant is None:
-        variant = released_variant(release).name
+    variant = launch.variant
+    if launch.release is not None and variant is None:
+        variant = released_variant(launch.release).name
+    if launch.python is not None and variant is not None:
+        raise HarnessError(
+            "--python: runs the DeepSpeed of that environment as it is; leave --variant and --release out"
+        )
+    text = launched.script.read_text(errors="replace") if launched.script else launched.module or ""
     return Program(
-        ranks=ranks,
-        script=str(script.resolve()),
-        arguments=tuple(arguments),
-        config=str(config.resolve()) if config else None,
+        ranks=launch.ranks or launched.ranks or RANKS,
+        script=str(launched.script.resolve()) if launched.script else None,
+        module=launched.module,
+        arguments=launched.arguments,
+        environment=tuple(launched.environment.items()),
+        local_rank=launched.local_rank,
+        config=str(launch.config.resolve()) if launch.config else None,
         variant=Variant.parse(variant).name if variant else None,
-        release=release,
-        transformers="transformers" in script.read_text(errors="replace"),
+        release=launch.release,
+        transformers="transformers" in text,
+        map_cuda=launch.map_cuda,
+        steps=launch.steps,
+        python=str(launch.python.absolute()) if launch.python else None,
     )
 
 
@@ -139,7 +204,7 @@ def _one(program: Program, folder: Path, settings: Settings, verbose: bool, as_j
         if not as_json:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    with Ranks(program.overlay, transformers=program.transformers) as ranks:
+    with Ranks.of(program) as ranks:
         report = investigate(Job(program), ranks, folder, settings, say)
     show(report, folder, verbose, as_json)
 
@@ -157,7 +222,7 @@ def show(report: Report, folder: Path, verbose: bool, as_json: bool) -> None:
 
 def _replay(file: Path, settings: Settings, as_json: bool) -> None:
     replay, job = read_replay(file)
-    with Ranks(job.program.overlay, transformers=job.program.transformers) as ranks:
+    with Ranks.of(job.program) as ranks:
         same, values = replayed(replay, job, lambda job: ranks.run(job, settings.timeout))
     changed = changed_versions(replay)
     if as_json:

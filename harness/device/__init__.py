@@ -5,7 +5,7 @@
 
 from harness.device.counters import Counters, Traffic, link_bytes, step_traffic
 from harness.device.device import Device
-from harness.device.errors import DeviceError, MixedDevices
+from harness.device.errors import DeviceError, MixedDevices, Unmapped
 from harness.device.observe import Access, Collective, Observer, OpRecord, Site, WaitTarget
 from harness.device.opening import cuda_was_started, open_device, open_process_device
 from harness.device.schedule import Policy
@@ -23,6 +23,7 @@ __all__ = [
     "Policy",
     "Site",
     "Traffic",
+    "Unmapped",
     "VirtualDevice",
     "WaitTarget",
     "cuda_was_started",

@@ -12,6 +12,7 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
 from harness.device import streams
 from harness.device.memory import DEVICE, DeviceName
+from harness.device.shown import shown
 from harness.device.streams import StreamContext, machine
 
 
@@ -31,20 +32,39 @@ class VirtualAccelerator(CPU_Accelerator):
         return False
 
     def device_name(self, device_index: int | None = None) -> str:
+        if shown.mapped:
+            return "cuda" if device_index is None else f"cuda:{device_index}"
         return DeviceName("cpu") if device_index is None else str(DEVICE)
 
     def device(self, device_index: int | None = None) -> torch.device:
-        return DEVICE
+        return shown.device
+
+    def set_device(self, device_index: int) -> None:
+        if shown.mapped:
+            torch.cuda.set_device(device_index)
 
     def current_device(self) -> int:
-        return 0
+        return int(shown.device.index)
+
+    def communication_backend_name(self) -> str:
+        return "nccl" if shown.mapped else str(super().communication_backend_name())
+
+    def is_fp16_supported(self) -> bool:
+        """As of a GPU, whatever this machine's CPU can do fast."""
+        return True
+
+    def is_bf16_supported(self) -> bool:
+        return True
+
+    def supported_dtypes(self) -> list[torch.dtype]:
+        return [torch.float, torch.half, torch.bfloat16]
 
     def memory_stats(self, device_index: int | None = None) -> dict[str, int]:
         """No cache, and so no flushes of it; CPU accelerators before 0.10.1 answer with a number."""
         return {"num_alloc_retries": 0}
 
     def current_device_name(self) -> str:
-        return str(DEVICE)
+        return str(shown.device)
 
     def device_count(self) -> int:
         return int(os.environ.get("LOCAL_SIZE", "1"))
@@ -121,3 +141,7 @@ def _typed(dtype: torch.dtype) -> Callable[..., torch.Tensor]:
 def install() -> None:
     """Make it DeepSpeed's accelerator."""
     set_accelerator(VirtualAccelerator())
+    if shown.mapped:
+        from harness.device.as_cuda.fused import fit_builders
+
+        fit_builders()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,3 +62,16 @@ class Deferred:
 def generator_state(kwargs: dict[str, Any]) -> tuple[torch.Generator, Tensor]:
     generator = kwargs.get("generator") or torch.default_generator
     return generator, generator.get_state()
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Inside, what draws from torch's default generator draws from this one."""
+    default = torch.default_generator
+    kept = default.get_state()
+    default.set_state(generator.get_state())
+    try:
+        yield
+    finally:
+        generator.set_state(default.get_state())
+        default.set_state(kept)

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from harness.device.arguments import map_tensors, tensors_of, written
-from harness.device.deferred import Deferred, generator_state
+from harness.device.c10d import flat
+from harness.device.deferred import Deferred, drawing_from, generator_state
 from harness.device.errors import DeviceError, MixedDevices
 from harness.device.memory import Memory, accesses, is_pinned, on_device
 from harness.device.observe import HOST, OpKind, OpRecord
@@ -23,6 +24,7 @@ from harness.device.poison import alias
 from harness.device.results import Results
 from harness.device.streams import Machine
 from harness.device.torch_private import PlainDispatchMode, current_node, functions_off
+from harness.device.virtual_collectives import VirtualBackend
 
 Tensor = torch.Tensor
 COPY = torch.ops.aten.copy_.default
@@ -36,6 +38,7 @@ class Dispatcher(PlainDispatchMode):
         super().__init__()
         self.machine, self.memory, self.placement = machine, memory, placement
         self.results = Results(memory)
+        self.generator: torch.Generator | None = None  # the device's own; None: it shares the host's
         self.treat: dict[Kind, Callable[[Operator, Any, tuple[Any, ...], dict[str, Any]], Any]] = {
             Kind.ALLOCATE: self._allocate,
             Kind.CREATE: self._create,
@@ -195,11 +198,9 @@ class Dispatcher(PlainDispatchMode):
     def _collective(
         self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if any(on_device(t) for t in tensors_of(args)):
-            raise DeviceError(
-                f"c10d.{operator.name} on device memory did not come through deepspeed.comm, whose backend the "
-                "device wraps; call the collective of deepspeed.comm instead of torch.distributed"
-            )
+        if any(on_device(t) for t in flat(args)):
+            backend = self.machine.collectives or VirtualBackend(None, self.machine)
+            return backend.operator(func, operator.name, args)
         self.machine.finish()  # deferred collectives of the same group go first on every rank
         return self._on_host(operator, func, args, kwargs)
 
@@ -238,6 +239,13 @@ class Dispatcher(PlainDispatchMode):
         kind: OpKind = "op",
     ) -> Any:
         """Issue one op to the current stream; its results may be used at once, as handles of work to come."""
+        if self.generator is not None and operator.random and kwargs.get("generator") is None:
+            generator, self.generator = self.generator, None
+            try:
+                with drawing_from(generator):
+                    return self._issue(operator, func, args, kwargs, reads=reads, kind=kind)
+            finally:
+                self.generator = generator
         if self.machine.policy.immediate:
             return self._run_now(operator, func, args, kwargs, reads, kind)
         state = generator_state(kwargs) if operator.random else None

@@ -9,3 +9,7 @@ class DeviceError(RuntimeError):
 
 class MixedDevices(DeviceError):
     """Tensors of host and device in one operator."""
+
+
+class Unmapped(DeviceError):
+    """Something of CUDA that the virtual device has nothing like."""

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from harness.device.memory import Memory, accesses, is_pinned, on_device
+from harness.device.memory import DEVICE, Memory, accesses, is_pinned, names_device, on_device
 from harness.device.observe import HOST, OpRecord
+from harness.device.shown import shown
 from harness.device.streams import Machine
 
 Tensor = torch.Tensor
@@ -34,9 +35,23 @@ class Functions(TorchFunctionMode):
         handler = self.handlers.get(func)
         if handler is not None:
             return handler(self, func, args, kwargs or {})
+        if kwargs and "device" in kwargs and shown.mapped:
+            return self._placed(func, args, kwargs)
         self.call = args
         try:
             return func(*args, **kwargs) if kwargs else func(*args)
+        finally:
+            self.call = None
+
+    def _placed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A call of a function without a handler that says where its result goes."""
+        device = kwargs["device"]
+        wanted = None if device is None else names_device(device)
+        if wanted:
+            kwargs = {**kwargs, "device": DEVICE}
+        self.call = args
+        try:
+            return func(*args, **kwargs) if wanted is None else self.asking(wanted, func, args, kwargs)
         finally:
             self.call = None
 

@@ -15,8 +15,15 @@ from harness.device import backward
 from harness.device.errors import DeviceError
 from harness.device.functions import Functions, Handler
 from harness.device.memory import DEVICE, allocation_of, is_pinned, names_device, on_device, record_stream
+from harness.device.shown import shown
 from harness.device.streams import Stream, machine
-from harness.device.torch_private import below_dispatch, functions_off, on_engine, plain_device, run_backward
+from harness.device.torch_private import (
+    below_dispatch,
+    functions_off,
+    on_engine,
+    plain_device,
+    run_backward,
+)
 
 Tensor = torch.Tensor
 HANDLERS: dict[Any, Handler] = {}
@@ -33,6 +40,8 @@ def handles(*functions: Any) -> Callable[[Handler], Handler]:
 
 # ---- where a tensor is
 
+PLACES = ("device", "is_cuda", "is_cpu")
+
 
 @contextmanager
 def placed_tensors() -> Iterator[None]:
@@ -44,18 +53,27 @@ def placed_tensors() -> Iterator[None]:
 
     def device(tensor: Tensor) -> torch.device:
         with functions_off():
-            return DEVICE if on_device(tensor) else plain_device.__get__(tensor)
+            return shown.device if on_device(tensor) else plain_device.__get__(tensor)
+
+    def is_cuda(tensor: Tensor) -> bool:
+        with functions_off():
+            return on_device(tensor)
 
     Tensor.device = property(device)  # type: ignore[assignment]
+    if shown.mapped:
+        Tensor.is_cuda = property(is_cuda)  # type: ignore[assignment]
+        Tensor.is_cpu = property(lambda tensor: not is_cuda(tensor))  # type: ignore[assignment]
     try:
         yield
     finally:
-        del Tensor.device  # the base class's shows again
+        for name in PLACES:
+            if name in vars(Tensor):
+                delattr(Tensor, name)  # the base class's shows again
 
 
 @handles(Tensor.get_device, torch.get_device)
 def _get_device(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
-    return 0 if on_device(args[0]) else func(*args)
+    return shown.device.index if on_device(args[0]) else func(*args)
 
 
 @handles(Tensor.is_pinned)
@@ -116,14 +134,14 @@ def _from_data(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     if pinned:
         mode.memory.pin(made)
     if wanted is not None:
-        made = _transfer(mode, made, wanted)
+        made = transfer(mode, made, wanted)
     return made.requires_grad_() if requires_grad else made
 
 
 # ---- copies between host and device
 
 
-def _transfer(
+def transfer(
     mode: Functions,
     tensor: Tensor,
     device: bool,
@@ -167,17 +185,17 @@ def _to(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     non_blocking = rest[2] if len(rest) > 2 else kwargs.get("non_blocking", False)
     copy = rest[3] if len(rest) > 3 else kwargs.get("copy", False)
     layout = kwargs.get("memory_format") or torch.preserve_format
-    return _transfer(mode, tensor, wanted, dtype, non_blocking, copy, layout)
+    return transfer(mode, tensor, wanted, dtype, non_blocking, copy, layout)
 
 
 @handles(Tensor.cpu)
 def _cpu(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
-    return _transfer(mode, args[0], False)
+    return transfer(mode, args[0], False)
 
 
 @handles(Tensor.type_as)
 def _type_as(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
-    return _transfer(mode, args[0], on_device(args[1]), args[1].dtype)
+    return transfer(mode, args[0], on_device(args[1]), args[1].dtype)
 
 
 @handles(Tensor.__getitem__)
@@ -208,7 +226,7 @@ def _send_lists(mode: Functions, index: Any) -> Any:
     """Indices written as lists are built on the host and sent over, and the host waits, as with CUDA."""
     if isinstance(index, tuple):
         return tuple(_send_lists(mode, part) if isinstance(part, list) else part for part in index)
-    return _transfer(mode, torch.tensor(index), True)
+    return transfer(mode, torch.tensor(index), True)
 
 
 # ---- reading memory behind the dispatcher's back

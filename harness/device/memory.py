@@ -1,6 +1,7 @@
 """Which memory is the device's, and which host memory is pinned: a mark on each storage, that lives as long as it.
 
 `torch.device("cpu:0")` names the virtual device and plain `cpu` the host; torch itself keeps both in the same memory.
+Programs that are written for CUDA see another name (harness.device.shown).
 """
 
 from __future__ import annotations
@@ -13,10 +14,21 @@ import torch
 
 from harness.device.observe import HOST, Access
 from harness.device.poison import Poison, use_on
+from harness.device.shown import DEVICE, shown
+from harness.device.statistics import Statistics
 from harness.device.streams import Machine, Stream
 from harness.device.torch_private import inside_vmap, keep_attributes
 
-DEVICE = torch.device("cpu", 0)
+__all__ = [
+    "DEVICE",
+    "Memory",
+    "accesses",
+    "allocation_of",
+    "is_pinned",
+    "names_device",
+    "on_device",
+    "record_stream",
+]
 
 
 class Allocation:
@@ -77,11 +89,16 @@ def is_pinned(tensor: torch.Tensor) -> bool:
 def names_device(device: Any) -> bool | None:
     """Whether a `device=` argument names the virtual device (True) or the host (False); None for neither, as meta.
 
-    As with CUDA, a bare number names a device, and so does the accelerator's own name.
+    As with CUDA, a bare number names a device, and so does the accelerator's own name. Raises DeviceError where CUDA's
+    names are mapped and this process has another of its devices.
     """
     if isinstance(device, DeviceName) or (isinstance(device, int) and not isinstance(device, bool)):
         return True
     parsed = torch.device(device)
+    if parsed.type == "cuda" and shown.mapped:
+        if parsed.index is not None:
+            shown.claim(parsed.index)
+        return True
     return parsed.index is not None if parsed.type == "cpu" else None
 
 
@@ -91,6 +108,7 @@ class Memory:
     def __init__(self, machine: Machine, poison: Poison) -> None:
         self.machine, self.poison = machine, poison
         self.allocated = self.pinned = 0  # allocations so far, of the device and of pinned host memory
+        self.statistics: Statistics | None = None  # kept for programs that can ask for them
 
     def adopt(self, tensor: torch.Tensor) -> None:
         """Mark the storage of a tensor that has its content as device memory, if it is not yet."""
@@ -126,6 +144,8 @@ class Memory:
             storage.allocation = self._watched(number, storage.nbytes(), stream, written)
         else:
             storage.allocation = Allocation(number)
+        if self.statistics is not None:
+            storage.counted = self.statistics.took(storage.nbytes())
         keep_attributes(storage)
 
     def _watched(self, number: int, nbytes: int, stream: int, written: bool) -> Allocation:

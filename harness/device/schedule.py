@@ -126,8 +126,12 @@ class Schedule:
 
     def run_until(self, stream: Queue, position: int) -> None:
         """Run exactly what happens before (stream, position), in the policy's order."""
+        self.start_until(stream, position)
+        self.land(stream, position)
+
+    def start_until(self, stream: Queue, position: int) -> None:
+        """The same, but what has only started on this stream need not end."""
         if stream.done >= position:
-            self.land(stream, position)
             return
         needed = self._closure(self.policy.widen(self, self._closure({stream: position})))
         with below_dispatch():
@@ -136,7 +140,6 @@ class Schedule:
                 if not ready:
                     raise DeviceError(f"streams wait for each other: {behind}")
                 self._run_head(min(ready, key=self.policy.rank).stream if len(ready) > 1 else ready[0].stream)
-        self.land(stream, position)
 
     def _closure(self, needed: dict[Queue, int]) -> dict[Queue, int]:
         """For each stream, up to where it must have run: what happens before any of `needed`."""

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -19,6 +19,7 @@ from harness.device.errors import DeviceError
 from harness.device.nodes import NodeStreams
 from harness.device.observe import Collective, Site, WaitTarget, call_site
 from harness.device.schedule import Eager, Op, Policy, Queue, Run, Schedule
+from harness.device.shown import shown
 from harness.device.torch_private import below_dispatch
 
 PATIENCE = 64  # times that a program may ask in a row whether an event is done before the device obliges
@@ -34,7 +35,7 @@ class Stream(torch.Stream, Queue):
         return super().__new__(cls, stream_id=len(machine().streams), device_index=0, device_type=0)
 
     def __init__(self, device: object = None, priority: int = 0, **_: object) -> None:
-        self.machine = machine()
+        self.machine, self.priority = machine(), priority
         Queue.__init__(self, len(self.machine.streams))
         self.machine.streams.append(self)
 
@@ -45,6 +46,22 @@ class Stream(torch.Stream, Queue):
 
     def __exit__(self, *error: object) -> None:
         self.context.__exit__(*error)
+
+    @staticmethod
+    def priority_range() -> tuple[int, int]:
+        """Lowest and highest, as most GPUs have them; order does not depend on them."""
+        return 0, -1
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return shown.device
+
+    @property
+    def cuda_stream(self) -> int:
+        raise DeviceError(
+            "Stream.cuda_stream is asked for: a kernel that is launched on a raw handle is not seen by the virtual "
+            "device; switch to torch's operators"
+        )
 
     def wait_event(self, event: Event) -> None:  # type: ignore[override]
         self.machine.stream_wait(self, event)
@@ -126,6 +143,8 @@ class Machine(Schedule):
         self.unseen: Counter[tuple[str, Site]] = (
             Counter()
         )  # ways into memory that no op shows, by who took them
+        self.memory: Any = None  # the device's, see harness.device.memory
+        self.collectives: Any = None  # its communication backend, see harness.device.virtual_collectives
         with use(self):
             self.default = Stream()
         self._current = self.default

@@ -7,7 +7,7 @@ of torch is met here. Which releases were tried stands in `tests/matrix.md`; "al
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import FunctionType
 from typing import Any
@@ -22,10 +22,13 @@ __all__ = [
     "LoaderIterator",
     "PlainDispatchMode",
     "TorchDispatchMode",
+    "TorchWork",
+    "answer_for_cuda",
     "below_dispatch",
     "current_node",
     "dispatch_is_off",
     "functions_off",
+    "group_by_place",
     "hold_gpu",
     "inside_vmap",
     "keep_attributes",
@@ -38,6 +41,9 @@ __all__ = [
     "rendezvous_store",
     "run_backward",
     "sanitizer",
+    "translate_default_devices",
+    "unboxed_group",
+    "unboxed_work",
 ]
 
 functions_off = torch._C.DisableTorchFunction
@@ -142,6 +148,20 @@ def limit_waits(timeout: timedelta) -> None:
     dist.distributed_c10d._set_pg_timeout(timeout)
 
 
+TorchWork = dist.distributed_c10d.Work
+"""Base of the handles of collectives; C++ asks a Python subclass. All."""
+
+
+def unboxed_work(boxed: Any) -> Any:
+    """The handle that an operator of c10d returned. All."""
+    return TorchWork.unbox(boxed)
+
+
+def unboxed_group(boxed: Any) -> Any:
+    """The process group that an operator of c10d was given. All."""
+    return dist.distributed_c10d.ProcessGroup.unbox(boxed)
+
+
 def open_fake_world(rank: int, world_size: int) -> None:
     """A default group of many ranks of which only this one exists, and whose collectives do nothing. All."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -159,3 +179,41 @@ def sanitizer() -> Any:
     from torch.cuda._sanitizer import CUDASanitizerDispatchMode
 
     return CUDASanitizerDispatchMode()
+
+
+def answer_for_cuda(answers: Mapping[str, Any]) -> None:
+    """Put functions in the place of those of torch.cuda that torch itself and libraries call by private names. All."""
+    for name, value in answers.items():
+        setattr(torch.cuda, f"_{name}", value)
+
+
+def translate_default_devices(translate: Callable[[Any], Any]) -> None:
+    """Let `with torch.device(…)` and torch.set_default_device take what `translate` makes of their device. All."""
+    from torch.utils import _device
+
+    class DeviceContext(_device.DeviceContext):
+        def __init__(self, device: Any) -> None:
+            super().__init__(translate(device))
+
+    _device.DeviceContext = DeviceContext  # type: ignore[misc]
+
+
+def group_by_place() -> None:
+    """Group tensors, as optimizers and gradient clipping do, by the device that they show. All.
+
+    Torch's own grouping looks below the Python property, and would send scalars to the host.
+    """
+
+    def grouped(lists: list[list[Any]], with_indices: bool = False) -> dict[Any, Any]:
+        groups: dict[Any, Any] = {}
+        for index, first in enumerate(lists[0]):
+            key = (first.device, first.dtype)
+            columns, indices = groups.setdefault(key, ([[] for _ in lists], []))
+            for column, row in zip(columns, lists, strict=True):
+                if row:
+                    column.append(row[index])
+            if with_indices:
+                indices.append(index)
+        return groups
+
+    torch._C._group_tensors_by_device_and_dtype = grouped  # type: ignore[assignment]

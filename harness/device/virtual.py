@@ -18,7 +18,10 @@ from harness.device.memory import DEVICE, Memory
 from harness.device.observe import Observer
 from harness.device.poison import parse_poison
 from harness.device.schedule import Eager, Policy
+from harness.device.shown import shown
+from harness.device.statistics import Statistics
 from harness.device.streams import Machine, set_machine
+from harness.device.threads import follow_threads
 from harness.device.torch_private import limit_waits
 from harness.device.virtual_collectives import VirtualBackend
 
@@ -34,13 +37,20 @@ class VirtualDevice(Device):
         self._policy = policy or Eager()
         self.machine = Machine()
         set_machine(self.machine)
-        self.memory = Memory(self.machine, parse_poison(poison))
+        self.memory = self.machine.memory = Memory(self.machine, parse_poison(poison))
         self.functions = Functions(self.machine, self.memory, HANDLERS)
         self.dispatcher = Dispatcher(self.machine, self.memory, self.functions.placement)
+        if shown.mapped:  # a program for CUDA expects statistics, and random numbers of the device's own
+            from harness.device.as_cuda.random import device_generator
+
+            self.memory.statistics, self.dispatcher.generator = Statistics(), device_generator
 
     def _wrap(self, inner: Any) -> Backend:
         limit_waits(TIMEOUT)
-        return VirtualBackend(inner, self.machine)
+        if self.machine.collectives is None:
+            return VirtualBackend(inner, self.machine)
+        self.machine.collectives._inner = inner  # torch.distributed was there before deepspeed.comm
+        return self.machine.collectives  # type: ignore[no-any-return]
 
     @contextmanager
     def activate(self) -> Iterator[None]:
@@ -67,6 +77,14 @@ class VirtualDevice(Device):
 
     def synchronize(self) -> None:
         self.machine.synchronize()
+
+    def follow_threads(self) -> None:
+        """Let Python's threads work on this device, too."""
+        follow_threads(self.dispatcher, self.functions)
+
+    def wait_for_current(self, reason: str) -> None:
+        """The host waits for the current stream."""
+        self.machine.host_wait(self.machine.current, reason)
 
     def counters(self) -> Counters:
         machine = self.machine

@@ -6,10 +6,12 @@ stream, not the host, wait for it. The real gloo call comes when the op runs.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from harness.device.c10d import HOST_CALLS, SHAPES, StreamWork, answer, call_of
 from harness.device.collectives import Backend, Call, Tensor
 from harness.device.errors import DeviceError
 from harness.device.memory import accesses, on_device
@@ -23,27 +25,40 @@ from harness.device.torch_private import below_dispatch, functions_off
 class VirtualBackend(Backend):
     """Defers collectives on device memory to their group's stream; those on host memory run at once."""
 
-    UNKNOWN = ("all_to_all", "gather", "scatter", "send", "recv", "isend", "irecv", "batch_isend_irecv")
-
     def __init__(self, inner: Any, machine: Machine) -> None:
         super().__init__(inner)
         self._machine = machine
         self._streams: dict[int, Stream] = {}  # group number → its stream
+        self._pairs: dict[
+            tuple[int, int, int], Stream
+        ] = {}  # group number and two ranks → their messages' stream
+        self._works: deque[StreamWork] = deque(maxlen=4096)  # Python's part must outlive the call
+        machine.collectives = self
 
-    def __getattr__(self, name: str) -> Any:
-        inner = getattr(self._inner, name)
-        if name not in self.UNKNOWN:
-            return inner
-
-        def refuse_device(*args: Any, **kwargs: Any) -> Any:
-            if any(isinstance(x, Tensor) and on_device(x) for x in (*args, *kwargs.values())):
-                raise DeviceError(
-                    f"deepspeed.comm.{name} on device memory is not known to the virtual device"
-                )
+    def operator(self, func: Any, name: str, args: tuple[Any, ...]) -> Any:
+        """A call of an operator of c10d on device memory."""
+        if name in HOST_CALLS:
+            self._machine.host_wait(self._machine.current, name.strip("_"))
             self._before_host_call()
-            return inner(*args, **kwargs)
+            with below_dispatch():
+                return func(*args)
+        if name not in SHAPES:
+            raise DeviceError(f"c10d.{name} on device memory is not known to the virtual device")
+        collective, reads, writes, call = call_of(self, func, name, args)
+        self.counted[collective] += 1
+        stream = self._pair_stream(collective) if collective.op == "send_recv" else None
+        work = StreamWork(self._defer(collective, reads, writes, call, True, stream), writes)
+        self._works.append(work)
+        if stream is not None:  # the other rank may need it for what this one waits for next
+            self._machine.start_until(stream, stream.issued)
+        return answer(name, func, args, work)
 
-        return refuse_device
+    def _pair_stream(self, collective: Collective) -> Stream:
+        low, high = sorted(collective.ranks)
+        key = collective.group, low, high
+        if key not in self._pairs:
+            self._pairs[key] = Stream()
+        return self._pairs[key]
 
     def _perform(
         self, collective: Collective, reads: list[Tensor], writes: list[Tensor], call: Call, async_op: bool
@@ -61,12 +76,16 @@ class VirtualBackend(Backend):
             return self._defer(collective, reads, writes, call, async_op)
 
     def _defer(
-        self, collective: Collective, reads: list[Tensor], writes: list[Tensor], call: Call, async_op: bool
+        self,
+        collective: Collective,
+        reads: list[Tensor],
+        writes: list[Tensor],
+        call: Call,
+        async_op: bool,
+        stream: Stream | None = None,
     ) -> Any:
         machine = self._machine
-        if collective.group not in self._streams:
-            self._streams[collective.group] = Stream()
-        stream = self._streams[collective.group]
+        stream = stream or self._group_stream(collective.group)
         stream.wait_event(machine.current.record_event())
         if machine.observers:
             self._observe(collective, reads, writes, stream)
@@ -79,6 +98,11 @@ class VirtualBackend(Backend):
             return work
         work.wait()
         return None
+
+    def _group_stream(self, group: int) -> Stream:
+        if group not in self._streams:
+            self._streams[group] = Stream()
+        return self._streams[group]
 
     def _observe(
         self, collective: Collective, reads: list[Tensor], writes: list[Tensor], stream: Stream
@@ -110,7 +134,7 @@ class VirtualBackend(Backend):
 
     def _before_host_call(self) -> None:
         # gloo matches calls by their order in a group, so that what was deferred goes first, on every rank.
-        for stream in self._streams.values():
+        for stream in (*self._streams.values(), *self._pairs.values()):
             self._machine.run_until(stream, stream.issued)
 
     def barrier(self, *args: Any, **kwargs: Any) -> Any:

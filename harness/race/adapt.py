@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import MetaPathFinder
@@ -12,18 +13,30 @@ from typing import Any
 import torch
 
 from harness.configuration import checked, read_configuration
-from harness.device import Device
-from harness.device.collectives import Backend
-from harness.device.memory import DEVICE, on_device
-from harness.device.torch_private import dispatch_is_off, functions_off
+from harness.device import VirtualDevice
+from harness.device.memory import DEVICE
+from harness.device.shown import shown
 from harness.race.job import Program
 
 
-def adapt_hugging_face() -> None:
-    """Trainer and Accelerate look for a GPU themselves; here they get the virtual device, which has bf16.
+def adapt_torch(device: VirtualDevice, mapped: bool) -> None:
+    """Threads work on the device, too; with CUDA's names, what would be compiled for it runs as it is written.
+
+    The kernels of a compiled function read and write what its operators do, on the same stream.
+    """
+    device.follow_threads()
+    if mapped:
+        torch.compile = lambda model=None, **_: (lambda f: f) if model is None else model  # type: ignore[assignment]
+        torch.nn.Module.compile = lambda *_, **__: None  # type: ignore[method-assign]
+
+
+def adapt_hugging_face(mapped: bool) -> None:
+    """Without CUDA's names Trainer and Accelerate, which look for a GPU, get the virtual device, which has bf16.
 
     Whoever imports them, and whenever: a script may do so through a module of its own.
     """
+    if mapped:
+        return
     for name, fit in HUGGING_FACE.items():
         if name in sys.modules:
             fit(sys.modules[name])
@@ -57,7 +70,7 @@ class FittedImport(MetaPathFinder):
         return spec
 
 
-def adapt_deepspeed(device: Device, program: Program) -> None:
+def adapt_deepspeed(device: VirtualDevice, program: Program) -> None:
     """Connect the device once the script initialises communication; lay --config over what it passes."""
     import deepspeed
     import deepspeed.comm.comm
@@ -72,61 +85,64 @@ def adapt_deepspeed(device: Device, program: Program) -> None:
         if getattr(module, "init_distributed", None) is original:
             module.init_distributed = init_distributed  # type: ignore[attr-defined]
     _use_gloo(device.backend)
-    _route_collectives()
+    _route_objects(device)
     if program.config is not None:
         deepspeed.initialize = _with_config(deepspeed.initialize, program.config)
 
 
-COLLECTIVES = (
-    "all_gather",
-    "all_gather_into_tensor",
-    "all_reduce",
-    "all_to_all_single",
-    "broadcast",
-    "reduce",
-    "reduce_scatter",
-    "reduce_scatter_tensor",
+MET = set[str]()
+"""Which functions that make process groups were called in this rank."""
+
+OBJECT_CALLS = (
+    "all_gather_object",
+    "broadcast_object_list",
+    "gather_object",
+    "scatter_object_list",
+    "send_object_list",
+    "recv_object_list",
 )
 
 
-def _route_collectives() -> None:
-    """Collectives of torch.distributed on device memory go the way of those of deepspeed.comm, which is deferred."""
-    for name in COLLECTIVES:
-        setattr(torch.distributed, name, _routed(name, getattr(torch.distributed, name)))
+def _route_objects(device: VirtualDevice) -> None:
+    """Python objects travel over NCCL in device memory, and the host waits for it; here they stay on the host."""
+    for name in OBJECT_CALLS:
+        if hasattr(torch.distributed, name):
+            setattr(torch.distributed, name, _awaited(name, getattr(torch.distributed, name), device))
 
 
-def _routed(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    from deepspeed.comm import comm
+def _awaited(name: str, original: Callable[..., Any], device: VirtualDevice) -> Callable[..., Any]:
+    place = inspect.signature(original).parameters
 
-    def collective(*args: Any, **kwargs: Any) -> Any:
-        # The device itself ends up here when a deferred collective runs, below its own dispatcher.
-        if (
-            dispatch_is_off()
-            or not isinstance(comm.cdb, Backend)
-            or not _any_on_device((*args, *kwargs.values()))
-        ):
-            return original(*args, **kwargs)
-        return getattr(comm.cdb, name)(*args, **kwargs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if "device" in place:
+            bound = inspect.signature(original).bind(*args, **kwargs)
+            bound.arguments.pop("device", None)
+            args, kwargs = bound.args, bound.kwargs
+        device.wait_for_current(name)
+        return original(*args, **kwargs)
 
-    return collective
-
-
-def _any_on_device(values: tuple[Any, ...]) -> bool:
-    flat = (item for value in values for item in (value if isinstance(value, list | tuple) else (value,)))
-    with functions_off():
-        return any(isinstance(item, torch.Tensor) and on_device(item) for item in flat)
+    return call
 
 
 def _use_gloo(backend: str) -> None:
-    """A script that starts the process group itself asks for NCCL; on this device it is gloo underneath."""
-    original = torch.distributed.init_process_group
+    """A script that starts process groups itself asks for NCCL; on this device it is gloo underneath."""
+    for name in ("init_process_group", "new_group"):
+        setattr(torch.distributed, name, _over(backend, getattr(torch.distributed, name)))
+    if shown.mapped:
+        setattr(torch.distributed, "get_backend", lambda group=None: "nccl")  # noqa: B010
 
-    def init_process_group(backend_: Any = None, *args: Any, **kwargs: Any) -> Any:
-        kwargs.pop("backend", None)
-        kwargs.pop("device_id", None)
-        return original(backend, *args, **kwargs)
 
-    torch.distributed.init_process_group = init_process_group  # type: ignore[assignment]
+def _over(backend: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(original)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        MET.add(original.__name__)
+        bound = signature.bind(*args, **kwargs)
+        for name in ("backend", "device_id", "pg_options"):
+            bound.arguments.pop(name, None)
+        return original(*bound.args, **{"backend": backend, **bound.kwargs})
+
+    return call
 
 
 def _with_config(initialize: Callable[..., Any], file: str) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,28 +20,85 @@ BUILDS = ("op_builder/", "cpp_extension", "file_baton")  # where a rank waits fo
 _FRAME = re.compile(r'\s+File "([^"]+)", line (\d+), in (\S+)')
 
 
-def explain(folder: Path, ranks: int, ended: dict[str, Any]) -> str:
+def explain(folder: Path, ranks: int, ended: dict[str, Any], script: str | None = None) -> str:
     """Why the ranks did not end well: collectives that do not match, where each waits, or the first error."""
     mismatch = mismatch_in(folder, ranks, ended=ended["how"] in ("failed", "stalled"))
     if ended["how"] == "failed":
-        rank = ended["rank"]
-        lines = lines_of(folder / f"log-{rank}.txt")
-        last = next((line for line in reversed(lines) if line.strip()), "no output")
-        cause = next((f"; {text}" for words, text in KNOWN.items() if words in last), "")
-        return f"rank {rank} failed: {last.strip()}{raised_at(lines)}{cause}" + (
-            f"; {mismatch}" if mismatch else ""
-        )
+        return failure(folder, ended, script) + (f"; {mismatch}" if mismatch else "")
     if mismatch:
         return f"the ranks wait for each other: {mismatch}"
     where = [
         f"rank {rank} at {place}" for rank in range(ranks) if (place := waits_at(folder / f"log-{rank}.txt"))
     ]
-    why = "the time limit passed"
+    why = TIMED_OUT
     if ended["how"] == "stalled":
         why = f"no rank has used the processor for {ended['patience']:.0f} s"
     builds = any(place in one for place in BUILDS for one in where)
     locks = [f". {sentence(lock)}" for lock in dead_locks()] if builds or not where else []
     return f"{why}: {'; '.join(where) or 'no rank says where'}{''.join(locks)}"
+
+
+TIMED_OUT = "the time limit passed"
+
+
+def failure(folder: Path, ended: dict[str, Any], script: str | None) -> str:
+    """The failure that the others followed from: the first whose last words are its own.
+
+    A rank that only lost the connection to others says which of them had ended, and where it waited for them.
+    """
+    logs = {rank: lines_of(folder / f"log-{rank}.txt") for rank, _ in ended["failed"]}
+    codes = dict(ended["failed"])
+    words = {rank: last_words(lines, codes[rank]) for rank, lines in logs.items()}
+    own = [rank for rank in words if not any(sign in words[rank] for sign in LOST)]
+    if own:
+        rank = own[0]
+        cause = next((f"; {text}" for sign, text in KNOWN.items() if sign in words[rank]), "")
+        return f"rank {rank} failed: {words[rank]}{raised_at(logs[rank])}{cause}"
+    rank = next(iter(words))
+    gone = sorted(ended.get("ended", ()))
+    if not gone:
+        return f"rank {rank} failed: {words[rank]}{raised_at(logs[rank])}"
+    who = f"rank{'s' * (len(gone) > 1)} {', '.join(map(str, gone))}"
+    place = program_place(logs[rank], script) or "a place that its log does not name"
+    return f"rank {rank} waits at {place} for {who}, which never comes there: its program had ended"
+
+
+LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "Broken pipe",
+    "one of them has ended",
+    "Timed out waiting",
+)
+PROGRESS = re.compile(r"\d+%\|| \d+it \[|it/s\]|s/it\]")
+
+
+def last_words(lines: Sequence[str], code: int = 1) -> str:
+    """What a rank that failed said last: its last exception, else its last line; progress bars say nothing."""
+    said = [line.strip() for line in lines if line.strip() and not PROGRESS.search(line)]
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}" + (f" ({said[-1]})" if said else "")
+    if code == 2 and (usage := next((line for line in reversed(said) if ": error: " in line), None)):
+        return usage
+    starts = [at for at, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    for line in lines[starts[-1] + 1 :] if starts else ():
+        if line.strip() and not line.startswith((" ", "\t")) and not PROGRESS.search(line):
+            return line.strip()
+    return said[-1] if said else "no output"
+
+
+def program_place(lines: Sequence[str], script: str | None) -> str | None:
+    """The innermost line of the script's folder in the last traceback: `train.py:5 (code)`."""
+    if script is None:
+        return None
+    folder, found = Path(script).parent, None
+    for at, line in enumerate(lines):
+        frame = _FRAME.match(line)
+        if frame and Path(frame[1]).is_relative_to(folder):
+            code = lines[at + 1].strip() if at + 1 < len(lines) else ""
+            found = f"{Path(frame[1]).name}:{frame[2]} ({code})"
+    return found
 
 
 def raised_at(lines: Sequence[str]) -> str:
@@ -110,6 +168,7 @@ def waits_at(log: Path) -> str | None:
 
 
 def lines_of(file: Path) -> list[str]:
+    """Lines of a log; what a progress bar wrote over itself are lines, too."""
     return text_of(file).splitlines()
 
 

@@ -25,12 +25,18 @@ class Program:
     variant: str | None = None  # None: DeepSpeed as installed
     release: str | None = None
     transformers: bool = False  # whether the warm process imports transformers too
+    map_cuda: bool = False  # whether CUDA's names mean the virtual device
+    module: str | None = None  # in place of a script, as `python -m`
+    environment: tuple[tuple[str, str], ...] = ()  # what its launcher sets besides the ranks' places
+    local_rank: bool = False  # whether its launcher adds --local_rank=N
+    steps: int | None = None  # of a script: it ends after so many optimizer steps
+    python: str | None = None  # the interpreter that it runs under; None: this one
 
     @property
     def title(self) -> str:
         if self.run is not None:
             return Run.model_validate(self.run).run_id
-        return Path(self.script or "").name
+        return self.module or Path(self.script or "").name
 
     @property
     def overlay(self) -> Path | None:
@@ -56,7 +62,11 @@ class Program:
 
     @classmethod
     def parse(cls, content: dict[str, Any]) -> Program:
-        return cls(**{**content, "arguments": tuple(content.get("arguments", ()))})
+        words = {
+            "arguments": tuple(content.get("arguments", ())),
+            "environment": tuple((name, value) for name, value in content.get("environment", ())),
+        }
+        return cls(**{**content, **words})
 
 
 @dataclass(frozen=True, order=True)

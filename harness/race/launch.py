@@ -13,13 +13,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from harness.race.explain import explain, lines_of, text_of
-from harness.race.job import Job, Outcome
+from harness.race.job import Job, Outcome, Program
 from harness.race.report import RankReport, Trace
 from harness.record import RunDirectory
 from harness.study import Run
 from harness.system.child import Child, python_path
 from harness.system.errors import HarnessError
+from harness.system.imports import OWN_PACKAGES
 from harness.system.ports import free_port
 
 STALL_SECONDS = 30.0  # no rank has used the processor for so long: they wait for each other
@@ -30,19 +33,44 @@ TIMEOUT_SECONDS = 600.0
 QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
 
 
+BOOT = (
+    "from harness.system.imports import use_own_packages; use_own_packages()\n"
+    "from harness.race.server import main; main()"
+)
+
+
 class Ranks:
     """A warm process for one overlay; use as a context manager. Not for several threads at once."""
 
-    def __init__(self, overlay: Path | None, scratch: Path | None = None, transformers: bool = False) -> None:
+    def __init__(
+        self,
+        overlay: Path | None,
+        scratch: Path | None = None,
+        transformers: bool = False,
+        map_cuda: bool = False,
+        python: str | None = None,
+    ) -> None:
         self.own = tempfile.TemporaryDirectory(prefix="hpz-race-") if scratch is None else None
         self.scratch = scratch = scratch or Path(self.own.name if self.own else "")
         self.jobs, self.idle = 0, 0.0  # seconds for which a program that ended well was idle at a stretch
         scratch.mkdir(parents=True, exist_ok=True)
         self.child = Child(
             "the process that starts ranks",
-            [sys.executable, "-m", "harness.race.server", *(["transformers"] if transformers else [])],
+            ([python, "-c", BOOT] if python else [sys.executable, "-m", "harness.race.server"])
+            + ["transformers"] * transformers
+            + ["map-cuda"] * map_cuda,
             scratch / "server.txt",
-            {"PYTHONPATH": python_path(*([overlay] if overlay else [])), **QUIET},
+            {"PYTHONPATH": python_path(*([overlay] if overlay else [])), **QUIET, **own_packages(python)},
+        )
+
+    @classmethod
+    def of(cls, program: Program) -> Ranks:
+        """Those of one program."""
+        return cls(
+            program.overlay,
+            transformers=program.transformers,
+            map_cuda=program.map_cuda,
+            python=program.python,
         )
 
     def __enter__(self) -> Ranks:
@@ -81,6 +109,13 @@ class Ranks:
         return collect(job, folder, ended)
 
 
+def own_packages(python: str | None) -> dict[str, str]:
+    """Where another interpreter finds the packages that this project needs and that one may lack."""
+    if python is None:
+        return {}
+    return {OWN_PACKAGES: str(Path(pydantic.__file__).parents[1])}
+
+
 def collect(job: Job, folder: Path, ended: dict[str, Any]) -> Outcome:
     """Read what the ranks wrote; turn a stall, a mismatch or a failure into one clear sentence."""
     reports, order, window = list[RankReport](), dict[int, int](), list[Trace]()
@@ -99,5 +134,5 @@ def collect(job: Job, folder: Path, ended: dict[str, Any]) -> Outcome:
     losses = tuple(f"{json.loads(line)['loss']}" for line in steps)
     problem = None
     if ended["how"] != "done":
-        problem = explain(folder, job.program.ranks, ended)
+        problem = explain(folder, job.program.ranks, ended, job.program.script)
     return Outcome(tuple(reports), problem, ended.get("processor_seconds"), losses, tuple(window), order)

@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import hashlib
+import functools
 import json
-import runpy
+import os
+import signal
 import sys
-import traceback
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
-from harness.device import Device, MixedDevices, VirtualDevice, open_device, open_process_device
+from harness.device import Device, VirtualDevice, as_cuda, open_device, open_process_device
 from harness.device.stream_names import stream_names
-from harness.race.adapt import adapt_deepspeed, adapt_hugging_face
+from harness.device.torch_private import below_dispatch
+from harness.race.adapt import MET, adapt_deepspeed, adapt_hugging_face, adapt_torch
+from harness.race.digest import digest_of
 from harness.race.findings import Costs, shortened
 from harness.race.happens_before import Analysis
 from harness.race.job import Job
 from harness.race.merge import rank_report, traced
-from harness.race.names import Namer, roots
+from harness.race.names import Namer
+from harness.race.native import hide_native
 from harness.race.policy import policy_of
-from harness.race.report import Coverage, Place, Unseen
+from harness.race.report import TRAINED_NOTHING, Coverage, Place, Unseen
+from harness.race.script import ADVICE, MAPPED_ADVICE, CleanExit, Main
 from harness.race.sites import visible
 from harness.race.unseen import libraries, native_libraries
 from harness.race.watch import CollectiveLog, Excerpt, Watcher
 from harness.record import RunDirectory
 from harness.system.errors import HarnessError
+from harness.system.whole_file import write_text_whole
 
 
-def import_everything(with_transformers: bool) -> None:
+def import_everything(with_transformers: bool, map_cuda: bool = False) -> None:
     """Import what ranks need, so that they can be forked warm; the accelerator is in place before any user's import."""
+    if map_cuda:
+        hide_native()
+        as_cuda.map_cuda()
     if with_transformers:
         from harness.workload.train import import_everything
 
@@ -43,13 +51,18 @@ def import_everything(with_transformers: bool) -> None:
     open_process_device("virtual")
     import deepspeed
 
+    from harness.workload.train import import_muon
+
     deepspeed.utils.logger.setLevel("WARNING")
+    import_muon()
 
 
 def run_job(folder: Path, rank: int) -> None:
     """Run the job of a folder as this rank and write rank-N.json there. Raises what the program raises."""
     job = Job.parse(json.loads((folder / "job.json").read_text()))
     watch = Watch(job, folder, rank)
+    if job.program.run is None:
+        write_when_asked(watch)
     digest = None
     try:
         run = train if job.program.run is not None else run_script
@@ -75,6 +88,7 @@ class Watch:
         self.device: VirtualDevice | None = None
         self.began = False
         self.steps: int | None = None
+        self.engines = 0
 
     def attach(self, device: Device) -> None:
         assert isinstance(device, VirtualDevice)
@@ -123,11 +137,22 @@ class Watch:
         report = rank_report(
             self.rank, self.analysis, self.streams, self.coverage(), steps=self.steps, digest=digest
         )
+        report = report.model_copy(update={"problem": self.problem(digest)})
         content: dict[str, Any] = {"report": report.model_dump(mode="json")}
         if self.excerpt is not None:
             marks = [traced(mark, self.streams) for mark in shortened(self.excerpt.marks)]
             content |= {"window": [mark.model_dump() for mark in marks], "order": self.excerpt.order}
-        (self.folder / f"rank-{self.rank}.json").write_text(json.dumps(content))
+        write_text_whole(self.folder / f"rank-{self.rank}.json", json.dumps(content))
+
+    def problem(self, digest: str | None) -> str | None:
+        """Why a script that came to its end says nothing about training; None where that is not so."""
+        if self.job.program.run is not None or digest is None:
+            return None
+        if self.engines and not self.steps:
+            return f"{TRAINED_NOTHING}, but it took no optimizer step: nothing of training was analysed"
+        if self.job.program.ranks > 1 and not MET:
+            return "the ranks never met (no process group was made): each ran alone, as the only one"
+        return None
 
 
 def train(job: Job, watch: Watch) -> str:
@@ -142,110 +167,102 @@ def train(job: Job, watch: Watch) -> str:
 
 
 def run_script(job: Job, watch: Watch) -> str:
-    """A user's script, as `python script.py arguments` runs it; returns the digest of its final values."""
+    """A user's script or module, as Python and a launcher run it; returns the digest of its final values."""
     program = job.program
-    assert program.script is not None
     device = open_device("virtual", policy=policy_of(job, watch.begin), poison=job.poison)
+    assert isinstance(device, VirtualDevice)
     watch.attach(device)
     adapt_deepspeed(device, program)
-    count_steps(watch)
-    adapt_hugging_face()
-    script = Path(program.script).resolve()
-    sys.argv = [str(script), *program.arguments]
-    sys.path.insert(0, str(script.parent))
-    names: Mapping[str, Any] = {}
+    adapt_hugging_face(program.map_cuda)
+    adapt_torch(device, program.map_cuda)
+    main = Main(program)
+
+    def enough() -> None:
+        """The steps that were asked for are made: whatever the script would do next, it ends here."""
+        device.machine.finish()
+        meet_again()
+        watch.write(digest_of(main.names))
+        leave()
+
+    count_steps(watch, program.steps, enough)
     with device.activate():
         device.use_policy()
-        with contextlib.suppress(_CleanExit), _explained(script):
-            names = runpy.run_path(str(script), run_name="__main__")
+        with contextlib.suppress(CleanExit):
+            main.run()
         device.synchronize()
     if not watch.device_ops:
+        advice = MAPPED_ADVICE if program.map_cuda else ADVICE
         raise HarnessError(
-            f"{script.name} ran no op on the virtual device, so nothing was analysed: {ADVICE}"
+            f"{program.title} ran no op on the virtual device, so nothing was analysed: {advice}"
         )
-    return digest_of(names)
+    return digest_of(main.names)
 
 
-def count_steps(watch: Watch) -> None:
-    """Count optimizer steps as they are made: the engine may be gone by the time that its script has ended."""
+def count_steps(watch: Watch, limit: int | None, enough: Callable[[], None]) -> None:
+    """Count optimizer steps as they are made: the engine may be gone by the time that its script has ended.
+
+    Once `limit` steps are made, `enough` is called where a training loop gets control back.
+    """
     from deepspeed.runtime.engine import DeepSpeedEngine
+    from deepspeed.runtime.pipe.engine import PipelineEngine
 
-    take_step, watch.steps = DeepSpeedEngine._take_model_step, 0
+    take_step, initialise, watch.steps = DeepSpeedEngine._take_model_step, DeepSpeedEngine.__init__, 0
 
     def counted(engine: Any, *args: Any, **kwargs: Any) -> None:
         take_step(engine, *args, **kwargs)
         watch.steps = int(engine.global_steps)
 
-    DeepSpeedEngine._take_model_step = counted
+    def made(engine: Any, *args: Any, **kwargs: Any) -> None:
+        watch.engines += 1
+        initialise(engine, *args, **kwargs)
+
+    DeepSpeedEngine._take_model_step, DeepSpeedEngine.__init__ = counted, made
+    for engine, method in ((DeepSpeedEngine, "step"), (PipelineEngine, "train_batch")):
+        setattr(engine, method, _until(getattr(engine, method), watch, limit, enough))
 
 
-class _CleanExit(Exception):
-    """The script ended itself with exit code 0."""
+def _until(
+    method: Callable[..., Any], watch: Watch, limit: int | None, enough: Callable[[], None]
+) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = method(*args, **kwargs)
+        if limit is not None and (watch.steps or 0) >= limit:
+            enough()
+        return result
+
+    return call
 
 
-@contextlib.contextmanager
-def _explained(script: Path) -> Iterator[None]:
-    """Raises HarnessError for what cannot work here, with the line of the script that asks for it."""
-    try:
-        yield
-    except SystemExit as stop:
-        if stop.code in (None, 0):
-            raise _CleanExit from None
-        raise
-    except MixedDevices as error:
-        raise HarnessError(
-            f"{place_in(script, error)} computes with host and device tensors together: {ADVICE}"
-        ) from error
-    except (AssertionError, RuntimeError, AttributeError, NotImplementedError) as error:
-        if not any(sign in str(error) for sign in CUDA_SIGNS):
-            raise
-        raise HarnessError(
-            f"{place_in(script, error)} asks for CUDA by name, and this analysis runs on the virtual device: {ADVICE}"
-        ) from error
+def meet_again() -> None:
+    """Ranks that end together do not cut each other's last messages off."""
+    if torch.distributed.is_initialized():
+        with contextlib.suppress(RuntimeError), below_dispatch():
+            torch.distributed.barrier()
 
 
-CUDA_SIGNS = ("CUDA", "cuda", "NVIDIA", "nccl", "NCCL", "dummy base class")  # the last: torch.cuda.Event()
-ADVICE = (
-    "take device, streams and events from deepspeed.accelerator.get_accelerator() (current_device_name(), Stream, "
-    "Event), which is CUDA on a GPU and the virtual device here; torch.cuda.is_available() is False here"
-)
+def leave() -> NoReturn:
+    """End this process with code 0, without what its script has planned for its own end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
-def place_in(script: Path, error: BaseException) -> str:
-    """The innermost line of the script and its neighbours that an error came through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    mine = [frame for frame in frames if Path(frame.filename).parent == script.parent]
-    return f"{Path(mine[-1].filename).name}:{mine[-1].lineno} ({mine[-1].line})" if mine else script.name
+def write_when_asked(watch: Watch) -> None:
+    """A thread that writes what was analysed so far on SIGUSR1, which comes before a rank is killed.
 
+    A signal handler would wait for the interpreter, which may be waiting for another rank.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 
-def digest_of(names: Mapping[str, Any]) -> str:
-    """Hash of this rank's final values: parameters or their shards, and the script's global numbers and tensors."""
-    gc.collect()
-    parts = [_digest_module(module) for module in roots()]
-    for name, value in sorted(names.items()):
-        if isinstance(value, torch.Tensor):
-            parts.append(f"{name} {_digest_tensor(value)}")
-        elif isinstance(value, int | float | list | tuple) and not name.startswith("_"):
-            parts.append(f"{name} {_plain(value)}")
-    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+    def wait() -> None:
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGUSR2}
+        )  # which asks the main thread where it stands
+        signal.sigwait({signal.SIGUSR1})
+        for _ in range(100):  # what it reads goes on changing under it
+            with contextlib.suppress(RuntimeError):
+                watch.write(None)
+                return
 
-
-def _digest_module(module: torch.nn.Module) -> str:
-    shards = (
-        f"{name} {_digest_tensor(shard if (shard := getattr(p, 'ds_tensor', None)) is not None else p.data)}"
-        for name, p in sorted(module.named_parameters())
-    )
-    return hashlib.sha256("\n".join(shards).encode()).hexdigest()
-
-
-def _digest_tensor(tensor: torch.Tensor) -> str:
-    flat = tensor.detach().contiguous().reshape(-1)
-    return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"").hexdigest()
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_plain(item) for item in value)}]"
-    if isinstance(value, torch.Tensor):
-        return _digest_tensor(value)
-    return repr(value) if isinstance(value, int | float | str) else type(value).__name__
+    threading.Thread(target=wait, daemon=True, name="hpz last words").start()

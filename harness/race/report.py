@@ -15,6 +15,9 @@ from harness.race.sites import Frame
 
 SCHEMA_FILE = Path(__file__).with_name("races.schema.json")
 HOST_STREAM = "host"
+TRAINED_NOTHING = (
+    "an engine was made"  # how the problem of a script begins that came to its end without a step
+)
 
 
 class Frozen(BaseModel):

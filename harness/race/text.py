@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from harness.race.report import LABELS, Access, Coverage, Effect, Held, Race, Report
+from harness.race.explain import TIMED_OUT
+from harness.race.report import LABELS, TRAINED_NOTHING, Access, Coverage, Effect, Held, Race, Report
 
 
 def text(report: Report, full: bool = False) -> Iterator[str]:
@@ -23,10 +24,21 @@ def text(report: Report, full: bool = False) -> Iterator[str]:
 def summary(report: Report) -> Iterator[str]:
     """What became of the program, where that is not well, and what was found in as much of it as ran."""
     if report.problems:
-        when = f"after {_many(report.steps, 'step')}" if report.steps else "before its first training step"
-        yield f"{report.program} FAILED {when}: {report.problems[0]}"
+        yield f"{report.program} {_became(report)}: {report.problems[0]}"
         yield from (f"problem: {problem}" for problem in report.problems[1:])
     yield f"{'until then, ' if report.problems else ''}{_ran(report)}: {_found(report)}"
+
+
+def _became(report: Report) -> str:
+    """FAILED, STOPPED or TRAINED NOTHING, and when."""
+    if report.problems[0].startswith(TRAINED_NOTHING):
+        return "TRAINED NOTHING"
+    word = "STOPPED" if report.problems[0].startswith(TIMED_OUT) else "FAILED"
+    return (
+        f"{word} after {_many(report.steps, 'step')}"
+        if report.steps
+        else f"{word} before its first training step"
+    )
 
 
 def _ran(report: Report) -> str:
@@ -39,7 +51,12 @@ def _found(report: Report) -> str:
         return "nothing ran, so nothing was analysed"
     kinds = Counter[str](race.kind for race in report.races)
     found = ", ".join(f"{kinds[kind]} {word}" for kind, word in _WORDS.items() if kinds[kind])
-    return found or "no unordered accesses"
+    trained = (
+        ""
+        if report.steps != 0 or report.problems
+        else "; no optimizer step was made: it says nothing of training"
+    )
+    return (found or "no unordered accesses") + trained
 
 
 def _many(count: int, thing: str) -> str:

@@ -6,16 +6,33 @@ Most often they fail because DeepSpeed and torch are of different years.
 from __future__ import annotations
 
 import gc
+import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.machinery import PathFinder
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from harness.system.errors import HarnessError
+
+OWN_PACKAGES = "HPZ_PACKAGES"
+"""The environment variable that names a folder of packages, for an interpreter that is not the one of `hpz`."""
+
+OURS = (
+    "pydantic",
+    "pydantic_core",
+    "annotated_types",
+    "typing_extensions",
+    "typing_inspection",
+    "yaml",
+    "_yaml",
+    "networkx",
+)
 
 NEEDED = {"torch", "deepspeed", "transformers"}
 
@@ -34,6 +51,22 @@ def quick_imports() -> Iterator[None]:
         if enabled:
             gc.freeze()
             gc.enable()
+
+
+class OwnPackages(MetaPathFinder):
+    """Finds what this project needs and a user's environment lacks, and nothing else, in the folder of `hpz`'s own."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [self.folder]) if path is None and name in OURS else None
+
+
+def use_own_packages() -> None:
+    """Let an environment without them have this project's packages; its own come first."""
+    if folder := os.environ.pop(OWN_PACKAGES, None):
+        sys.meta_path.append(OwnPackages(folder))
 
 
 @contextmanager

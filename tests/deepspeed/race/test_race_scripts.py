@@ -85,6 +85,7 @@ def test_a_script_that_fails_before_it_trains_says_that_first(tmp_path: Path) ->
 
 def test_a_script_that_asks_for_cuda_by_name_is_refused_with_the_line(tmp_path: Path) -> None:
     words = ["--script", str(SCRIPTS / "hard_coded_cuda.py"), "--ranks", "1", "--results", str(tmp_path)]
+    words.append("--no-map-cuda")
     with pytest.raises(
         HarnessError, match=r"hard_coded_cuda.py:5 \(stream = torch.cuda.Stream\(\)\) asks for CUDA"
     ):
@@ -103,7 +104,7 @@ def test_a_script_that_looks_for_cuda_is_told_what_to_write(
     tmp_path: Path, program: str, message: str
 ) -> None:
     script = str(SCRIPTS / "without_cuda.py")
-    words = ["--script", script, "--ranks", "1", "--results", str(tmp_path), "--", program]
+    words = ["--no-map-cuda", "--script", script, "--ranks", "1", "--results", str(tmp_path), "--", program]
     with pytest.raises(HarnessError, match=f"{message}.*get_accelerator"):
         CliRunner().invoke(app, words, catch_exceptions=False)
 

@@ -1,0 +1,51 @@
+"""What a rank's final values hash to: parameters or their shards, and the program's global numbers and tensors."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from harness.device.torch_private import below_dispatch
+from harness.race.names import roots
+
+
+def digest_of(names: Mapping[str, Any]) -> str:
+    """Hash of this rank's final values: parameters or their shards, and the script's global numbers and tensors."""
+    gc.collect()
+    with below_dispatch():
+        return _digest_of(names)
+
+
+def _digest_of(names: Mapping[str, Any]) -> str:
+    parts = [_digest_module(module) for module in roots()]
+    for name, value in sorted(names.items()):
+        if isinstance(value, torch.Tensor):
+            parts.append(f"{name} {_digest_tensor(value)}")
+        elif isinstance(value, int | float | list | tuple) and not name.startswith("_"):
+            parts.append(f"{name} {_plain(value)}")
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+
+
+def _digest_module(module: torch.nn.Module) -> str:
+    shards = (
+        f"{name} {_digest_tensor(shard if (shard := getattr(p, 'ds_tensor', None)) is not None else p.data)}"
+        for name, p in sorted(module.named_parameters())
+    )
+    return hashlib.sha256("\n".join(shards).encode()).hexdigest()
+
+
+def _digest_tensor(tensor: torch.Tensor) -> str:
+    flat = tensor.detach().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"").hexdigest()
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_plain(item) for item in value)}]"
+    if isinstance(value, torch.Tensor):
+        return _digest_tensor(value)
+    return repr(value) if isinstance(value, int | float | str) else type(value).__name__
