@@ -16,7 +16,7 @@ AssertionError: ZeRO parameter intra parallel group is already initialized
 
 def test_a_second_model_under_hpz_is_said_to_be_that(tmp_path: Path) -> None:
     (tmp_path / "log-1.txt").write_text(SECOND_MODEL)
-    problem = explain(tmp_path, 2, {"how": "failed", "rank": 1})
+    problem = explain(tmp_path, 2, {"how": "failed", "failed": [(1, 1)]})
     assert problem.startswith("rank 1 failed: AssertionError: ZeRO parameter intra parallel group")
     assert "build both models under one zero.Init" in problem and "#4901" in problem
 
