@@ -1,7 +1,8 @@
 """DeepSpeed checkpoints of a run: each rank writes its own shards, older ones go, and a full disk is told beforehand.
 
 Every rank writes what it holds, one tensor after the other, so that no memory doubles and no rank ever has a whole
-model. `latest` is written when all shards are, so what it names is whole.
+model. `latest` is written when all shards are, so what it names is whole. (DeepSpeed itself writes it as soon as rank 0
+has written its own.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from harness.device.torch_private import rendezvous_store
 from harness.study import ModelFile, Run
 from harness.system.errors import HarnessError
+from harness.system.whole_file import write_text_whole
 from harness.workload.engine import forget_secondary_partitions
 from harness.workload.rank import Rank
 
@@ -45,8 +47,10 @@ class Checkpoints:
         if not self._agreed_room(step, place):
             return False
         state = {"step": step, "rng": random_state(), "batches": seen}
-        engine.save_checkpoint(str(self.folder), tag=f"{TAG}{step}", client_state=state)
-        if place.rank == 0:
+        tag = f"{TAG}{step}"
+        engine.save_checkpoint(str(self.folder), tag=tag, client_state=state, save_latest=False)
+        if place.rank == 0:  # every rank has written: save_checkpoint ends with a barrier
+            write_text_whole(self.folder / "latest", tag)
             self._remove_old()
         return True
 
