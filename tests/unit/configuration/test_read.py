@@ -106,8 +106,12 @@ def test_recipes_are_followed(folder: Path, name: str) -> None:
 
 
 def test_a_recipe_names_files_from_its_projects_root(folder: Path) -> None:
-    found = read(folder, "examples/train/full.yaml", RECIPES["sft.yaml"])
-    assert found.deepspeed == HPZ
+    (folder / "configs").mkdir()
+    (folder / "configs" / "ds.json").write_text(json.dumps(HPZ))
+    text = RECIPES["sft.yaml"].replace("ds.json", "configs/ds.json")
+    assert read(folder, "examples/train/full.yaml", text).deepspeed == HPZ
+    with pytest.raises(HarnessError, match=r"names ds.json, which is not here"):
+        read(folder, "examples/train/other.yaml", RECIPES["sft.yaml"])
 
 
 def test_ms_swifts_own_names_are_known(folder: Path) -> None:
