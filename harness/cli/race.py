@@ -118,7 +118,7 @@ def script_program(
     if config is not None:
         found = read_configuration(config)
         for remark in (*found.remarks, *checked(found.deepspeed or {}).remarks):
-            Console(stderr=True).print(f"Note: {remark}.", highlight=False, markup=False, soft_wrap=True)
+            Console(stderr=True).print(f"Note: {remark}", highlight=False, markup=False, soft_wrap=True)
     if release is not None and variant is None:
         variant = released_variant(release).name
     return Program(
