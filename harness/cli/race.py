@@ -171,7 +171,7 @@ def script_program(launched: Launched, launch: Launch) -> Program:
     if launch.config is not None:
         found = read_configuration(launch.config)
         for remark in (*found.remarks, *checked(found.deepspeed or {}).remarks):
-            Console(stderr=True).print(f"Note: {remark}.", highlight=False, markup=False, soft_wrap=True)
+            Console(stderr=True).print(f"Note: {remark}", highlight=False, markup=False, soft_wrap=True)
     variant = launch.variant
     if launch.release is not None and variant is None:
         variant = released_variant(launch.release).name

@@ -75,8 +75,13 @@ def keys_of(text: str, source: str, remarks: list[Remark]) -> dict[str, Any]:
     if (content := _fragment(text)) is not None:
         remarks.append(Remark("syntax", "", "read is the part of the text that holds zero_optimization"))
         return content
-    if ":" in text and not text.lstrip().startswith("{") and isinstance(content := _yaml(text, source), dict):
-        return content
+    if not text.lstrip().startswith("{"):
+        try:
+            content = _yaml(text, source)
+        except HarnessError:
+            content = None
+        if isinstance(content, dict):
+            return content
     what = "neither JSON nor Hjson" if text.lstrip().startswith("{") else "not JSON"
     raise HarnessError(f"{source}: line {strict.lineno}: {what} ({strict.msg}); {HINT}")
 
