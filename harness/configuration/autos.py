@@ -114,7 +114,7 @@ def _number(value: Any) -> Any:
             number = float(value)
         except ValueError:
             return None
-        return int(number) if number == int(number) and "." not in value else number
+        return int(number) if number.is_integer() and "." not in value else number
     return value
 
 

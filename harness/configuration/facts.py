@@ -12,15 +12,31 @@ FACTS: dict[str, tuple[str, ...]] = {
     # Fact → arguments that switch it on, in the names of Hugging Face, LLaMA-Factory, axolotl and ms-swift.
     "compile": ("torch_compile", "compile", "dynamo_backend", "torch_compile_backend"),
     "gradient checkpointing": ("gradient_checkpointing",),
+    "moe": ("num_experts", "moe_expert_parallel_size", "ep_size"),
     "flash attention": ("flash_attn", "flash_attention", "use_flash_attn"),
     "sequence parallel": (
-        "sequence_parallel_size",
-        "sequence_parallel_degree",
-        "context_parallel_size",
-        "cp_size",
+        *(
+            "sequence_parallel_size",
+            "sequence_parallel_degree",
+            "context_parallel_size",
+            "cp_size",
+            "sp_size",
+        ),
+        *("ds_sequence_parallel_size", "ring_attn_size"),
     ),
-    "tensor parallel": ("tensor_parallel_size", "tp_size", "deepspeed_autotp_size", "model_parallel_size"),
-    "pipeline parallel": ("pipeline_parallel_size", "pipe_parallel_size", "pp_size"),
+    "tensor parallel": (
+        "tensor_parallel_size",
+        "tp_size",
+        "deepspeed_autotp_size",
+        "model_parallel_size",
+        "tensor_model_parallel_size",
+    ),
+    "pipeline parallel": (
+        "pipeline_parallel_size",
+        "pipe_parallel_size",
+        "pp_size",
+        "pipeline_model_parallel_size",
+    ),
 }
 WORDS = {
     # Argument → fact by what its value says.

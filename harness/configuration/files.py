@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import binascii
 import json
@@ -17,6 +16,7 @@ import yaml
 from harness.configuration.keys import sections
 from harness.configuration.remarks import Remark
 from harness.system.errors import HarnessError
+from harness.system.python_text import literal
 
 Kind = Literal[
     "deepspeed", "accelerate", "llama-factory", "axolotl", "trainer", "model", "nested", "empty", "other"
@@ -96,8 +96,8 @@ def _hjson(text: str) -> dict[str, Any] | None:
 def _python(text: str) -> dict[str, Any] | None:
     """A dictionary as Python prints it; None for anything else."""
     try:
-        content = ast.literal_eval(text.strip()) if text.lstrip().startswith("{") else None
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        content = literal(text) if text.lstrip().startswith("{") else None
+    except ValueError:
         return None
     return content if isinstance(content, dict) else None
 

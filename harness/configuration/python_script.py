@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,9 +11,10 @@ from harness.configuration.facts import facts_of, facts_of_model, trainer_facts
 from harness.configuration.files import kind_of
 from harness.configuration.found import Found
 from harness.configuration.keys import AUTO
-from harness.configuration.recipes import Follow
+from harness.configuration.recipes import Follow, accelerate_keys
 from harness.configuration.remarks import Remark
 from harness.system.errors import HarnessError
+from harness.system.python_text import literal, tree_of
 
 UNKNOWN = object()
 ARGUMENTS = (
@@ -59,7 +61,7 @@ OPTIONS = ("--deepspeed_config", "--deepspeed", "--ds_config")
 def from_python(text: str, source: str, follow: Follow, arguments: Mapping[str, Any] | None = None) -> Found:
     """What a script says that is started with `arguments`. Raises HarnessError where it has no configuration."""
     try:
-        tree = ast.parse(text)
+        tree = tree_of(text)
     except SyntaxError as error:
         raise HarnessError(f"{source}: line {error.lineno}: not Python ({error.msg})") from error
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
@@ -94,6 +96,8 @@ def from_python(text: str, source: str, follow: Follow, arguments: Mapping[str, 
         return found.filled(Found(deepspeed=config, unread=frozenset(missing))).saying(*unread)
     for name in _named_files(calls, names):
         return found.filled(follow(name))
+    if (switched := _by_arguments(calls, names)) is not None:
+        return found.filled(Found(deepspeed=switched))
     raise HarnessError(
         f"{source}: holds no DeepSpeed configuration as a dictionary and names no file with one; give that as --config"
     )
@@ -102,7 +106,7 @@ def from_python(text: str, source: str, follow: Follow, arguments: Mapping[str, 
 def facts_in(text: str) -> frozenset[str]:
     """The facts that a script's calls show; none for what is no Python."""
     try:
-        tree = ast.parse(text)
+        tree = tree_of(text)
     except SyntaxError:
         return frozenset()
     return _facts([node for node in ast.walk(tree) if isinstance(node, ast.Call)])
@@ -157,8 +161,8 @@ def _read(arguments: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in arguments.items():
         try:
-            found[f"args.{name}"] = ast.literal_eval(value) if isinstance(value, str) else value
-        except (ValueError, SyntaxError):
+            found[f"args.{name}"] = literal(value) if isinstance(value, str) else value
+        except ValueError:
             found[f"args.{name}"] = value
     return found
 
@@ -240,6 +244,25 @@ def _named_files(calls: list[ast.Call], names: Mapping[str, Any]) -> Iterator[st
             asked = name != "default" or any(one in OPTIONS for one in option)
             if asked and isinstance(value, str) and value.endswith((".json", ".yaml", ".yml")):
                 yield value
+
+
+def _by_arguments(calls: list[ast.Call], names: Mapping[str, Any]) -> dict[str, Any] | None:
+    """ZeRO as Accelerate's plugin and Lightning take it: `zero_stage=3`, `strategy="deepspeed_stage_3_offload"`."""
+    for call in calls:
+        words = {
+            word.arg: value for word in call.keywords if (value := _value(word.value, names)) is not UNKNOWN
+        }
+        name = _name(call.func).rpartition(".")[2]
+        if name == "DeepSpeedPlugin" and "zero_stage" in words:
+            return accelerate_keys({key: value for key, value in words.items() if key}, "no")
+        if name == "DeepSpeedStrategy" and "stage" in words:
+            return {"zero_optimization": {"stage": words["stage"]}}
+        if found := re.fullmatch(
+            r"deepspeed_stage_([123])(_offload)?(?:_nvme)?", str(words.get("strategy", ""))
+        ):
+            cpu = {"offload_optimizer": {"device": "cpu"}} if found[2] else {}
+            return {"zero_optimization": {"stage": int(found[1]), **cpu}}
+    return None
 
 
 def _pretrained(calls: list[ast.Call], names: Mapping[str, Any]) -> str | None:

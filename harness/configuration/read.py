@@ -142,11 +142,10 @@ def _named(name: str, beside: Path) -> Path:
     wanted = Path(name).expanduser()
     if wanted.is_absolute() and wanted.is_file():
         return wanted
-    folders = [beside.resolve().parent, *list(beside.resolve().parents)[1:PARENTS], Path.cwd()]
-    places = [
-        *(folder / wanted for folder in folders if not wanted.is_absolute()),
-        beside.parent / wanted.name,
-    ]
+    # A bare name lies beside; one with a folder in it may be meant from the root of a project.
+    above = list(beside.resolve().parents)[1:PARENTS] if wanted.parent != Path() else []
+    folders = [] if wanted.is_absolute() else [beside.resolve().parent, *above, Path.cwd()]
+    places = [*(folder / wanted for folder in folders), beside.parent / wanted.name]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise HarnessError(

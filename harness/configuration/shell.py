@@ -131,7 +131,8 @@ def _by_arguments(arguments: Mapping[str, Any]) -> Found | None:
     stage = whole(arguments.get("zero_stage"))
     if stage is None:
         return None
-    dtype = str(arguments.get("mixed_precision", "bf16" if arguments.get("bf16") else "no"))
+    named = arguments.get("mixed_precision") or arguments.get("param_dtype")
+    dtype = str(named or ("bf16" if arguments.get("bf16") else "no"))
     return Found(deepspeed=accelerate_keys({**arguments, "zero_stage": stage}, dtype))
 
 

@@ -148,6 +148,11 @@ def is_summary(row: Mapping[str, Any]) -> bool:
     return any(key in row for key in SUMMARY[:2])
 
 
+def is_training(row: Mapping[str, Any]) -> bool:
+    """A row that holds a loss of training."""
+    return not is_summary(row) and any(isinstance(key, str) and plain(key) in NAMES["loss"] for key in row)
+
+
 def is_curve_name(key: str) -> bool:
     """Whether a name is one of a curve's: a loss, a gradient norm, a learning rate or an evaluation."""
     name = plain(key)

@@ -7,6 +7,7 @@ Torch creates `lock` in an extension's build folder, keeps it open while it buil
 from __future__ import annotations
 
 import os
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 LOCK = "lock"
@@ -21,9 +22,13 @@ def extensions_folder() -> Path:
 
 
 def dead_locks(folder: Path | None = None) -> list[Path]:
-    """Locks that no process of this machine has open; a build on another one that shares the folder is not seen."""
+    """Locks that no process of this machine has open; a build on another one that shares the folder is not seen.
+
+    Of torch's own folder, those of the installed torch: builds for a CPU and for each CUDA lie apart there.
+    """
+    build = "*" if folder or os.environ.get("TORCH_EXTENSIONS_DIR") or not _torch_is_for_cpu() else "*_cpu*"
     folder = folder or extensions_folder()
-    locks = [*folder.glob(f"*/{LOCK}"), *folder.glob(f"*/*/{LOCK}")]
+    locks = [*folder.glob(f"*/{LOCK}"), *folder.glob(f"{build}/*/{LOCK}")]
     opened = _opened() if locks else set()
     return sorted(lock for lock in locks if lock.is_file() and str(lock.resolve()) not in opened)
 
@@ -34,6 +39,13 @@ def sentence(lock: Path) -> str:
         f"{lock} was left by an interrupted build of a C++ extension: whatever needs {lock.parent.name} waits for it "
         f"without an end. If nothing builds it on another machine, remove it: rm {lock}"
     )
+
+
+def _torch_is_for_cpu() -> bool:
+    try:
+        return version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        return False
 
 
 def _opened() -> set[str]:

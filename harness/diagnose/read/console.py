@@ -5,16 +5,18 @@ Two small readers look at the same text, one for dictionaries and one for lines 
 
 from __future__ import annotations
 
-import ast
 import json
 import re
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 from harness.diagnose.curve import number
-from harness.diagnose.names import HELD_OUT, NAMES, PART, is_curve_name, plain
+from harness.diagnose.names import HELD_OUT, NAMES, PART, is_curve_name, is_training, plain
 from harness.diagnose.read.rows import Row, Rows
+from harness.system.python_text import literal
 
 NUMBER = r"[-+]?(?:\d+(?:,\d{3})*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)(?![\w.]*[A-Za-z_])"
 BRACES = re.compile(r"\{[^{}]*\}")
@@ -61,8 +63,8 @@ def _dictionary(text: str) -> dict[str, Any] | None:
         content = json.loads(text)
     except ValueError:
         try:
-            content = ast.literal_eval(BARE.sub(lambda word: f"'{word[0]}'", text))
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            content = literal(BARE.sub(lambda word: f"'{word[0]}'", text))
+        except ValueError:
             return None
     return content if isinstance(content, dict) else None
 
@@ -71,14 +73,11 @@ def _with_steps_of_bars(text: str, found: Sequence[tuple[int, int, Row]]) -> Row
     """Dictionaries without a step get it from the progress bar beside them, where all of them have one."""
     form = "dictionaries in a log"
     rows = [row for _, _, row in found]
-    logged = [(begin, end) for begin, end, row in found if any(plain(key) in NAMES["loss"] for key in row)]
+    logged = [(begin, end) for begin, end, row in found if is_training(row)]
     if any(plain(key) in NAMES["step"] for row in rows for key in row) or len(logged) < 1:
         return Rows(form=form, rows=rows)
     bars = [(bar.start(), int(bar[1]), int(bar[2])) for bar in BAR.finditer(text)]
-    totals = [total for _, _, total in bars]
-    main = max(set(totals), key=totals.count, default=0)
-    places = [(place, done) for place, done, total in bars if total == main]
-    for steps in (_after(logged, places), _before(logged, places)):
+    for steps in _candidates(logged, bars):
         if steps and all(a < b for a, b in pairwise(steps)):
             of = dict(zip(logged, steps, strict=True))
             rows = [{"step": of[(a, b)], **row} if (a, b) in of else row for a, b, row in found]
@@ -86,18 +85,29 @@ def _with_steps_of_bars(text: str, found: Sequence[tuple[int, int, Row]]) -> Row
     return Rows(form=form, rows=rows)
 
 
+def _candidates(
+    logged: Sequence[tuple[int, int]], bars: Sequence[tuple[int, int, int]]
+) -> Iterator[list[int]]:
+    """Steps by each progress bar, the most frequent first: evaluations and saving have bars of their own."""
+    totals = Counter(total for _, _, total in bars)
+    for of, _ in totals.most_common():
+        places = [(place, done) for place, done, total in bars if total == of]
+        yield _after(logged, places)
+        yield _before(logged, places)
+
+
 def _before(logged: Sequence[tuple[int, int]], bars: Sequence[tuple[int, int]]) -> list[int]:
-    """The last bar before each; empty where one has none."""
-    steps = [
-        max(((place, done) for place, done in bars if place < begin), default=None) for begin, _ in logged
-    ]
-    return [one[1] for one in steps if one] if all(steps) else []
+    """What the last bar before each says; empty where one has none."""
+    places = [place for place, _ in bars]
+    found = [bisect_left(places, begin) - 1 for begin, _ in logged]
+    return [bars[index][1] for index in found] if min(found) >= 0 else []
 
 
 def _after(logged: Sequence[tuple[int, int]], bars: Sequence[tuple[int, int]]) -> list[int]:
-    """The first bar after each; empty where one has none."""
-    steps = [min(((place, done) for place, done in bars if place >= end), default=None) for _, end in logged]
-    return [one[1] for one in steps if one] if all(steps) else []
+    """What the first bar after each says; empty where one has none."""
+    places = [place for place, _ in bars]
+    found = [bisect_left(places, end) for _, end in logged]
+    return [bars[index][1] for index in found] if max(found) < len(bars) else []
 
 
 # --- lines of pairs ------------------------------------------------------------------------------------------------
@@ -106,7 +116,8 @@ VALUE = rf"\s*(?:[:=]|is)?\s*(?:tensor\(|\[)?\s*\$?({NUMBER})"
 WORD = r"(?<![\w/])"
 QUANTITIES = {
     "loss": re.compile(
-        rf"{WORD}((?:[A-Za-z_]+[ _/-]){{0,3}}[A-Za-z]*loss(?:_mean|/train|_step)?)\"?'?{VALUE}", re.IGNORECASE
+        rf"{WORD}((?:[A-Za-z_]{{1,20}}[ _/-]){{0,3}}[A-Za-z]{{0,12}}loss(?:_mean|/train|_step)?)\"?'?{VALUE}",
+        re.IGNORECASE,
     ),
     "grad_norm": re.compile(
         rf"{WORD}(?:(?:train|global|total|actor)[ _/])?(?:grad(?:ient)?s?[ _-]?norm|gnorm|global[ _]norm){VALUE}",

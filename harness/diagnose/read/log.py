@@ -49,7 +49,7 @@ ZERO_CONFIG = re.compile(r"zero_config \.+ (.*stage=.*)$", re.MULTILINE)
 ZERO_KEY = re.compile(r"(?<![\w.(])(\w+)=(\d+(?:\.\d+)?|True|False)\b")
 OFFLOADED = re.compile(r"(offload_param|offload_optimizer)=\w+\(device=(?:<[^:]*: )?'(\w+)'")
 ERROR = re.compile(
-    r"^.*?(?:\bException: |(?:[A-Z]\w*|\b\w+\.)(?:Error|Exception|Timeout)\b[:(]|"
+    r"^.*?(?:\bException: |(?:[A-Z]\w{0,40}|\b\w{1,40}\.)(?:Error|Exception|Timeout)\b[:(]|"
     r"Watchdog caught collective operation timeout|Timed out initializing process group|"
     r"CUDA out of memory|NCCL (?:error|WARN)|extra fields not permitted|"
     r"Extra inputs are not permitted).*$",

@@ -17,7 +17,6 @@ RULE = re.compile(r"[\s|:+=-]+")  # between a table's head and its rows
 NO_HEAD = re.compile(r"[{}\[\]:=]")  # a line of a log rather than a head with names
 NO_VALUE = ("no log", "-", "n/a", "")  # as notebooks and pages write it
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
-NUMBERS = re.compile(rf"(?:{NUMBER}[\s,;]*)+", re.IGNORECASE)
 
 
 def from_json(text: str) -> Rows | None:
@@ -144,7 +143,7 @@ def _split(line: str) -> list[str]:
 
 def from_numbers(text: str) -> Rows | None:
     """Numbers and nothing else, such as losses copied from a notebook, one a line or many."""
-    bare = text.strip().strip("[]()")
-    if not NUMBERS.fullmatch(bare):
+    words = [word for word in re.split(r"[\s,;]+", text.strip().strip("[]()")) if word]
+    if not words or not all(re.fullmatch(NUMBER, word, re.IGNORECASE) for word in words):
         return None
-    return Rows(form="list of numbers", rows=[{"loss": one} for one in re.split(r"[\s,;]+", bare) if one])
+    return Rows(form="list of numbers", rows=[{"loss": word} for word in words])

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from harness.configuration import Found, checked, read_arguments, read_configuration, resolved
 from harness.system.errors import HarnessError
@@ -210,6 +212,19 @@ def test_a_python_script_names_a_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "call",
+    [
+        'Trainer(strategy="deepspeed_stage_3_offload", devices=8)',
+        "Trainer(strategy=DeepSpeedStrategy(stage=3))",
+        "Accelerator(deepspeed_plugin=DeepSpeedPlugin(zero_stage=3, gradient_accumulation_steps=2))",
+    ],
+)
+def test_a_python_script_switches_zero_on_by_an_argument(folder: Path, call: str) -> None:
+    found = read(folder, "train.py", f"trainer = {call}\n")
+    assert found.deepspeed is not None and found.deepspeed["zero_optimization"]["stage"] == 3
+
+
+@pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
         (
@@ -363,3 +378,63 @@ def test_a_file_that_the_trainer_brings_along_is_known_by_its_name(folder: Path)
 )
 def test_a_configuration_amid_other_text_is_found(folder: Path, text: str) -> None:
     assert read(folder, "post.md", text).deepspeed == HPZ
+
+
+WORDS = st.sampled_from(
+    [
+        '"zero_optimization"',
+        '"stage"',
+        ": ",
+        "{",
+        "}",
+        ", ",
+        "3",
+        '"3"',
+        "null",
+        "true",
+        "'a'",
+        "\n",
+        "#",
+        "//",
+        "- ",
+        "deepspeed: x.json\n",
+        "output_dir: x\n",
+        "--deepspeed ds.json ",
+        "$A",
+        "$((A * 2))",
+        "A=2\n",
+        "<<EOF > a.json\n",
+        "\nEOF\n",
+        "config = ",
+        "[1, 2]",
+        "import x\n",
+    ]
+)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml", ".py", ".sh"])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.lists(WORDS, max_size=20).map("".join))
+def test_any_file_is_read_or_refused(folder: Path, suffix: str, text: str) -> None:
+    try:
+        found = read(folder, f"any{suffix}", text)
+        checked(found.deepspeed or {})
+    except HarnessError as refused:
+        assert "\n" not in str(refused)
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        ("--tensor-model-parallel-size 2", "tensor parallel"),
+        ("--ds-sequence-parallel-size 4", "sequence parallel"),
+        ("--pipeline-model-parallel-size 2", "pipeline parallel"),
+        ("--num-experts 128", "moe"),
+        ("--torch_compile True", "compile"),
+        ("--optim muon", "muon"),
+        ("--tensor-model-parallel-size 1 --torch_compile False", ""),
+    ],
+)
+def test_what_the_arguments_switch_on_is_known_as_a_fact(folder: Path, options: str, fact: str) -> None:
+    found = read(folder, "run.sh", f"deepspeed train.py --deepspeed_config ds.json {options}\n")
+    assert found.facts == ({fact} if fact else set())

@@ -303,6 +303,16 @@ def test_steps_that_are_not_there_are_counted_and_that_is_said() -> None:
     assert math.isnan(curve.loss[1])
 
 
+def test_the_bar_of_an_evaluation_is_not_that_of_the_training() -> None:
+    evaluation = "".join(f" 50%|█████     | {done}/90 [00:01<00:00,  4.1it/s]\r" for done in range(90))
+    curve = read(
+        "{'loss': 2.0}\n  1%|▏  | 10/30 [00:10<00:20,  1.0it/s]\r" + evaluation + "{'eval_loss': 3.0}\n"
+        "{'loss': 1.5}\n  2%|▏  | 20/30 [00:20<00:10,  1.0it/s]\r{'train_runtime': 9.0, 'train_loss': 1.7}\n"
+        " 100%|██| 30/30 [00:20<00:10,  1.0it/s]\r"
+    )
+    assert list(curve.step) == [10, 20] and list(curve.eval_loss) == [3.0]
+
+
 @pytest.mark.parametrize("text", ["[2.0, 1.5, NaN]", "2.0\n1.5\nnan\n", "2.0, 1.5, nan", "[2.0 1.5 NaN]"])
 def test_plain_numbers_are_losses(text: str) -> None:
     np.testing.assert_array_equal(read(text).loss, [2.0, 1.5, math.nan])
@@ -507,3 +517,65 @@ def test_zero_settings_are_read_of_a_log_whose_json_is_cut_off() -> None:
 )
 def test_the_release_is_taken_where_the_text_says_one(text: str, release: str | None) -> None:
     assert read(f"INFO {text}\n").told.release == release
+
+
+# --- whatever it is, it is read or refused in one sentence ----------------------------------------------------------
+
+PIECES = st.sampled_from(
+    [
+        "{",
+        "}",
+        "[",
+        "]",
+        "'loss'",
+        '"loss"',
+        ":",
+        ",",
+        " ",
+        "\n",
+        "\t",
+        "nan",
+        "NaN",
+        "null",
+        "1e5",
+        "12",
+        "3/40",
+        "step",
+        "loss",
+        "Step,loss\n",
+        "grad_norm",
+        "eval_loss",
+        " | ",
+        "[Rank 0] step=1, skipped=0, lr=[1]",
+        "1/9 [00:01<",
+        "json = {",
+        "{}",
+        "é",
+        "-inf",
+    ]
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(PIECES, max_size=30).map("".join))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        curves = curves_in(text, "here")
+    except HarnessError as refused:
+        assert "\n" not in str(refused) and str(refused).startswith("here: ")
+        return
+    assert all(
+        len(curve.step) == len(curve.loss) == len(curve.grad_norm) == len(curve.learning_rate)
+        for curve in curves
+    )
+
+
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b":W&B\x00\x00\x00", b"\x1f\x8b", b"\x20" + bytes(11) + b"\x09", b"\xff\xfe"]),
+)
+def test_any_bytes_are_read_or_refused(content: bytes, head: bytes) -> None:
+    try:
+        curves_of_bytes(head + content, "here")
+    except HarnessError as refused:
+        assert "\n" not in str(refused)

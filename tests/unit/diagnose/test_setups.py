@@ -125,12 +125,10 @@ def test_doctor_says_what_is_odd_in_a_configuration(app: typer.Typer, tmp_path: 
     (tmp_path / "ds.json").write_text(
         json.dumps({"zero_optimization": {"stage": 3, "zero_hpz_partion_size": 8}})
     )
-    found = json.loads(
-        RUN.invoke(
-            app, ["doctor", "--config", str(tmp_path / "ds.json"), "--release", "0.13.4", "--json"]
-        ).stdout
-    )
-    assert "did you mean zero_optimization.zero_hpz_partition_size?" in found["remarks"][0]["text"]
+    said = RUN.invoke(
+        app, ["doctor", "--config", str(tmp_path / "ds.json"), "--release", "0.13.4", "--json"]
+    ).stdout
+    assert "did you mean zero_optimization.zero_hpz_partition_size?" in said
 
 
 def test_triage_reads_standard_input_and_takes_what_the_log_says(app: typer.Typer) -> None:
