@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from harness.system.errors import HarnessError
 
 DEEP = 4  # files that name each other; more is a circle
 PARENTS = 5  # folders above a file, in which what it names is looked for: recipes name files from their project's root
+FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+LAUNCHED = re.compile(
+    r"(?:^|\s)(?:deepspeed|torchrun|accelerate launch|srun|python3?|swift|llamafactory-cli)\s"
+)
 SHELL = (".sh", ".bash", ".sbatch", ".slurm", ".job", ".sub", ".zsh")
 
 
@@ -28,15 +33,51 @@ def read_configuration(file: Path, depth: int = 0) -> Found:
     if suffix == ".py":
         return from_python(text, str(file), follow)
     if suffix in SHELL or text.startswith("#!"):
-        return from_shell(
-            text,
-            str(file),
-            follow,
-            lambda name, given: _script(name, file, depth, given),
-            lambda name: read_text(_named(name, file)),
-        )
+        return _of_shell(text, file, depth, follow)
+    if blocks := FENCED.findall(text):
+        return _of_page(blocks, file, depth)
     remarks: list[Remark] = []
-    keys = keys_of(text, str(file), remarks)
+    return _of_keys(keys_of(text, str(file), remarks), file, follow, remarks)
+
+
+def _of_shell(text: str, file: Path, depth: int, follow: Follow) -> Found:
+    return from_shell(
+        text,
+        str(file),
+        follow,
+        lambda name, given: _script(name, file, depth, given),
+        lambda name: read_text(_named(name, file)),
+    )
+
+
+def _of_page(blocks: list[str], file: Path, depth: int) -> Found:
+    """Of a page or a post the blocks of code together: a configuration, and what training was started with."""
+    found, follow = Found(), _follow(file, depth)
+    failed: HarnessError | None = None
+
+    def if_here(name: str) -> Found:
+        try:
+            return follow(name)
+        except HarnessError:
+            return Found()  # the configuration that the command names is likely the block beside it
+
+    for block in blocks:
+        remarks: list[Remark] = []
+        try:
+            if LAUNCHED.search(block):
+                one = _of_shell(block, file, depth, if_here)
+            else:
+                one = _of_keys(keys_of(block, str(file), remarks), file, follow, remarks)
+        except HarnessError as error:
+            failed = failed or error
+            continue
+        found = found.filled(one)
+    if found.deepspeed is None:
+        raise failed or HarnessError(f"{file}: holds no configuration; {HINT}")
+    return found
+
+
+def _of_keys(keys: dict[str, Any], file: Path, follow: Follow, remarks: list[Remark]) -> Found:
     kind = kind_of(keys)
     if kind == "deepspeed" or kind == "empty":
         return Found(
@@ -54,14 +95,12 @@ def read_configuration(file: Path, depth: int = 0) -> Found:
     if kind == "trainer":
         return from_trainer(keys, str(file), follow, "recipe of Hugging Face's Trainer")
     if kind == "nested" and (inner := nested(keys)) is not None:
-        said = Remark(
-            "assumed", "", f"{file.name} is no DeepSpeed configuration itself; read is the one inside it"
-        )
+        text = f"{file.name} is no DeepSpeed configuration itself; read is the one inside it"
         return Found(
             form="file with a DeepSpeed configuration inside",
             deepspeed=inner,
             facts=facts_of_config(inner),
-            remarks=(said,),
+            remarks=(Remark("assumed", "", text),),
         )
     raise HarnessError(f"{file}: {what_it_is(kind, list(map(str, keys)))}; {HINT}")
 

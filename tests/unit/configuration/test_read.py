@@ -106,8 +106,12 @@ def test_recipes_are_followed(folder: Path, name: str) -> None:
 
 
 def test_a_recipe_names_files_from_its_projects_root(folder: Path) -> None:
-    found = read(folder, "examples/train/full.yaml", RECIPES["sft.yaml"])
-    assert found.deepspeed == HPZ
+    (folder / "configs").mkdir()
+    (folder / "configs" / "ds.json").write_text(json.dumps(HPZ))
+    text = RECIPES["sft.yaml"].replace("ds.json", "configs/ds.json")
+    assert read(folder, "examples/train/full.yaml", text).deepspeed == HPZ
+    with pytest.raises(HarnessError, match=r"names ds.json, which is not here"):
+        read(folder, "examples/train/other.yaml", RECIPES["sft.yaml"])
 
 
 def test_ms_swifts_own_names_are_known(folder: Path) -> None:
@@ -438,3 +442,16 @@ def test_any_file_is_read_or_refused(folder: Path, suffix: str, text: str) -> No
 def test_what_the_arguments_switch_on_is_known_as_a_fact(folder: Path, options: str, fact: str) -> None:
     found = read(folder, "run.sh", f"deepspeed train.py --deepspeed_config ds.json {options}\n")
     assert found.facts == ({fact} if fact else set())
+
+
+def test_of_a_post_the_blocks_of_code_are_read_together(folder: Path) -> None:
+    page = (
+        "Loss is 0.\n\n```yaml\nmodel_name_or_path: org/M\nfinetuning_type: full\ntemplate: a\ndeepspeed: ds.json\n"
+        "bf16: true\n```\nI start it so:\n```bash\ntorchrun --nnodes 2 --nproc_per_node 8 t.py --deepspeed other.json\n"
+        "```\n```\nRuntimeError: no\n```\n"
+    )
+    found = read(folder, "post.md", page)
+    assert found.deepspeed == HPZ and (found.world_size, found.ranks_per_node) == (16, 8)
+    assert found.arguments["bf16"] is True
+    with pytest.raises(HarnessError):
+        read(folder, "post.md", "```\nhello\n```\n")
