@@ -5,13 +5,33 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from harness.cli.console import wide_console
 from harness.cli.options import JsonOption, UnpinnedOption, results_folder, wanted_release
+from harness.cli.race_options import (
+    RANKS,
+    STEPS,
+    ConfigOption,
+    ExploreOption,
+    MapCudaOption,
+    ModuleOption,
+    PythonOption,
+    RanksOption,
+    ReleaseOption,
+    ReplayOption,
+    ResultsOption,
+    ScriptArguments,
+    ScriptOption,
+    SeedsOption,
+    StepsOption,
+    TargetArgument,
+    TimeoutOption,
+    VariantOption,
+    VerboseOption,
+)
 from harness.configuration import checked, read_configuration
 from harness.race.explore import Budget
 from harness.race.investigate import Settings, investigate
@@ -29,62 +49,26 @@ from harness.system.build_locks import dead_locks, sentence
 from harness.system.errors import HarnessError
 from harness.variants import Variant, released_variant
 
-STEPS = 4  # optimizer steps of a run that are analysed
-RANKS = 4  # of a script whose launcher does not say
-
 
 def race(
-    target: Annotated[
-        Path | None,
-        typer.Argument(metavar="RUN|STUDY", help="A run directory, a study file or its results folder."),
-    ] = None,
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[-- ARGUMENTS]",
-            help="What the script gets as its arguments; or a launcher's whole command line.",
-        ),
-    ] = None,
-    script: Annotated[Path | None, typer.Option(help="Analyse this training script instead.")] = None,
-    module: Annotated[str | None, typer.Option(help="Analyse this module instead, as `python -m`.")] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="DeepSpeed's JSON, or what names it; its keys override what the script passes."),
-    ] = None,
-    ranks: Annotated[
-        int | None,
-        typer.Option(min=1, help=f"Ranks of the script; default as its launcher says, else {RANKS}."),
-    ] = None,
-    variant: Annotated[
-        str | None, typer.Option(help="Run the script on this variant of DeepSpeed; default: as installed.")
-    ] = None,
-    release: Annotated[
-        str | None,
-        typer.Option(help="DeepSpeed release of the script's variant, or in place of the study's."),
-    ] = None,
+    target: TargetArgument = None,
+    arguments: ScriptArguments = None,
+    script: ScriptOption = None,
+    module: ModuleOption = None,
+    config: ConfigOption = None,
+    ranks: RanksOption = None,
+    variant: VariantOption = None,
+    release: ReleaseOption = None,
     unpinned: UnpinnedOption = False,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help=f"Optimizer steps that are analysed: {STEPS} of a run; a script then ends, by default by itself.",
-        ),
-    ] = None,
-    seeds: Annotated[
-        int, typer.Option(min=0, help="Random schedules to try, besides the systematic ones.")
-    ] = 2,
-    explore: Annotated[bool, typer.Option(help="Search for schedules that change values.")] = True,
-    replay: Annotated[Path | None, typer.Option(help="Run the schedule of a replay file again.")] = None,
-    results: Annotated[Path | None, typer.Option(help="Results folder; default results/race-NAME.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for one execution.")] = 600.0,
-    map_cuda: Annotated[
-        bool, typer.Option(help="Let a script's torch.cuda mean the virtual device; else it is refused.")
-    ] = True,
-    python: Annotated[
-        Path | None,
-        typer.Option(help="The interpreter of the environment that the script trains in: .venv/bin/python."),
-    ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Callers and all names.")] = False,
+    steps: StepsOption = None,
+    seeds: SeedsOption = 2,
+    explore: ExploreOption = True,
+    replay: ReplayOption = None,
+    results: ResultsOption = None,
+    timeout: TimeoutOption = 600.0,
+    map_cuda: MapCudaOption = True,
+    python: PythonOption = None,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find accesses that nothing orders, and what they can do. Example: hpz race --script train.py --ranks 4
