@@ -238,3 +238,9 @@ def test_a_report_needs_neither_torch_nor_deepspeed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.usefixtures("svg_alone")
+def test_a_study_of_baselines_alone_has_a_report_without_a_matrix(tmp_path: Path) -> None:
+    write_study(tmp_path, matrix=[STUDY["matrix"][1]])
+    assert "Nothing was judged yet." in Reader(build_report(tmp_path).read_text()).text
