@@ -17,12 +17,13 @@ from analysis.dashboard.found import counts_of, tables_of
 from analysis.judge.summary import load_summary
 from analysis.page.answers import headline
 from harness.record.metrics import flat
-from harness.record.mirror import LOCK_SECONDS, sole_pusher
+from harness.record.mirror import sole_pusher
 from harness.record.session import Mode, digest, open_run
 from harness.system.whole_file import write_json
 
 JOB_TYPE = "summary"
 FILES = ("report.html", "report.md", "summary.json", "verdicts.tex", "simulated.tex")
+LOCK_SECONDS = 60.0  # that a push waits for another one
 TOLD = "wandb.json"  # in the results folder: what was told last, by mode
 
 

@@ -12,22 +12,31 @@ from typing import Any
 
 from harness.device.dispatch import Dispatcher
 from harness.device.functions import Functions
-from harness.device.streams import Machine, Stream
+from harness.device.streams import Follower, Machine, Stream
 
 
 class SharedMachine(Machine):
-    """A machine whose current stream is each thread's own; a new thread starts on the default stream."""
+    """A machine whose current stream and backward pass are each thread's own; threads start on the default stream."""
 
     currents: dict[int, Stream]
+    passes: dict[int, Follower | None]
     lock: Any
 
     @property
-    def current(self) -> Stream:
+    def _current(self) -> Stream:  # type: ignore[override]
         return self.currents.get(threading.get_ident(), self.default)
 
-    @current.setter
-    def current(self, stream: Stream) -> None:
+    @_current.setter
+    def _current(self, stream: Stream) -> None:
         self.currents[threading.get_ident()] = stream
+
+    @property
+    def backward(self) -> Follower | None:  # type: ignore[override]
+        return self.passes.get(threading.get_ident())
+
+    @backward.setter
+    def backward(self, passing: Follower | None) -> None:
+        self.passes[threading.get_ident()] = passing
 
 
 class SharedDispatcher(Dispatcher):
@@ -62,7 +71,8 @@ def share(dispatcher: Dispatcher) -> None:
     if isinstance(machine, SharedMachine):
         return
     machine.lock = threading.RLock()
-    machine.currents = {threading.get_ident(): machine.__dict__.pop("current")}
+    machine.currents = {threading.get_ident(): machine.__dict__.pop("_current")}
+    machine.passes = {threading.get_ident(): machine.__dict__.pop("backward")}
     machine.__class__ = SharedMachine
     dispatcher.__class__ = SharedDispatcher
 

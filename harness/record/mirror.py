@@ -28,9 +28,7 @@ from harness.system.errors import HarnessError
 from harness.system.parent import die_with
 
 PUSHERS = os.cpu_count() or 1
-LOCK_SECONDS = (
-    30.0  # that a push waits for another of the same run; a live mirror holds on until its task ends
-)
+LOCK_SECONDS = 2.0  # that a push waits for another one of its run; a live mirror holds on to its task's end
 Judged = Mapping[str, Mapping[str, Any]]  # by run id: what a report found of a run
 
 
