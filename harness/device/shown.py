@@ -31,7 +31,7 @@ class Shown:
         self.index, self.device = index, torch.device("cuda", index)
 
     def claim(self, index: int) -> None:
-        """The program names an index where it places memory. Raises Unmapped for a second one.
+        """The program names an index where it places memory. Raises Unmapped for a second one."""
         if self.index is None:
             self.use(index)
         elif index not in (self.index, 0):  # 0 may have been asked for before the rank had its own
