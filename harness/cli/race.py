@@ -30,57 +30,68 @@ from harness.variants import Variant, released_variant
 STEPS = 4  # optimizer steps of a run that are analysed
 RANKS = 4  # of a script whose launcher does not say
 
+TargetOption = Annotated[
+    Path | None,
+    typer.Argument(metavar="RUN|STUDY", help="A run directory, a study file or its results folder."),
+]
+ArgumentsOption = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[-- ARGUMENTS]",
+        help="What the script gets as its arguments; or a launcher's whole command line.",
+    ),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="DeepSpeed JSON whose keys override what the script passes.")
+]
+RanksOption = Annotated[
+    int | None,
+    typer.Option(min=1, help=f"Ranks of the script; default as its launcher says, else {RANKS}."),
+]
+VariantOption = Annotated[
+    str | None, typer.Option(help="Run the script on this variant of DeepSpeed; default: as installed.")
+]
+ReleaseOption = Annotated[
+    str | None,
+    typer.Option(help="DeepSpeed release of the script's variant, or in place of the study's."),
+]
+StepsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help=f"Optimizer steps that are analysed: {STEPS} of a run; a script then ends, by default by itself.",
+    ),
+]
+SeedsOption = Annotated[
+    int, typer.Option(min=0, help="Random schedules to try, besides the systematic ones.")
+]
+MapCudaOption = Annotated[
+    bool, typer.Option(help="Let a script's torch.cuda mean the virtual device; else it is refused.")
+]
+PythonOption = Annotated[
+    Path | None,
+    typer.Option(help="The interpreter of the environment that the script trains in: .venv/bin/python."),
+]
+
 
 def race(
-    target: Annotated[
-        Path | None,
-        typer.Argument(metavar="RUN|STUDY", help="A run directory, a study file or its results folder."),
-    ] = None,
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[-- ARGUMENTS]",
-            help="What the script gets as its arguments; or a launcher's whole command line.",
-        ),
-    ] = None,
+    target: TargetOption = None,
+    arguments: ArgumentsOption = None,
     script: Annotated[Path | None, typer.Option(help="Analyse this training script instead.")] = None,
     module: Annotated[str | None, typer.Option(help="Analyse this module instead, as `python -m`.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="DeepSpeed JSON whose keys override what the script passes.")
-    ] = None,
-    ranks: Annotated[
-        int | None,
-        typer.Option(min=1, help=f"Ranks of the script; default as its launcher says, else {RANKS}."),
-    ] = None,
-    variant: Annotated[
-        str | None, typer.Option(help="Run the script on this variant of DeepSpeed; default: as installed.")
-    ] = None,
-    release: Annotated[
-        str | None,
-        typer.Option(help="DeepSpeed release of the script's variant, or in place of the study's."),
-    ] = None,
+    config: ConfigOption = None,
+    ranks: RanksOption = None,
+    variant: VariantOption = None,
+    release: ReleaseOption = None,
     unpinned: UnpinnedOption = False,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help=f"Optimizer steps that are analysed: {STEPS} of a run; a script then ends, by default by itself.",
-        ),
-    ] = None,
-    seeds: Annotated[
-        int, typer.Option(min=0, help="Random schedules to try, besides the systematic ones.")
-    ] = 2,
+    steps: StepsOption = None,
+    seeds: SeedsOption = 2,
     explore: Annotated[bool, typer.Option(help="Search for schedules that change values.")] = True,
     replay: Annotated[Path | None, typer.Option(help="Run the schedule of a replay file again.")] = None,
     results: Annotated[Path | None, typer.Option(help="Results folder; default results/race-NAME.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for one execution.")] = 600.0,
-    map_cuda: Annotated[
-        bool, typer.Option(help="Let a script's torch.cuda mean the virtual device; else it is refused.")
-    ] = True,
-    python: Annotated[
-        Path | None,
-        typer.Option(help="The interpreter of the environment that the script trains in: .venv/bin/python."),
-    ] = None,
+    map_cuda: MapCudaOption = True,
+    python: PythonOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Callers and all names.")] = False,
     as_json: JsonOption = False,
 ) -> None:
