@@ -123,7 +123,7 @@ class Glue(evaluate.Metric):
         return evaluate.MetricInfo(description="", citation="", inputs_description="", features=kinds)
 
     def _compute(self, predictions, references):
-        return {"accuracy": float((predictions == references).mean())}
+        return {"accuracy": sum(map(int.__eq__, map(int, predictions), map(int, references))) / len(references)}
 """
 
 

@@ -34,7 +34,7 @@ class Shown:
         """The program names an index where it places memory. Raises Unmapped for a second one."""
         if self.index is None:
             self.use(index)
-        elif index != self.index:
+        elif index not in (self.index, 0):  # 0 may have been asked for before the rank had its own
             raise Unmapped(
                 f"cuda:{index} is named while this process works on cuda:{self.index}; a rank has one virtual device: "
                 'call torch.cuda.set_device(LOCAL_RANK) first, or write "cuda"'

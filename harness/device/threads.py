@@ -23,7 +23,7 @@ class SharedMachine(Machine):
     lock: Any
 
     @property
-    def _current(self) -> Stream:  # type: ignore[override]
+    def _current(self) -> Stream:
         return self.currents.get(threading.get_ident(), self.default)
 
     @_current.setter
@@ -31,7 +31,7 @@ class SharedMachine(Machine):
         self.currents[threading.get_ident()] = stream
 
     @property
-    def backward(self) -> Follower | None:  # type: ignore[override]
+    def backward(self) -> Follower | None:
         return self.passes.get(threading.get_ident())
 
     @backward.setter
