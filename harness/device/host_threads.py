@@ -1,10 +1,10 @@
 """The order among host threads as far as Python shows it: starts, joins and locks, and what is built on these.
 
-Inside `followed_threads`, `threading.Lock` and `RLock` make locks that tell of themselves, and with them conditions,
-events, semaphores, barriers, queues, futures and executors, which are made of them. Not followed: locks that were made
-before, or by a name that was bound before (`from threading import Lock`), those of native code, and flags that threads
-look at in turn. Two threads between which only such things lie count as unordered. Nothing is told, and nothing costs
-anything but the call, before a program starts its first thread.
+Inside `followed_threads`, `threading.Lock` and `RLock` make locks that tell of themselves, and so do conditions,
+events, semaphores, barriers, queues and futures, which are made of them; a SimpleQueue, of which executors are made,
+tells of itself. Not followed: locks that were made before, or by a name that was bound before (`from threading import
+Lock`), those of native code, and flags that threads look at in turn. Two threads between which only such things lie
+count as unordered. Nothing is told, and nothing costs anything but the call, before a program starts its first thread.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def followed_threads(machine: Machine) -> Iterator[None]:
     queues: Any = queue
     names.Thread.start, names.Thread.join, names.Thread.is_alive = started, joined, alive
     names.Lock, names.RLock = _maker(TellingLock, machine), _maker(TellingRLock, machine)
-    queues.SimpleQueue = queues._PySimpleQueue  # the same, made of a semaphore, which is made of such a lock
+    queues.SimpleQueue = _maker(TellingQueue, machine)
     try:
         yield
     finally:
@@ -65,7 +65,7 @@ def followed_threads(machine: Machine) -> Iterator[None]:
         names.Lock, names.RLock, queues.SimpleQueue = kept
 
 
-def _maker(kind: type[TellingLock], machine: Machine) -> Callable[[], Any]:
+def _maker(kind: Callable[[Machine], Any], machine: Machine) -> Callable[[], Any]:
     return lambda: kind(machine)
 
 
@@ -132,3 +132,28 @@ class TellingRLock(TellingLock):
     def _acquire_restore(self, state: Any) -> None:
         self._lock._acquire_restore(state)
         self._token.acquired()
+
+
+class TellingQueue(queue.SimpleQueue):  # type: ignore[type-arg]
+    """A queue with the interface of queue.SimpleQueue; who gets from it comes after all that has been put so far."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._token = Token(machine)
+
+    def __new__(cls, machine: Machine) -> TellingQueue:
+        return super().__new__(cls)
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        self._token.released()
+        super().put(item)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        item = super().get(block, timeout)
+        self._token.acquired()
+        return item
+
+    def put_nowait(self, item: Any) -> None:
+        self.put(item)
+
+    def get_nowait(self) -> Any:
+        return self.get(False)
