@@ -24,6 +24,7 @@ __all__ = [
     "TorchDispatchMode",
     "TorchWork",
     "answer_for_cuda",
+    "around_reducers",
     "below_dispatch",
     "current_node",
     "dispatch_is_off",
@@ -136,6 +137,24 @@ LoaderIterator: Any = torch.utils.data.dataloader._BaseDataLoaderIter
 
 pin_batch: Callable[[Any], Any] = torch.utils.data._utils.pin_memory.pin_memory
 """A batch of any structure with its tensors pinned, as a DataLoader does it. All."""
+
+
+def around_reducers(call: Callable[[Any, Any, Any, Any], Any]) -> None:
+    """Let `call(parameters, func, args, kwargs)` call what makes the buckets of DistributedDataParallel. All."""
+    made = vars(dist)["Reducer"]
+    rebuild = made._rebuild_buckets
+    of: dict[int, Any] = {}
+
+    def reducer(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+        found = call(parameters, made, (parameters, *args), kwargs)
+        of[id(found)] = parameters
+        return found
+
+    def rebuild_buckets(self: Any) -> Any:
+        return call(of.get(id(self), ()), rebuild, (self,), {})
+
+    vars(dist)["Reducer"] = reducer
+    setattr(made, "_rebuild_buckets", rebuild_buckets)  # noqa: B010 (mypy takes it for a method)
 
 
 def rendezvous_store() -> Any:

@@ -14,7 +14,7 @@ from harness.device.functions import Functions
 from harness.device.handlers import HANDLERS, placed_tensors
 from harness.device.host_threads import followed_threads
 from harness.device.loaders import pinning_loaders
-from harness.device.memory import DEVICE, Memory
+from harness.device.memory import DEVICE, Memory, on_device
 from harness.device.observe import Observer
 from harness.device.poison import parse_poison
 from harness.device.schedule import Eager, Policy
@@ -22,7 +22,7 @@ from harness.device.shown import shown
 from harness.device.statistics import Statistics
 from harness.device.streams import Machine, set_machine
 from harness.device.threads import follow_threads
-from harness.device.torch_private import limit_waits
+from harness.device.torch_private import around_reducers, limit_waits
 from harness.device.virtual_collectives import VirtualBackend
 
 
@@ -81,6 +81,10 @@ class VirtualDevice(Device):
     def follow_threads(self) -> None:
         """Let Python's threads work on this device, too."""
         follow_threads(self.dispatcher, self.functions)
+
+    def follow_data_parallel(self) -> None:
+        """Let the buckets of DistributedDataParallel, which C++ makes, lie where its parameters do."""
+        around_reducers(lambda tensors, *call: self.functions.asking(any(map(on_device, tensors)), *call))
 
     def wait_for_current(self, reason: str) -> None:
         """The host waits for the current stream."""

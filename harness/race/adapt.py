@@ -25,6 +25,7 @@ def adapt_torch(device: VirtualDevice, mapped: bool) -> None:
     The kernels of a compiled function read and write what its operators do, on the same stream.
     """
     device.follow_threads()
+    device.follow_data_parallel()
     if mapped:
         torch.compile = lambda model=None, **_: (lambda f: f) if model is None else model  # type: ignore[assignment]
         torch.nn.Module.compile = lambda *_, **__: None  # type: ignore[method-assign]

@@ -144,8 +144,8 @@ def planted(bug: Bug, folder: Path, name: str) -> Path:
     return folder
 
 
-def report_of(overlay: Path, config: Path | None = None, *arguments: str) -> Report:
-    job = job_of("bare_loop", "--steps", "3", *arguments, ranks=2)
+def report_of(overlay: Path, config: Path | None = None) -> Report:
+    job = job_of("bare_loop", "--steps", "3", ranks=2)
     job = replace(job, program=replace(job.program, config=str(config) if config else None))
     with Ranks(overlay) as ranks:
         return analysed(job, ranks.run(job))
@@ -173,7 +173,9 @@ def test_a_bug_planted_in_deepspeed_is_found_where_it_is(tmp_path: Path, name: s
 
 @pytest.mark.slow
 def test_the_race_of_the_step_is_found_when_batches_come_from_a_loader_that_pins(tmp_path: Path) -> None:
-    report = report_of(overlay_path(Variant.parse("event")), None, "--loader")
+    job = job_of("loader_loop", ranks=2)
+    with Ranks(overlay_path(Variant.parse("event"))) as ranks:
+        report = analysed(job, ranks.run(job))
     assert report.labels == {"step-partition-copy"}
     assert all(race.label for race in report.races)
 

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import deepspeed
@@ -17,7 +16,6 @@ parser.add_argument("--deepspeed_config", default=None)
 parser.add_argument(
     "--checkpoint", action="store_true", help="save, train on, load what was saved, train again"
 )
-parser.add_argument("--loader", action="store_true", help="batches come from a DataLoader that pins them")
 args = parser.parse_args()
 
 FOLDER = f"{tempfile.gettempdir()}/bare-loop-{os.environ['MASTER_PORT']}"  # the same on all ranks
@@ -48,24 +46,14 @@ engine, optimizer, _, _ = deepspeed.initialize(
     optimizer=optimizer,
     config=json.loads(Path(args.deepspeed_config).read_text()) if args.deepspeed_config else CONFIG,
 )
-
-
-def batches() -> Iterator[torch.Tensor]:
-    if args.loader:
-        rows = torch.randn(2 * args.steps, 32, dtype=torch.bfloat16)
-        yield from torch.utils.data.DataLoader(rows, batch_size=2, pin_memory=True)
-    else:
-        for _ in range(args.steps):
-            yield get_accelerator().pin_memory(torch.randn(2, 32, dtype=torch.bfloat16))
-
-
 for phase in ("train", "save", "train", "load", "train") if args.checkpoint else ("train",):
     if phase == "save":
         engine.save_checkpoint(FOLDER)
     elif phase == "load":
         engine.load_checkpoint(FOLDER)
     else:
-        for batch in batches():
+        for _ in range(args.steps):
+            batch = get_accelerator().pin_memory(torch.randn(2, 32, dtype=torch.bfloat16))
             x = batch.to(device, non_blocking=True)
             loss = engine(x).float().pow(2).mean()
             engine.backward(loss)
