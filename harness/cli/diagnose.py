@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from harness.diagnose.cases import OLD_COPY
 from harness.diagnose.doctor import Machine, doctor_answer, examine, machine
 from harness.diagnose.faults import named
 from harness.diagnose.pages import all_pages, page
-from harness.diagnose.read import Given, read_setup
+from harness.diagnose.read import Given, read_curve, read_setup
 from harness.diagnose.show import doctor_lines, text, triage_lines
 from harness.study import any_model, model_name
 from harness.system.errors import HarnessError
@@ -132,6 +133,9 @@ def triage(
     script: ScriptOption = None,
     trainer_args: ArgumentsOption = None,
     run: Annotated[str | None, typer.Option(help="Of a file with several runs, this one alone.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="CURVE", help="A second run, of the same settings, seed and data.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell known hpZ faults apart by curve, configuration and release.
@@ -159,7 +163,8 @@ def triage(
         cases = [open_case(curve, now=time.time())]
     else:
         cases = open_cases(curve, config, given, run)
-    found = [judge(case) for case in cases]
+    other = read_curve(against) if against else None
+    found = [judge(replace(case, other=other)) for case in cases]
     if as_json:
         records = [one.model_dump(mode="json") for one in found]
         print(json.dumps(records[0] if len(records) == 1 else records, indent=1))

@@ -29,6 +29,8 @@ class Case:
 
     source: str
     curve: Curve
+    other: Curve | None = None
+    """Of a second run with the same settings, seed and data."""
     hpz: bool | None = None
     exposed: Mapping[str, Exposure] = field(default_factory=dict)
     vocabulary: int | None = None

@@ -74,7 +74,14 @@ def first_step_too_high(case: Case) -> str | None:
 def _trend(case: Case) -> float | None:
     """Spearman's rank correlation of loss and step where it shows no fall (one-sided 5 %)."""
     loss = case.curve.loss
-    if len(loss) < 6 or len(broken_steps(case)) or stuck(case) or rise(case) or np.ptp(loss) == 0:
+    if (
+        not case.curve.has_loss
+        or len(loss) < 6
+        or len(broken_steps(case))
+        or stuck(case)
+        or rise(case)
+        or np.ptp(loss) == 0
+    ):
         return None
     trend = stats.spearmanr(case.curve.step, loss, alternative="less")
     return None if trend.pvalue < 0.05 else float(trend.statistic)

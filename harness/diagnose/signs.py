@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.diagnose.against import runs_differ
 from harness.diagnose.broken import alive, broken, is_frozen, is_policy, without_end, zeros_for_nan
 from harness.diagnose.cases import Case
 from harness.diagnose.curve import Curve
@@ -299,4 +300,5 @@ HARD: dict[str, Sign] = {
     "stuck": stuck,
     "no gradient": no_gradient,
     "uniform guess": uniform_guess,
+    "runs differ": runs_differ,
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from harness.diagnose.against import compared
 from harness.diagnose.broken import overflows
 from harness.diagnose.cases import Case
 from harness.diagnose.faults import Exposure, Fault, Frozen, named, table, worst_first
@@ -262,6 +263,7 @@ def _next(case: Case, verdict: Verdict, fault: str, question: str) -> tuple[str,
 def _notes(case: Case, signs: dict[str, str], risks: list[Exposure], verdict: Verdict) -> list[str]:
     """What the reader must know to weigh the answer."""
     notes = list(case.curve.notes)
+    notes += [shown] if (shown := compared(case)) else []
     if case.setup is not None:
         notes += [
             *map(str, case.setup.remarks),

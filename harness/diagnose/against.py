@@ -1,0 +1,89 @@
+"""One run against another of the same settings, seed and data: bit-equal, rounding, or more than rounding explains."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.diagnose.cases import Case
+from harness.diagnose.curve import Curve, Floats
+
+ROUNDING = 2.0**-8  # relative; a value in bf16 is off by at most so much
+SOON = 20  # steps; in more, differences as small as rounding grow by themselves
+
+
+def runs_differ(case: Case) -> str | None:
+    """The first value that differs by more than rounding, soon after the start or without any difference before it."""
+    found = _first_differences(case)
+    if not found:
+        return None
+    values = "; ".join(
+        f"the {name} from step {step} on ({one:.4g} against {other:.4g}{_percent(one, other)})"
+        for _, step, name, one, other in found
+    )
+    at_once = (
+        "; already in the first step, so see that seed and data are the same" if found[0][0] == 0 else ""
+    )
+    return f"a second run differs from step {found[0][1]} on; by more than rounding: {values}{at_once}"
+
+
+def compared(case: Case) -> str | None:
+    """What a comparison without a finding shows, in words; None without a second run."""
+    if case.other is None or _first_differences(case):
+        return None
+    differences = np.concatenate([difference for _, _, difference in _columns(case.curve, case.other)])
+    steps, known = len(_common(case.curve, case.other)), differences[~np.isnan(differences)]
+    if not len(known):
+        return "the second run has no step in common with the first"
+    if not known.any():
+        return f"the second run is the same in all digits of {steps} common steps"
+    if known.max() <= ROUNDING:
+        return (
+            f"the second run differs by at most {known.max():.2%} in {steps} common steps: rounding, no fault"
+        )
+    return f"the second run differs more only after {SOON} steps, as rounding can grow to: no finding"
+
+
+def _first_differences(case: Case) -> list[tuple[int, int, str, float, float]]:
+    """Per value that differs by more than rounding: place among the common steps, step, name and both values."""
+    if case.other is None:
+        return []
+    found = []
+    steps = _common(case.curve, case.other)
+    for name, (one, other), difference in _columns(case.curve, case.other):
+        if (difference > ROUNDING).any():
+            at = int(np.argmax(difference > ROUNDING))
+            if at < SOON or not np.nan_to_num(difference[:at]).any():
+                found.append((at, int(steps[at]), name, float(one[at]), float(other[at])))
+    return sorted(found)
+
+
+def _common(one: Curve, other: Curve) -> NDArray[np.int64]:
+    return np.intersect1d(one.step, other.step)
+
+
+def _columns(one: Curve, other: Curve) -> list[tuple[str, tuple[Floats, Floats], Floats]]:
+    """Loss and gradient norm at the common steps, and their relative differences: NaN where one was not recorded,
+    infinite where one alone is finite."""
+    _, left, right = np.intersect1d(one.step, other.step, return_indices=True)
+    norms, losses = (one.grad_norm[left], other.grad_norm[right]), (one.loss[left], other.loss[right])
+    unrecorded = np.isnan(norms[0]) | np.isnan(norms[1])  # a norm that is not finite is infinity
+    columns = [("gradient norm", norms, np.where(unrecorded, np.nan, _relative(*norms)))]
+    if one.has_loss and other.has_loss:
+        columns.append(("loss", losses, _relative(*losses)))
+    return columns
+
+
+def _relative(one: Floats, other: Floats) -> Floats:
+    """0 where neither is finite, infinite where one alone is."""
+    finite, also = np.isfinite(one), np.isfinite(other)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        difference = np.abs(one - other) / np.maximum(np.abs(one), np.abs(other))
+    return np.where(
+        finite & also, np.where(one == other, 0.0, difference), np.where(finite == also, 0.0, np.inf)
+    )
+
+
+def _percent(one: float, other: float) -> str:
+    finite = np.isfinite([one, other]).all()
+    return f", {100 * abs(one - other) / max(abs(one), abs(other)):.2g}%" if finite else ""
