@@ -14,6 +14,8 @@ from harness.diagnose.setup import Setup
 Value = bool | int | str | None
 OF_SCRIPT = {"moe", "leaf_modules", "two_models", "own_boundary", "compile"}
 """Facts that a script says, or nobody."""
+USUAL = 10**5
+"""DeepSpeed's own persistence threshold, in elements."""
 LARGE = 10**8
 """Elements: a persistence threshold from here on is above (nearly) every parameter of any model."""
 
@@ -80,10 +82,11 @@ def _mics(setup: Setup) -> Value:
 
 
 def _persistence(setup: Setup) -> Value:
-    threshold = setup.zero.get("stage3_param_persistence_threshold", 10**5)
+    threshold = setup.zero.get("stage3_param_persistence_threshold", USUAL)
     if not isinstance(threshold, int | float):
         return None
-    highest = max(setup.numels) if setup.numels else LARGE
+    # Sizes may be a few of a model's, so that a usual threshold above these says nothing of the others.
+    highest = max(setup.numels) if setup.numels and threshold > USUAL else LARGE
     return "above every size" if threshold >= highest else "below some sizes"
 
 

@@ -77,7 +77,8 @@ def tiny(setup: Setup, why: str) -> Finding:
     hit = [numel for numel in setup.numels if raises(numel, setup.world_size, setup.hpz)]
     if not hit:
         return "safe by setting", "no parameter is small enough for a rank's slice to lie beyond its end"
-    return "yes", f"{len(hit)} parameters (the smallest of {min(hit)} elements) stop training with an error"
+    which = "a parameter" if len(hit) == 1 else f"{len(hit)} parameters, the smallest"
+    return "yes", f"{which} of {min(hit)} elements: training stops with an error"
 
 
 def dirty(setup: Setup, why: str) -> Finding:

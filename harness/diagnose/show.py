@@ -71,6 +71,8 @@ def _unknown(found: list[Exposure]) -> list[str]:
     for one in worst_first(others):
         lines += wrapped(f"{one.fault}: {one.plain}", "  ", "    ")
         lines += wrapped(one.needs or one.reason, "    needs: " if one.needs else "    ")
+        lines += wrapped(named(one.fault).sees, "    seen as: ")
+        lines += wrapped(one.source, "    source: ", "      ")
     if by_script:
         names = "; ".join(f"{one.fault} ({one.plain})" for one in by_script)
         lines += wrapped(f"only your script says whether: {names}", "  ", "    ")

@@ -117,6 +117,23 @@ def test_an_entry_gives_reason_and_way_out(app: typer.Typer, config: Path) -> No
     assert "upgrade to 0.13.5 or later" in text
 
 
+def test_what_may_apply_says_how_it_would_show_and_where_it_was_reported(
+    app: typer.Typer, config: Path
+) -> None:
+    arguments = ["--config", str(config), "--world-size", "48", "--release", "0.16.4"]
+    may = words(RUN.invoke(app, arguments).stdout).partition("It may apply")[2]
+    assert "seen as: The first loss, or the first after a restart, is that of other weights" in may
+    assert "seen as: An error before or in the first step: `narrow(): length must be non-negative`" in may
+    assert "source: deepspeedai/DeepSpeed#7606" in may
+
+
+def test_a_usual_threshold_above_the_one_size_given_is_not_blamed(app: typer.Typer, config: Path) -> None:
+    arguments = ["--config", str(config), "--world-size", "2048", "--release", "0.15.2", "--sizes", "48"]
+    output = words(RUN.invoke(app, arguments).stdout)
+    assert "a parameter of 48 elements: training stops with an error" in output
+    assert "stays gathered" not in output
+
+
 def test_what_is_assumed_of_an_unknown_release_is_said(app: typer.Typer, config: Path) -> None:
     arguments = ["--config", str(config), "--release", "0.20.1"]
     sentence = "0.20.1 is newer than the newest known release, 0.19.8; judged as that"
