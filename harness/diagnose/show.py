@@ -74,7 +74,7 @@ def _unknown(found: list[Exposure]) -> list[str]:
         lines += wrapped(named(one.fault).sees, "    seen as: ")
         lines += wrapped(one.source, "    source: ", "      ")
     if by_script:
-        names = "; ".join(f"{one.fault} ({one.plain})" for one in by_script)
+        names = "; ".join(f"{one.fault} ({one.plain}: {named(one.fault).first})" for one in by_script)
         lines += wrapped(f"only your script says whether: {names}", "  ", "    ")
     return lines
 
@@ -113,7 +113,8 @@ def _finding(one: Finding) -> list[str]:
 def _also(found: list[Finding], title: str) -> list[str]:
     lines = ["", title] if found else []
     for one in found:
-        lines += wrapped(f"{one.fault}: {named(one.fault).plain} ({one.points} points)", "  - ")
+        fault = named(one.fault)
+        lines += wrapped(f"{fault.id}: {fault.plain} ({one.points} points); first: {fault.first}", "  - ")
     return lines
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from harness.diagnose.cases import Case, Known, case_of
-from harness.diagnose.curve import Curve, curve_of
+from harness.diagnose.curve import Curve, curve_of, empty_curve
+from harness.diagnose.show import triage_lines
 from harness.diagnose.triage import Triage, triage
 
 LOSSES = [2.31, 1.84, 0.93, 0.71, 0.52, 0.44]
@@ -41,6 +42,13 @@ def test_runs_that_differ_where_gradients_may_race_name_the_race() -> None:
         curve(LOSSES), curve([2.31, 1.84, 1.12, *LOSSES[3:]]), Known(config=STAGE_2, release="0.14.2")
     )
     assert (found.fault, found.sure) == ("bucket reused", "likely")
+
+
+def test_each_other_possibility_says_what_to_do_first() -> None:
+    hpz = {"bf16": {"enabled": True}, "zero_optimization": {"stage": 3, "zero_hpz_partition_size": 4}}
+    known = Known(config=hpz, release="0.13.2", world_size=8, ranks_per_node=4)
+    printed = " ".join(" ".join(triage_lines(triage(case_of(empty_curve(), known.setup(), "here")))).split())
+    assert "stopped: the training has stopped moving (5 points); first: py-spy dump on every rank" in printed
 
 
 def test_a_loss_that_only_one_run_loses_is_a_difference() -> None:

@@ -125,6 +125,7 @@ def test_what_may_apply_says_how_it_would_show_and_where_it_was_reported(
     assert "seen as: The first loss, or the first after a restart, is that of other weights" in may
     assert "seen as: An error before or in the first step: `narrow(): length must be non-negative`" in may
     assert "source: deepspeedai/DeepSpeed#7606" in may
+    assert "an idle expert stops all: make MoE blocks leaf modules" in may
 
 
 def test_a_usual_threshold_above_the_one_size_given_is_not_blamed(app: typer.Typer, config: Path) -> None:
