@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,12 @@ def test_slurmd_may_die_and_come_back_under_a_running_job(submitter: Submitter, 
 
 
 def test_slurmctld_may_die_and_come_back_under_a_running_job(submitter: Submitter, cluster: Cluster) -> None:
-    study, results, _, _ = start(submitter)
+    study, results, _, _ = start(submitter, step_seconds=0.5)
+    running = time.time()
+    saved = cluster.folder / "state" / "job_state"
+    wait_for(
+        lambda: saved.exists() and saved.stat().st_mtime > running, 60, results
+    )  # it forgets what it has not saved
     cluster.kill_controller()
     cluster.start_controller()
     assert_complete(study, results)

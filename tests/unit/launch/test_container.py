@@ -129,7 +129,7 @@ def test_a_container_that_does_not_start_is_told_in_its_own_words(tmp_path: Path
         "FATAL: container creation failed: no such mount",
         "srun: error: n0: tasks 0-3: Exited with exit code 255",
     ]
-    ended = judge(RunDirectory(tmp_path), Study.model_validate(STUDY).runs[0], 4, 255, said, asked=False)
+    ended = judge(RunDirectory(tmp_path), Study.model_validate(STUDY).runs[0], (0, 4), 255, said, asked=False)
     assert ended.reason == "rank 0 ended with code 255: FATAL: container creation failed: no such mount"
 
 
