@@ -94,9 +94,11 @@ class Dispatcher(PlainDispatchMode):
     # ---- copies
 
     def _to(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        source = args[0]
+        source, device = args[0], kwargs.get("device")
+        if device is not None and device.type == "meta":
+            return func(*args, **kwargs)  # a shape alone: nothing is read
         here = on_device(source)
-        there = here if kwargs.get("device") is None else self._wants_device(args, kwargs)
+        there = here if device is None else self._wants_device(args, kwargs)
         if here and there:
             return self._compute(operator, func, args, kwargs)
         if not here and not there:

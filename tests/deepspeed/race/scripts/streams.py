@@ -558,6 +558,12 @@ def unread_right() -> torch.Tensor:
     return b.sum() + c.sum() + out.sum()
 
 
+def shape_right() -> torch.Tensor:
+    """A tensor that keeps the shape alone reads nothing."""
+    kept = torch.empty(8, device=DEVICE).to("meta")
+    return filled(*kept.shape)
+
+
 def scaled_bug() -> torch.Tensor:
     a = filled(3, 3)
     c = torch.addmm(torch.empty(3, 3, device=DEVICE), a, a, beta=0.5)  # 1st
