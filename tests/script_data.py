@@ -1,5 +1,6 @@
-"""Makes tiny models, a tokenizer and data sets in the current folder, under the names that public scripts look for.
+"""Makes tiny models, a tokenizer and data sets in a folder, under the names that public scripts look for.
 
+`python -m tests.script_data FOLDER`.
 `datasets` and `transformers` take a folder of that name before they ask the Hub, so that scripts run unmodified and
 offline. All of it is random: it is there to be trained on for three steps.
 """
@@ -7,7 +8,10 @@ offline. All of it is random: it is there to be trained on for three steps.
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +99,12 @@ def models() -> None:
         "bert-base-cased"
     )
     tokenizer("roberta-base")
+    tokenizer("tiny-bert")
+    hf.BertForMaskedLM(hf.BertConfig(**sizes, intermediate_size=64)).save_pretrained("tiny-bert")
+    tokenizer("tiny-opt")
+    hf.OPTForCausalLM(
+        hf.OPTConfig(**sizes, ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=256, **ends)
+    ).save_pretrained("tiny-opt")
 
 
 def rows(file: str, items: list[Any]) -> None:
@@ -103,13 +113,17 @@ def rows(file: str, items: list[Any]) -> None:
     path.write_text("".join(json.dumps(item) + "\n" for item in items))
 
 
-def named(folder: str, configurations: tuple[str, ...], prefix: str, items: list[Any]) -> None:
-    """A data set with configurations, each of three splits."""
+def named(
+    folder: str, configurations: tuple[str, ...], prefix: str, items: list[Any], features: Any = None
+) -> None:
+    """A data set with configurations, each of three splits; `features` as a data set's card describes them."""
     splits = ("train", "validation", "test")
     for split in splits:
         rows(f"{folder}/{prefix}{split}.jsonl", items)
     files = [{"split": split, "path": f"{prefix}{split}.jsonl"} for split in splits]
-    card = {"configs": [{"config_name": name, "data_files": files} for name in configurations]}
+    card: dict[str, Any] = {"configs": [{"config_name": name, "data_files": files} for name in configurations]}
+    if features:
+        card["dataset_info"] = [{"config_name": name, "features": features} for name in configurations]
     Path(folder, "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
 
 
@@ -131,8 +145,11 @@ def data() -> None:
     texts = [{"text": " ".join(sentence() for _ in range(6))} for _ in range(64)]
     named("wikitext", ("wikitext-2-raw-v1", "wikitext-2-v1"), "", texts)
     pairs = [{"sentence1": sentence(), "sentence2": sentence(), "label": i % 2, "idx": i} for i in range(48)]
+    names = {"class_label": {"names": {"0": "not_equivalent", "1": "equivalent"}}}
+    kinds: dict[str, Any] = {"sentence1": "string", "sentence2": "string", "label": names, "idx": "int32"}
     for folder in ("glue", "nyu-mll/glue"):
-        named(folder, ("mrpc",), "mrpc-", pairs)
+        features = [{"name": name, "dtype": kind} for name, kind in kinds.items()]
+        named(folder, ("mrpc",), "mrpc-", pairs, features)
     Path("glue/glue.py").write_text(METRIC)
     orders = [
         {"instruction": sentence(), "input": "", "output": sentence(), "text": sentence()} for _ in range(64)
@@ -160,6 +177,55 @@ def data() -> None:
         "openrlhf/train.jsonl",
         [{k: sentence() for k in ("input", "output", "prompt", *chosen)} for _ in range(64)],
     )
+    rows("questions/train.jsonl", [{"prompt": says("user")} for _ in range(64)])
+    for split in ("train", "test"):
+        rows(
+            f"Dahoas/rm-static/{split}.jsonl",
+            [{key: sentence() for key in ("prompt", *chosen)} for _ in range(64)],
+        )
+
+
+CIFAR = """import importlib.util
+import os
+import sys
+
+
+class Cifar:
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name != "torchvision.datasets.cifar":
+            return None
+        sys.meta_path.remove(cls)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+
+        def loaded(module):
+            load(module)
+            module.CIFAR10.base_folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "files")
+            module.check_integrity = lambda path, md5=None: os.path.isfile(path)
+
+        spec.loader.exec_module = loaded
+        return spec
+
+
+sys.meta_path.insert(0, Cifar)
+"""
+
+
+def cifar() -> None:
+    """Random pictures as CIFAR-10's files, and what lets torchvision take them: it compares their checksums."""
+    import numpy as np
+
+    Path("cifar/files").mkdir(parents=True, exist_ok=True)
+    Path("cifar/sitecustomize.py").write_text(CIFAR)
+    chance = np.random.default_rng(0)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        batch = {
+            "data": chance.integers(0, 256, (40, 3072), dtype=np.uint8),
+            "labels": chance.integers(0, 10, 40).tolist(),
+        }
+        Path("cifar/files", name).write_bytes(pickle.dumps(batch))
+    Path("cifar/files/batches.meta").write_bytes(pickle.dumps({"label_names": [str(i) for i in range(10)]}))
 
 
 def configurations() -> None:
@@ -172,6 +238,11 @@ def configurations() -> None:
     )
     ds = {"bf16": {"enabled": True}, "zero_optimization": zero} | dict.fromkeys(auto, "auto")
     Path("ds.json").write_text(json.dumps(ds))
+    offload = {"device": "cpu", "pin_memory": True, "ratio": 0.8, "super_offload": True}
+    zero = {"stage": 3, "overlap_comm": False, "offload_optimizer": offload}
+    Path("superoffload.json").write_text(
+        json.dumps({"train_batch_size": 4, "bf16": {"enabled": True}, "zero_optimization": zero})
+    )
     accelerate = {"distributed_type": "DEEPSPEED", "mixed_precision": "bf16", "num_processes": 2}
     accelerate["deepspeed_config"] = {
         "zero_stage": 3,
@@ -182,7 +253,10 @@ def configurations() -> None:
 
 
 if __name__ == "__main__":
+    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+    os.chdir(sys.argv[1])
     random.seed(0)
     models()
     data()
+    cifar()
     configurations()
