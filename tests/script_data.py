@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import random
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,12 @@ def models() -> None:
     tokenizer("roberta-base")
     tokenizer("tiny-bert")
     hf.BertForMaskedLM(hf.BertConfig(**sizes, intermediate_size=64)).save_pretrained("tiny-bert")
+    hf.AutoModelForCausalLM.from_pretrained("tiny-llama").save_pretrained("HuggingFaceTB/SmolLM-360M")
+    tokenizer("HuggingFaceTB/SmolLM-360M")
+    tokenizer("tiny-neox")
+    hf.GPTNeoXForCausalLM(
+        hf.GPTNeoXConfig(**sizes, intermediate_size=64, max_position_embeddings=256)
+    ).save_pretrained("tiny-neox")
     tokenizer("tiny-opt")
     hf.OPTForCausalLM(
         hf.OPTConfig(**sizes, ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=256, **ends)
@@ -121,7 +128,9 @@ def named(
     for split in splits:
         rows(f"{folder}/{prefix}{split}.jsonl", items)
     files = [{"split": split, "path": f"{prefix}{split}.jsonl"} for split in splits]
-    card: dict[str, Any] = {"configs": [{"config_name": name, "data_files": files} for name in configurations]}
+    card: dict[str, Any] = {
+        "configs": [{"config_name": name, "data_files": files} for name in configurations]
+    }
     if features:
         card["dataset_info"] = [{"config_name": name, "features": features} for name in configurations]
     Path(folder, "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
@@ -183,49 +192,83 @@ def data() -> None:
             f"Dahoas/rm-static/{split}.jsonl",
             [{key: sentence() for key in ("prompt", *chosen)} for _ in range(64)],
         )
+    Path("data").mkdir(exist_ok=True)
+    Path("data/wikitext-2.txt").write_text("\n".join(sentence(100) for _ in range(1500)))
 
 
-CIFAR = """import importlib.util
+SETS = """import importlib.util
 import os
 import sys
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 
-class Cifar:
+
+def cifar(module):
+    module.CIFAR10.base_folder = os.path.join(HERE, "cifar")
+    module.check_integrity = lambda path, md5=None: os.path.isfile(path)
+
+
+def mnist(module):
+    module.MNIST.raw_folder = os.path.join(HERE, "mnist")
+
+
+class Sets:
+    changes = {"torchvision.datasets.cifar": cifar, "torchvision.datasets.mnist": mnist}
+
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        if name != "torchvision.datasets.cifar":
+        change = cls.changes.pop(name, None)
+        if change is None:
             return None
-        sys.meta_path.remove(cls)
         spec = importlib.util.find_spec(name)
         load = spec.loader.exec_module
-
-        def loaded(module):
-            load(module)
-            module.CIFAR10.base_folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "files")
-            module.check_integrity = lambda path, md5=None: os.path.isfile(path)
-
-        spec.loader.exec_module = loaded
+        spec.loader.exec_module = lambda module: (load(module), change(module))
         return spec
 
 
-sys.meta_path.insert(0, Cifar)
+sys.meta_path.insert(0, Sets)
 """
 
 
-def cifar() -> None:
-    """Random pictures as CIFAR-10's files, and what lets torchvision take them: it compares their checksums."""
+def torchvision_sets() -> None:
+    """Random pictures as the files of CIFAR-10 and MNIST, and what lets torchvision take them wherever it would look.
+
+    It looks in a folder that some scripts fix, and compares the checksums of CIFAR-10's files.
+    """
     import numpy as np
 
-    Path("cifar/files").mkdir(parents=True, exist_ok=True)
-    Path("cifar/sitecustomize.py").write_text(CIFAR)
     chance = np.random.default_rng(0)
+    for folder in ("sets/cifar", "sets/mnist"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    Path("sets/sitecustomize.py").write_text(SETS)
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
         batch = {
             "data": chance.integers(0, 256, (40, 3072), dtype=np.uint8),
             "labels": chance.integers(0, 10, 40).tolist(),
         }
-        Path("cifar/files", name).write_bytes(pickle.dumps(batch))
-    Path("cifar/files/batches.meta").write_bytes(pickle.dumps({"label_names": [str(i) for i in range(10)]}))
+        Path("sets/cifar", name).write_bytes(pickle.dumps(batch))
+    Path("sets/cifar/batches.meta").write_bytes(pickle.dumps({"label_names": [str(i) for i in range(10)]}))
+    for name in ("train", "t10k"):
+        images = chance.integers(0, 256, (400, 28, 28), dtype=np.uint8)
+        labels = chance.integers(0, 10, 400, dtype=np.uint8)
+        for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
+            head = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
+            Path(f"sets/mnist/{name}-{kind}-ubyte").write_bytes(head + values.tobytes())
+
+
+def pictures() -> None:
+    """Of two kinds, in folders as torchvision reads them."""
+    import numpy as np
+    from PIL import Image
+
+    chance = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("cat", "dog"):
+            folder = Path("pictures", split, kind)
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(12):
+                pixels = chance.integers(0, 256, (48, 48, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
 
 
 def configurations() -> None:
@@ -258,5 +301,6 @@ if __name__ == "__main__":
     random.seed(0)
     models()
     data()
-    cifar()
+    torchvision_sets()
+    pictures()
     configurations()

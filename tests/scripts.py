@@ -34,18 +34,37 @@ def fetch(name: str, project: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *words], stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], stdout=subprocess.PIPE, text=True, check=True
+        )
         return done.stdout.strip()
 
     if not (folder / ".git").exists():
         git("init", "-q")
         git("remote", "add", "origin", project["url"])
     have = git("for-each-ref", "--format=%(objectname)", "refs/heads/fetched")
-    if have != project["commit"]:  # a branch that is there last of all, so that a fetch that broke off is done again
+    if (
+        have != project["commit"]
+    ):  # a branch that is there last of all, so that a fetch that broke off is done again
         git("sparse-checkout", "set", "--no-cone", *project["files"])
         git("fetch", "-q", "--depth", "1", "--filter=blob:none", "origin", project["commit"])
         git("checkout", "-q", "--force", "FETCH_HEAD")
         git("branch", "--force", "fetched", "HEAD")
+    return folder
+
+
+def packages(name: str, project: dict[str, Any], python: str) -> Path:
+    """A folder with what the project's scripts import beyond this project's own environment, to go on PYTHONPATH."""
+    folder, wanted = CACHE / "packages" / name, project.get("packages", [])
+    made = folder / "wanted.txt"
+    if made.exists() and made.read_text().split() == wanted:
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if wanted:
+        install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+        subprocess.run([*install, *wanted], check=True)
+    made.write_text("\n".join(wanted))
     return folder
 
 
@@ -59,13 +78,12 @@ def work_folder() -> Path:
     return folder
 
 
-def analyse(script: dict[str, str], folder: Path, python: str) -> str:
+def analyse(script: dict[str, str], folder: Path, python: str, imports: Path) -> str:
     """One row's result."""
     places = {"root": folder, "work": work_folder()}
     line = script["line"].format(**places).split()
-    paths = os.pathsep.join(
-        filter(None, (script.get("path", "").format(**places), os.environ.get("PYTHONPATH")))
-    )
+    own = script.get("path", "").format(**places)
+    paths = os.pathsep.join(filter(None, (own, str(imports), os.environ.get("PYTHONPATH"))))
     started = time.monotonic()
     words = f"race --python {python} --no-explore --json --steps 3 --timeout 900".split()
     results = str(CACHE / "results" / script["name"])
@@ -105,7 +123,8 @@ def main(names: list[str]) -> None:
         if names and script["name"] not in names:
             continue
         project = projects[script["project"]]
-        found = analyse(script, fetch(script["project"], project), python)
+        imports = packages(script["project"], project, python)
+        found = analyse(script, fetch(script["project"], project), python, imports)
         shown = next(word for word in script["line"].split() if "{root}" in word or word.count(".") > 1)
         shown = shown.replace("{root}/", "")
         lines.append(f"| {script['project']} | `{shown}` | {project['commit'][:8]} | {found} |")
