@@ -70,9 +70,9 @@ def packages(name: str, project: dict[str, Any], python: str) -> Path:
 
 def work_folder() -> Path:
     """Where scripts run: with models and data under the names that they look for."""
-    folder, maker = CACHE / "work", ROOT / "tests" / "script_data.py"
-    made = folder / "ds.json"  # the last file to be written
-    if not made.exists() or made.stat().st_mtime < maker.stat().st_mtime:
+    folder, makers = CACHE / "work", (ROOT / "tests").glob("script_*.py")
+    made = folder / "ds3.yaml"  # the last file to be written
+    if not made.exists() or made.stat().st_mtime < max(maker.stat().st_mtime for maker in makers):
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "tests.script_data", str(folder)], cwd=ROOT, check=True)
     return folder
@@ -86,6 +86,7 @@ def analyse(script: dict[str, str], folder: Path, python: str, imports: Path) ->
     paths = os.pathsep.join(filter(None, (own, str(imports), os.environ.get("PYTHONPATH"))))
     started = time.monotonic()
     words = f"race --python {python} --no-explore --json --steps 3 --timeout 900".split()
+    words += script.get("options", "").split()
     results = str(CACHE / "results" / script["name"])
     done = subprocess.run(
         [str(Path(sys.executable).with_name("hpz")), *words, "--results", results, "--", *line],
