@@ -1,4 +1,4 @@
-"""Random pictures and tokens in the current folder, in the formats that public scripts read: of tests/script_data.py."""
+"""Random pictures and tokens in the current folder, as public scripts read them: a part of tests/script_data.py."""
 
 from __future__ import annotations
 
