@@ -21,7 +21,6 @@ from harness.diagnose.signs import (
     worse_after_a_restart,
 )
 
-
 NOISY_UNTIL = 20  # losses; more of them show a trend
 
 
