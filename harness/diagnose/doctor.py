@@ -121,8 +121,8 @@ PREFIX = {
 }
 IN_FP16 = (
     "in fp16 the first steps may overflow and be skipped, with a gradient norm that is inf or nan, until the loss "
-    "scale fits: no fault. Overflows that do not end are fp16's own (hpz doctor --explain 'fp16 overflow'); models that were "
-    "pretrained in bf16 often have them"
+    "scale fits: no fault. Overflows that do not end are fp16's own (hpz doctor --explain 'fp16 overflow'); models "
+    "that were pretrained in bf16 often have them"
 )
 WARNS = ("refused", "ignored")
 """Kinds of remarks on a configuration that come first."""
