@@ -2,7 +2,7 @@
 
 A *sign* is something seen in the curve; a fault's entry says how many points a sign gives for or against it. Exposure
 (`harness.diagnose.faults`) adds to them or rules the fault out. No fault that settings decide is named by a curve
-alone. The rules are measured on curves with and without each fault: docs/triage.md has the table.
+alone. The rules are measured on curves with and without each fault: docs/explanation/triage.md has the table.
 """
 
 from __future__ import annotations
