@@ -20,6 +20,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from harness.hardware import Cluster, Network, find
+from harness.hardware.profiles import profiles
 from harness.simulate import stated
 from harness.simulate.blocks import Step, trace_of_step
 from harness.simulate.engine import simulate
@@ -43,6 +44,7 @@ class Candidate:
     step: Step
     on: Cluster
     accumulation: int  # of the row; the step holds two micro-batches at most
+    recomputation: bool  # is counted in TFLOP/s
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def _predicted(row: Row) -> dict[str, Any]:
         "high": values[-1],
         "error": middle / measured - 1,
         "inside": values[0] <= measured <= values[-1],
+        "outside": max(values[0] / measured - 1, 1 - values[-1] / measured, 0.0),
         "assumed": assumed,
         "comparable": not doubtful,
         "why_not": "the table marks it as uncertain" if doubtful else "",
@@ -125,6 +128,8 @@ def candidates(row: Row) -> tuple[list[Candidate], str]:
         "attention": stated.attention_of(row),
         "stack": stated.stack_of(row),
         "fused": stated.kernels_of(row),
+        "ahead": stated.overlap_of(row),
+        "recomputation": stated.recomputation_of(row),
     }
     combined = product(*(part.values for part in parts.values()))
     readings = [
@@ -145,35 +150,32 @@ def _candidate(value: dict[str, Any]) -> Candidate:
         checkpointing=value["checkpointing"],
         attention=attention,
         fused=value["fused"],
+        blocks_ahead=value["ahead"],
         **value["stack"],
     )
-    return Candidate(step, _cluster(value["gpu"], *value["network"], version), accumulation)
+    on = _cluster(value["gpu"], value["network"], version)
+    return Candidate(step, on, accumulation, value["recomputation"])
 
 
 ATTENTION_OF_VERSION = {1: 0.55, 2: 1.0, 3: 1.5}
 """Speed of fused attention against FlashAttention-2 (Dao 2023, figures 5 and 6; Shah and others 2024, figure 5)."""
 
 
-def _cluster(gpu: str, gbps: float, kind: str, version: int) -> Cluster:
+def _cluster(gpu: str, network: tuple[float, str, float], version: int) -> Cluster:
     card = find("gpus", gpu)
     share = min(1.0, card.attention_efficiency * ATTENTION_OF_VERSION[version])
     return Cluster(
         gpu=card.model_copy(update={"attention_efficiency": share}),
-        network=_network(gbps, kind),
+        network=_network(*network),
         host=find("hosts", "server"),
     )
 
 
-def _network(gbps: float, kind: str) -> Network:
-    """A network of this rate with the other numbers of the nearest profile of its kind."""
-    if kind == "measured":
-        like = find("networks", "infiniband-400gbps")
-        return Network.model_validate({**dict(like), "bits_per_second": gbps * 1e9, "efficiency": 1.0})
-    from harness.hardware.profiles import profiles
-
+def _network(gbps: float, kind: str, efficiency: float) -> Network:
+    """A network of this rate with the latencies of the nearest profile of its kind."""
     same = {name: profile for name, profile in profiles("networks").items() if name.startswith(kind)}
     like = min(same.values(), key=lambda profile: abs(log(profile.bits_per_second / (gbps * 1e9))))
-    return Network.model_validate({**dict(like), "bits_per_second": gbps * 1e9})
+    return Network.model_validate({**dict(like), "bits_per_second": gbps * 1e9, "efficiency": efficiency})
 
 
 def phases(reading: Candidate) -> Phases:
@@ -225,8 +227,8 @@ def _model_flops(reading: Candidate) -> float:
 
 
 def _hardware_flops(reading: Candidate) -> float:
-    """As Megatron-DeepSpeed counts: with the recomputation of checkpointing."""
-    return _model_flops(reading) * (4 / 3 if reading.step.checkpointing == "full" else 1.0)
+    again = reading.recomputation and reading.step.checkpointing == "full"
+    return _model_flops(reading) * (4 / 3 if again else 1.0)
 
 
 METRICS: tuple[tuple[str, Callable[[Candidate, Phases], float]], ...] = (
@@ -250,12 +252,15 @@ def errors(table: pd.DataFrame) -> dict[str, float]:
     """Median and mean of the absolute error and rank correlation over the comparable rows of a table."""
     good = table[table["comparable"] & table["error"].notna()]
     size = good["error"].abs()
+    outside = good["outside"]
     ranks = spearmanr(good["predicted"], good["measured"]).statistic if len(good) > 2 else float("nan")
     return {
         "rows": len(good),
         "median": float(size.median()) if len(good) else float("nan"),
         "mean": float(size.mean()) if len(good) else float("nan"),
         "rank_correlation": float(ranks),
+        "median_outside": float(outside.median()) if len(good) else float("nan"),
+        "mean_outside": float(outside.mean()) if len(good) else float("nan"),
         "inside": float(good["inside"].astype(bool).mean()) if len(good) else float("nan"),
     }
 

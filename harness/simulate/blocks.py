@@ -17,7 +17,6 @@ from harness.simulate.trace import Kind, Row, Trace, from_rows
 Attention = Literal["eager", "flash"]
 Checkpointing = Literal["none", "half", "full"]
 COMPUTE, COMM = 0, 1  # streams
-PASSES_OF_ADAM = 32  # bytes a parameter of the shard, all states in single precision
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,8 @@ class Step:
     copies_of_gathers: int = 0  # times a gathered block is copied before it is used
     single_precision_masters: bool = False  # weights are cast to 16 bit before each use (autocast over FP32)
     blocks_ahead: int = 1  # gathers that may run before their block
+    pieces_of_block: int = 1  # gathers of one block: DeepSpeed's are of one module each
+    update_bytes: float = 32.0  # that the optimizer moves for a parameter of the shard; Adam alone moves 28
 
     @property
     def world(self) -> int:
@@ -277,7 +278,11 @@ def _gather(writer: _Writer, parameters: int, secondary: bool) -> int | None:
         return None
     ranks = step.secondary_ranks if secondary and step.secondary_ranks else step.shard_ranks
     itemsize = 2.0 if secondary and step.secondary_ranks else step.gather_itemsize
-    return writer.collective("all_gather", parameters * itemsize, _gathered(step, ranks))
+    payload = parameters * itemsize / step.pieces_of_block
+    ends = [
+        writer.collective("all_gather", payload, _gathered(step, ranks)) for _ in range(step.pieces_of_block)
+    ]
+    return ends[-1]
 
 
 def _ready(writer: _Writer, parameters: int, gathered: int | None) -> None:
@@ -358,7 +363,7 @@ def _update(writer: _Writer) -> None:
     writer.wait(COMM, writer.record(COMPUTE))
     writer.wait(COMPUTE, writer.collective("all_reduce", 4, _gathered(step, 0)))
     writer.rows.append(Row(Kind.SYNC, COMPUTE, site=0))
-    writer.kernels([Kernel("adam", own * PASSES_OF_ADAM / 4) for _ in range(4)])
+    writer.kernels([Kernel("adam", own * step.update_bytes / 4) for _ in range(4)])
     if not step.parameters_sharded and step.gradients_sharded:  # every rank needs the others' new weights
         writer.wait(COMM, writer.record(COMPUTE))
         whole = step.model.parameters * step.gather_itemsize

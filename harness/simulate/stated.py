@@ -19,6 +19,7 @@ from harness.simulate.blocks import Transformer
 from harness.system.errors import HarnessError
 
 SHAPES = Path(__file__).with_name("shapes.yaml")
+SAME_SIZE = 0.2  # of a model that is named and one that is known, at most
 UNKNOWN = re.compile(r"not stated|unknown|n/a|^\s*$", re.IGNORECASE)
 Row = Mapping[str, str]
 
@@ -81,10 +82,12 @@ def model_of(row: Row) -> Stated:
         width = int(wide[1]) if wide else 4 * hidden
         return Stated((_shape(layers, hidden, count, count, width, words, False, causal),))
     written = re.sub(r"[\s_]+", "-", name.lower())
-    for words_, shape in _shipped() + _known():
-        if words_.search(written) or words_.search(name.lower()):
+    size = parameters(row)
+    for words_, shape in (*_shipped(), *_known()):
+        named = words_.search(written) or words_.search(name.lower())
+        if named and (size is None or abs(shape.parameters / size - 1) < SAME_SIZE):
             return Stated((shape,))
-    if (size := parameters(row)) and re.search(r"gpt|bert|transformer", name, re.IGNORECASE):
+    if size and re.search(r"gpt|bert|transformer", name, re.IGNORECASE):
         return Stated((_by_size(size, causal),), f"shape of a GPT of {size / 1e9:.3g}B parameters")
     raise CannotSimulate(f"model {name!r}: its shape is not known")
 
@@ -138,6 +141,9 @@ CARDS = (  # words of a card, profiles that it may be
     (r"b200", ("b200-sxm-180gb",)),
 )
 USUAL_NETWORKS = {"v100": (100, 200, 400, 800), "a100": (400, 800, 1600), "a800": (400, 800, 1600)}
+EFFICIENCIES = {"efa": (0.59, 0.84), "ethernet": (0.35, 0.9)}  # nccl-tests of p4d and p4de; of TCP sockets
+FAST_EFFICIENCIES = (0.4, 0.92)
+SLOW_EFFICIENCIES = (0.92,)
 NEWER_NETWORKS = (400, 1600, 3200)  # Gbit/s a node
 
 
@@ -169,19 +175,25 @@ def nodes_of(row: Row) -> Stated:
 
 
 def network_of(row: Row) -> Stated:
-    """(Gbit/s of a node, kind of link) of what joins the nodes; kind is `infiniband`, `efa` or `ethernet`."""
+    """(Gbit/s of a node, kind of link, share of it that arrives) of what joins the nodes.
+
+    Kind is `infiniband`, `efa` or `ethernet`. From 200 Gbit/s on nccl-tests reach between 40 and 92 % of the line, by
+    cards, ports and configuration; a row that does not say more may have been anywhere there.
+    """
     text = row["inter_link_gbps"]
     nodes = count(row["nodes"])
     if nodes == 1:
-        return Stated(((400, "infiniband"),))
+        return Stated(((400, "infiniband", 1.0),))
     kind = "efa" if "efa" in text.lower() else "ethernet" if re.search("tcp|ethernet", text, re.I) else "infiniband"
     if measured := re.search(r"([\d.]+) measured", text):
-        return Stated(((float(measured[1]), "measured"),), "the network as the source measured it")
+        return Stated(((float(measured[1]), kind, 1.0),), "the network as the source measured it")
     rate = count(text)
     if rate is not None and not UNKNOWN.match(text):
-        return Stated(((rate, kind),))
+        shares = EFFICIENCIES.get(kind, FAST_EFFICIENCIES if rate >= 200 else SLOW_EFFICIENCIES)
+        return Stated(tuple((rate, kind, share) for share in shares), "" if len(shares) == 1 else "share of the line")
     card = next((name for name in USUAL_NETWORKS if name in row["gpu_type"].lower()), "")
-    return Stated(tuple((rate, kind) for rate in USUAL_NETWORKS.get(card, NEWER_NETWORKS)), "network between nodes")
+    rates = USUAL_NETWORKS.get(card, NEWER_NETWORKS)
+    return Stated(tuple((rate, kind, 0.85) for rate in rates), "network between nodes")
 
 
 # ---- the training
@@ -232,6 +244,8 @@ def checkpointing_of(row: Row) -> Stated:
 def attention_of(row: Row) -> Stated:
     """(`eager` or `flash`, version of FlashAttention)."""
     text, year = row["attention"].lower(), _year(row)
+    if UNKNOWN.match(text):
+        text = ""
     version = 3 if re.search(r"attention ?3|fa3", text) else 1 if year and year < 2023 else 2
     if re.search(r"unfused|eager|megatron|preln", text):
         return Stated((("eager", version),))
@@ -278,7 +292,7 @@ def stack_of(row: Row) -> Stated:
 
 def _sharded(text: str, row: Row) -> dict[str, Any]:
     _, per_node = nodes_of(row).values[0]
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"pieces_of_block": 4, "update_bytes": 126.0} if "fsdp" not in text else {}
     if re.search(r"hsdp|hybrid|mics", text):
         found["shard_ranks"] = per_node
     if "hpz" in text or "zero++" in text:
@@ -290,6 +304,24 @@ def _sharded(text: str, row: Row) -> dict[str, Any]:
     if "qgz" in text or whole:
         found["reduce_itemsize"] = 0.5
     return found
+
+
+def overlap_of(row: Row) -> Stated:
+    """Blocks that are gathered ahead of their turn. DeepSpeed's limits of live and prefetched parameters decide it."""
+    if re.search(r"zero-?3|zero\+\+|\bhpz\b", row["sharding"].lower()):
+        return Stated((0, 1), "DeepSpeed's limits of prefetching")
+    return Stated((1,))
+
+
+def recomputation_of(row: Row) -> Stated:
+    """Whether TFLOP/s are counted with the recomputation of checkpointing, as Megatron-DeepSpeed does."""
+    if "tflops" not in row["metric"].lower() or "model" in row["metric"].lower():
+        return Stated((False,))
+    if "without recomputation" in row["notes"].lower():
+        return Stated((False,))
+    if re.search(r"megatron|with recomputation", (row["framework"] + row["notes"]).lower()):
+        return Stated((True,))
+    return Stated((False, True), "whether FLOPs count recomputation")
 
 
 def kernels_of(row: Row) -> Stated:
