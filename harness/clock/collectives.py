@@ -13,7 +13,9 @@ from typing import NamedTuple
 from harness.hardware import Cluster
 
 TWICE = {"all_reduce"}  # reduce-scatter and all-gather in one
-LONG_BYTES = 4 * 2**20  # a message of this size pays half of what a long one pays a hop: NCCL changes its protocol
+LONG_BYTES = (
+    4 * 2**20
+)  # a message of this size pays half of what a long one pays a hop: NCCL changes its protocol
 
 
 class Wire(NamedTuple):

@@ -1,8 +1,8 @@
 """What one matrix product takes on a GPU, from its shape.
 
 A GPU works on a product in tiles, one multiprocessor on each; the last wave of tiles leaves some idle, and every tile
-pays for its beginning and end whatever its depth (NVIDIA, "Matrix Multiplication Background User's Guide": tile and wave
-quantization).
+pays for its beginning and end whatever its depth (NVIDIA, "Matrix Multiplication Background User's Guide": tile and
+wave quantization).
 """
 
 from __future__ import annotations

@@ -40,7 +40,9 @@ class Card(_Profile):
 class Gpu(Card):
     """One accelerator in its node. Bandwidths are per direction; `*_efficiency` is the share reached in practice."""
 
-    matmul_efficiency: Share  # of a deep product that fills every multiprocessor; of any, where those are not known
+    matmul_efficiency: (
+        Share  # of a deep product that fills every multiprocessor; of any, where those are not known
+    )
     multiprocessors: int = Field(default=0, ge=0)  # 0: not known
     matmul_ramp: Annotated[float, Field(ge=0)] = 0.0
     """Depth of a product that the beginning and end of each of its tiles cost."""

@@ -1,7 +1,7 @@
 """Simulated beside published: every training row of a file of measurements, with what had to be assumed for it.
 
-For what a row does not state every candidate is simulated; the prediction is the middle of their range, and the range is
-shown. Nothing is fitted to a row. Raises nothing for a row that cannot be simulated: the reason stands in its place.
+For what a row does not state every candidate is simulated; the prediction is the middle of their range, and the range
+is shown. Nothing is fitted to a row. Where a row cannot be simulated, the reason stands in its place.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ class Candidate:
     recomputation: bool  # is counted in TFLOP/s
 
 
+Metric = Callable[["Candidate", "Phases"], float]
+
+
 @dataclass(frozen=True)
 class Phases:
     """Seconds of one step."""
@@ -67,7 +70,9 @@ def read_rows(file: Path) -> list[dict[str, str]]:
     if not rows:
         raise HarnessError(f"{file}: holds no row; columns of a measurement: {', '.join(NEEDED)}")
     if missing := [name for name in NEEDED if name not in rows[0]]:
-        raise HarnessError(f"{file}: lacks the columns {', '.join(missing)}; see harness/simulate/published.csv")
+        raise HarnessError(
+            f"{file}: lacks the columns {', '.join(missing)}; see harness/simulate/published.csv"
+        )
     return [{name: value or "" for name, value in row.items() if name} for row in rows]
 
 
@@ -90,13 +95,13 @@ def _about(row: Row) -> dict[str, Any]:
 
 
 def _predicted(row: Row) -> dict[str, Any]:
-    nothing = {name: None for name in ("measured", "predicted", "low", "high", "error")}
+    nothing = dict.fromkeys(("measured", "predicted", "low", "high", "error"))
     try:
         measured, of = metric_of(row)
         readings, assumed = candidates(row)
         values = sorted(of(reading, phases(reading)) for reading in readings)
     except CannotSimulate as reason:
-        return {**nothing, "inside": None, "assumed": "", "comparable": False, "why_not": str(reason)}
+        return {**nothing, "assumed": "", "comparable": False, "why_not": str(reason)}
     middle = exp((log(values[0]) + log(values[-1])) / 2)
     doubtful = "UNCERTAIN" in row["notes"]
     return {
@@ -202,16 +207,17 @@ def _run(reading: Candidate, micro_batches: int) -> Phases:
 # ---- the metric
 
 
-def metric_of(row: Row) -> tuple[float, Callable[[Candidate, Phases], float]]:
+def metric_of(row: Row) -> tuple[float, Metric]:
     """The measured value and what of a simulated step it is, in the row's unit. Raises CannotSimulate."""
     name, value = row["metric"].lower(), re.match(r"\s*([\d.]+)", row["value"])
     if not value or not float(value[1]):
         raise CannotSimulate(f"value {row['value']!r} is no measurement")
-    scale = 1e3 if row.get("unit", "").strip().startswith("ms") else 1.0
-    for words, of in METRICS:
-        if re.search(words, name):
-            return float(value[1]), lambda reading, times: of(reading, times) * (scale if "time" in words else 1.0)
-    raise CannotSimulate(f"metric {row['metric']!r} is not of a simulated step")
+    found = next((of for words, of in METRICS if re.search(words, name)), None)
+    if found is None or "change" in name:
+        raise CannotSimulate(f"metric {row['metric']!r} is not of a simulated step")
+    if "time" in name and row.get("unit", "").strip().startswith("ms"):
+        return float(value[1]) / 1e3, found
+    return float(value[1]), found
 
 
 def _samples(reading: Candidate) -> int:
@@ -231,8 +237,7 @@ def _hardware_flops(reading: Candidate) -> float:
     return _model_flops(reading) * (4 / 3 if again else 1.0)
 
 
-METRICS: tuple[tuple[str, Callable[[Candidate, Phases], float]], ...] = (
-    (r"change", lambda reading, times: float("nan")),
+METRICS: tuple[tuple[str, Metric], ...] = (
     (r"tokens.*per_(gpu|device)|tokens/s/gpu|^tgs", lambda reading, times: _tokens(reading) / times.step),
     (r"tokens", lambda reading, times: _tokens(reading) * reading.step.world / times.step),
     (r"samples", lambda reading, times: _samples(reading) * reading.step.world / times.step),

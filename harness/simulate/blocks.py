@@ -219,7 +219,7 @@ class _Writer:
         self.rows.append(Row(Kind.WAIT, stream, event=event))
 
     def collective(self, op: str, payload: float, ranks: tuple[int, ...]) -> int:
-        """Behind what the compute stream has been given so far is for the caller to say; returns the event of its end."""
+        """Returns the event of its end; what it waits for is for the caller to say."""
         moved = int(payload)
         group = self.groups.setdefault(ranks, len(self.groups))
         share = moved // len(ranks)
@@ -253,7 +253,11 @@ def trace_of_step(step: Step) -> Trace:
 def _about(step: Step, writer: _Writer) -> dict[str, Any]:
     return {
         "model": "blocks",
-        "shape": {"nodes": step.nodes, "ranks_per_node": step.ranks_per_node, "hpz": step.secondary_ranks or 1},
+        "shape": {
+            "nodes": step.nodes,
+            "ranks_per_node": step.ranks_per_node,
+            "hpz": step.secondary_ranks or 1,
+        },
         "training": {"dtype": "bf16"},
         "tokens": step.tokens * step.accumulation * step.world,
         "live_bytes": 0,

@@ -76,7 +76,7 @@ def _kernels(trace: Trace, on: Cluster, solo: Floats, use: Floats) -> None:
 
 
 def _arithmetic(trace: Trace, gpu: Gpu) -> Floats:
-    """Seconds of each row's arithmetic: products by their shape, attention at its own efficiency, others as products."""
+    """Seconds of each row's arithmetic: products by their shape, attention and others at their efficiency."""
     columns = trace.columns
     half = trace.about["training"]["dtype"] == "bf16"
     peak = gpu.half_flops if half else gpu.single_flops

@@ -26,7 +26,7 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Stated:
-    """The values that one part of a setting may have; `assumed` says why there is more than one, or whose guess it is."""
+    """The values that one part of a setting may have; `assumed` says what was not stated, where something was not."""
 
     values: tuple[Any, ...]
     assumed: str = ""
@@ -55,7 +55,9 @@ def parameters(row: Row) -> float | None:
 
 @cache
 def _known() -> list[tuple[re.Pattern[str], Transformer]]:
-    return [(re.compile(words), _shape(*sizes)) for words, sizes in yaml.safe_load(SHAPES.read_text()).items()]
+    return [
+        (re.compile(words), _shape(*sizes)) for words, sizes in yaml.safe_load(SHAPES.read_text()).items()
+    ]
 
 
 def _shape(
@@ -184,13 +186,21 @@ def network_of(row: Row) -> Stated:
     nodes = count(row["nodes"])
     if nodes == 1:
         return Stated(((400, "infiniband", 1.0),))
-    kind = "efa" if "efa" in text.lower() else "ethernet" if re.search("tcp|ethernet", text, re.I) else "infiniband"
+    kind = (
+        "efa"
+        if "efa" in text.lower()
+        else "ethernet"
+        if re.search("tcp|ethernet", text, re.I)
+        else "infiniband"
+    )
     if measured := re.search(r"([\d.]+) measured", text):
         return Stated(((float(measured[1]), kind, 1.0),), "the network as the source measured it")
     rate = count(text)
     if rate is not None and not UNKNOWN.match(text):
         shares = EFFICIENCIES.get(kind, FAST_EFFICIENCIES if rate >= 200 else SLOW_EFFICIENCIES)
-        return Stated(tuple((rate, kind, share) for share in shares), "" if len(shares) == 1 else "share of the line")
+        return Stated(
+            tuple((rate, kind, share) for share in shares), "" if len(shares) == 1 else "share of the line"
+        )
     card = next((name for name in USUAL_NETWORKS if name in row["gpu_type"].lower()), "")
     rates = USUAL_NETWORKS.get(card, NEWER_NETWORKS)
     return Stated(tuple((rate, kind, 0.85) for rate in rates), "network between nodes")
@@ -286,7 +296,9 @@ def stack_of(row: Row) -> Stated:
     if re.search(r"zero-?2", text):
         return Stated((base | {"parameters_sharded": False},))
     if re.search(r"zero-?1|ddp|data.?parallel|distributed optimizer", text):
-        return Stated((base | {"parameters_sharded": False, "gradients_sharded": False, "reduce_once": True},))
+        return Stated(
+            (base | {"parameters_sharded": False, "gradients_sharded": False, "reduce_once": True},)
+        )
     raise CannotSimulate(f"sharding {row['sharding']!r} is not known")
 
 
