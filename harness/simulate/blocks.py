@@ -1,0 +1,374 @@
+"""A training step of a decoder or encoder, block by block, written down as a trace without running it.
+
+For stacks that are not traced (fully sharded data parallelism of PyTorch, ZeRO-1 and 2) and for sizes whose real trace
+would take minutes: the kernels that PyTorch launches for each block, the collectives of its sharding, and the waits
+between them, in the order in which the host issues them. `harness.simulate.record` traces DeepSpeed itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.clock.products import Product
+from harness.simulate.trace import Kind, Row, Trace, from_rows
+
+Attention = Literal["eager", "flash"]
+Checkpointing = Literal["none", "half", "full"]
+COMPUTE, COMM = 0, 1  # streams
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """The shape of a model; sizes in elements."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    feed_forward: int
+    vocabulary: int
+    gated: bool = False  # SwiGLU: a third matrix
+    rotary: bool = False
+    root_mean_square: bool = False  # the norm is written as several kernels
+    causal: bool = True
+    tied: bool = True  # the head is the embedding
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden // self.heads
+
+    @property
+    def of_block(self) -> int:
+        """Parameters of one block."""
+        attention = self.hidden * (2 * self.hidden + 2 * self.kv_heads * self.head_size)
+        return attention + (3 if self.gated else 2) * self.hidden * self.feed_forward + 2 * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.layers * self.of_block + embeddings
+
+    def flops_per_token(self, sequence_length: int) -> float:
+        """Forward and backward, as model FLOPs are counted: 6 a parameter that multiplies, and attention's own."""
+        matrices = self.layers * self.of_block + self.vocabulary * self.hidden
+        attention = 12 * self.layers * self.hidden * sequence_length * (0.5 if self.causal else 1.0)
+        return 6.0 * matrices + attention
+
+
+@dataclass(frozen=True)
+class Step:
+    """How one rank trains, and on what world."""
+
+    model: Transformer
+    nodes: int
+    ranks_per_node: int
+    micro_batch: int
+    sequence_length: int
+    accumulation: int = 1
+    parameters_sharded: bool = True  # gathered for every block, forth and back
+    gradients_sharded: bool = True  # reduce-scattered; else all-reduced
+    shard_ranks: int = 0  # ranks over which parameters are sharded; 0: all
+    secondary_ranks: int = 0  # hpZ: ranks from which the backward pass gathers; 0: as the forward pass
+    gather_itemsize: float = 2.0  # bytes of a parameter on the wire: 1 quantised, 4 in single precision
+    reduce_itemsize: float = 2.0
+    reduce_once: bool = False  # gradients travel after the last micro-batch alone
+    checkpointing: Checkpointing = "full"
+    attention: Attention = "flash"
+    fused: bool = False  # element-wise kernels are joined (torch.compile, Megatron's kernels)
+    copies_of_gathers: int = 0  # times a gathered block is copied before it is used
+    single_precision_masters: bool = False  # weights are cast to 16 bit before each use (autocast over FP32)
+    blocks_ahead: int = 1  # gathers that may run before their block
+    pieces_of_block: int = 1  # gathers of one block: DeepSpeed's are of one module each
+    update_bytes: float = 32.0  # that the optimizer moves for a parameter of the shard; Adam alone moves 28
+
+    @property
+    def world(self) -> int:
+        return self.nodes * self.ranks_per_node
+
+    @property
+    def tokens(self) -> int:
+        """Of one rank's micro-batch."""
+        return self.micro_batch * self.sequence_length
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of the forward pass; its backward pass moves twice as much and multiplies twice."""
+
+    name: str
+    moved: float = 0.0  # bytes of device memory
+    product: Product | None = None
+    flops: float = 0.0  # of attention
+
+
+def forward_kernels(step: Step) -> list[Kernel]:
+    """The kernels of one block's forward pass, as eager PyTorch launches them (or fused)."""
+    model, tokens = step.model, step.tokens
+    hidden, wide = tokens * model.hidden, tokens * model.feed_forward
+    keys = model.kv_heads * model.head_size
+    return [
+        *_norm(step, hidden),
+        _product("qkv", tokens, model.hidden, model.hidden + 2 * keys),
+        *(_elementwise(step, "rotary", tokens * (model.hidden + keys), 5, 24) if model.rotary else ()),
+        *_attention(step),
+        _product("projection", tokens, model.hidden, model.hidden),
+        *_elementwise(step, "residual", hidden, 1, 6),
+        *_norm(step, hidden),
+        *(_product("up", tokens, model.hidden, model.feed_forward) for _ in range(2 if model.gated else 1)),
+        *_elementwise(step, "activation", wide, 2 if model.gated else 1, 10 if model.gated else 4),
+        _product("down", tokens, model.feed_forward, model.hidden),
+        *_elementwise(step, "residual", hidden, 1, 6),
+    ]
+
+
+def _norm(step: Step, elements: int) -> list[Kernel]:
+    if step.model.root_mean_square:
+        return _elementwise(step, "norm", elements, 6, 34)
+    return _elementwise(step, "norm", elements, 1, 4)
+
+
+def _elementwise(step: Step, name: str, elements: int, kernels: int, moved: float) -> list[Kernel]:
+    """`moved` bytes an element over as many kernels; fused it is read and written once."""
+    if step.fused:
+        kernels, moved = 1, min(moved, 4.0)
+    return [Kernel(name, elements * moved / kernels) for _ in range(kernels)]
+
+
+def _product(name: str, rows: int, depth: int, columns: int, batch: int = 1) -> Kernel:
+    product = Product(batch, rows, depth, columns)
+    return Kernel(name, 2.0 * batch * (rows * depth + depth * columns + rows * columns), product)
+
+
+def _attention(step: Step) -> list[Kernel]:
+    model, length = step.model, step.sequence_length
+    if step.attention == "flash":
+        flops = 4.0 * step.tokens * length * model.hidden * (0.5 if model.causal else 1.0)
+        return [
+            *_elementwise(step, "split", step.tokens * model.hidden, 1, 12),
+            Kernel("attention", 8.0 * step.tokens * model.hidden, flops=flops),
+        ]
+    batch = step.micro_batch * model.heads
+    scores = batch * length * length
+    return [
+        *_elementwise(step, "split", step.tokens * model.hidden, 3, 12),
+        _product("scores", length, model.head_size, length, batch),
+        *_elementwise(step, "softmax", scores, 5, 30),
+        *_elementwise(step, "dropout", scores, 1, 5),
+        _product("values", length, length, model.head_size, batch),
+    ]
+
+
+def backward_kernels(forward: list[Kernel]) -> list[Kernel]:
+    """What autograd launches for them, last first."""
+    found: list[Kernel] = []
+    for kernel in reversed(forward):
+        if kernel.product is None:
+            found.append(Kernel(kernel.name, 2 * kernel.moved, flops=2.5 * kernel.flops))
+            continue
+        batch, rows, depth, columns, _ = kernel.product
+        found += [
+            Kernel(kernel.name, kernel.moved, Product(batch, rows, columns, depth)),
+            Kernel(kernel.name, kernel.moved, Product(batch, depth, rows, columns)),
+        ]
+    return found
+
+
+def head_kernels(step: Step) -> list[Kernel]:
+    """Final norm, logits and loss, forth."""
+    model, tokens = step.model, step.tokens
+    logits = tokens * model.vocabulary
+    return [
+        *_norm(step, tokens * model.hidden),
+        _product("logits", tokens, model.hidden, model.vocabulary),
+        *_elementwise(step, "loss", logits, 3, 18),
+    ]
+
+
+class _Writer:
+    """Collects the rows of a step."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.rows: list[Row] = []
+        self.names: dict[str, int] = {}
+        self.products: dict[Product, int] = {}
+        self.groups: dict[tuple[int, ...], int] = {}
+        self.events = 0
+        self.marks: dict[str, int] = {}  # phase → row at which it ends
+
+    def kernels(self, kernels: list[Kernel]) -> None:
+        for kernel in kernels:
+            flops = kernel.product.flops if kernel.product else kernel.flops
+            number = -1
+            if kernel.product:
+                number = self.products.setdefault(kernel.product, len(self.products))
+            row = Row(Kind.OP, COMPUTE, self.name(kernel.name), read=int(kernel.moved), flops=flops)
+            self.rows.append(row._replace(product=number))
+
+    def name(self, name: str) -> int:
+        return self.names.setdefault(name, len(self.names))
+
+    def record(self, stream: int) -> int:
+        self.events += 1
+        self.rows.append(Row(Kind.RECORD, stream, event=self.events))
+        return self.events
+
+    def wait(self, stream: int, event: int) -> None:
+        self.rows.append(Row(Kind.WAIT, stream, event=event))
+
+    def collective(self, op: str, payload: float, ranks: tuple[int, ...]) -> int:
+        """Returns the event of its end; what it waits for is for the caller to say."""
+        moved = int(payload)
+        group = self.groups.setdefault(ranks, len(self.groups))
+        share = moved // len(ranks)
+        read, written = (share, moved) if op == "all_gather" else (moved, share)
+        self.rows.append(
+            Row(Kind.COLLECTIVE, COMM, self.name(op), read=read, written=written, payload=moved, group=group)
+        )
+        return self.record(COMM)
+
+
+def trace_of_step(step: Step) -> Trace:
+    """The step as a trace; `about["marks"]` holds the rows that end its forward and its backward pass."""
+    writer = _Writer(step)
+    for micro in range(step.accumulation):
+        _forward(writer)
+        writer.marks.setdefault("forward", len(writer.rows))
+        _backward(writer, last=micro == step.accumulation - 1)
+        writer.marks.setdefault("backward", len(writer.rows))
+    _update(writer)
+    return from_rows(
+        writer.rows,
+        names=list(writer.names),
+        sites=["gradient norm (read)"],
+        groups=list(writer.groups),
+        streams=["compute", "collectives"],
+        products=list(writer.products),
+        about=_about(step, writer),
+    )
+
+
+def _about(step: Step, writer: _Writer) -> dict[str, Any]:
+    return {
+        "model": "blocks",
+        "shape": {
+            "nodes": step.nodes,
+            "ranks_per_node": step.ranks_per_node,
+            "hpz": step.secondary_ranks or 1,
+        },
+        "training": {"dtype": "bf16"},
+        "tokens": step.tokens * step.accumulation * step.world,
+        "live_bytes": 0,
+        "marks": writer.marks,
+    }
+
+
+def _gathered(step: Step, ranks: int) -> tuple[int, ...]:
+    return tuple(range(ranks or step.world))
+
+
+def _pieces(step: Step) -> list[int]:
+    """Parameters of what is gathered together: the embeddings, then every block."""
+    model = step.model
+    return [model.vocabulary * model.hidden, *([model.of_block] * model.layers)]
+
+
+def _gather(writer: _Writer, parameters: int, secondary: bool) -> int | None:
+    """Issue one piece's gather; the event of its end."""
+    step = writer.step
+    if not step.parameters_sharded:
+        return None
+    ranks = step.secondary_ranks if secondary and step.secondary_ranks else step.shard_ranks
+    itemsize = 2.0 if secondary and step.secondary_ranks else step.gather_itemsize
+    payload = parameters * itemsize / step.pieces_of_block
+    ends = [
+        writer.collective("all_gather", payload, _gathered(step, ranks)) for _ in range(step.pieces_of_block)
+    ]
+    return ends[-1]
+
+
+def _ready(writer: _Writer, parameters: int, gathered: int | None) -> None:
+    """Let the compute stream wait for a piece, then do what its stack does before it is used."""
+    step = writer.step
+    if gathered is not None:
+        writer.wait(COMPUTE, gathered)
+        copy = Kernel("copy of a gather", 2 * step.gather_itemsize * parameters)
+        writer.kernels([copy] * step.copies_of_gathers)
+    if step.single_precision_masters:
+        writer.kernels([Kernel("cast", 6.0 * parameters)])
+
+
+def _in_turn(writer: _Writer, pieces: list[int], secondary: bool) -> Iterator[int]:
+    """Each piece's number once it may be computed, its gather issued some pieces ahead and held back by memory."""
+    gathers: dict[int, int | None] = {}
+    done: dict[int, int] = {}
+    for number, parameters in enumerate(pieces):
+        for ahead in range(number, min(number + writer.step.blocks_ahead + 1, len(pieces))):
+            if ahead not in gathers:
+                before = done.get(ahead - writer.step.blocks_ahead - 1)
+                if before is not None:  # its memory is that of a piece that was computed
+                    writer.wait(COMM, before)
+                gathers[ahead] = _gather(writer, pieces[ahead], secondary)
+        _ready(writer, parameters, gathers[number])
+        yield number
+        done[number] = writer.record(COMPUTE)
+
+
+def _forward(writer: _Writer) -> None:
+    step = writer.step
+    block = forward_kernels(step)
+    for number in _in_turn(writer, _pieces(step), secondary=False):
+        if number:
+            writer.kernels(block)
+        else:
+            writer.kernels([Kernel("embedding", 4.0 * step.tokens * step.model.hidden)])
+    writer.kernels(head_kernels(step))
+
+
+def _backward(writer: _Writer, last: bool) -> None:
+    step = writer.step
+    forward = forward_kernels(step)
+    back = backward_kernels(forward)
+    writer.kernels(backward_kernels(head_kernels(step)))
+    pieces = _pieces(step)[::-1]
+    for number in _in_turn(writer, pieces, secondary=True):
+        if number == len(pieces) - 1:
+            writer.kernels([Kernel("embedding", 8.0 * step.tokens * step.model.hidden)])
+        else:
+            again = step.checkpointing == "full" or (step.checkpointing == "half" and number % 2 == 0)
+            writer.kernels([*forward, *back] if again else back)
+        if last or not step.reduce_once:
+            _reduce(writer, pieces[number])
+
+
+def _reduce(writer: _Writer, parameters: int) -> None:
+    """The gradients of one piece, once they are there."""
+    step = writer.step
+    writer.wait(COMM, writer.record(COMPUTE))
+    payload = parameters * step.reduce_itemsize
+    if not step.gradients_sharded:
+        writer.collective("all_reduce", payload, _gathered(step, 0))
+        return
+    ranks = step.shard_ranks or step.world
+    writer.collective("reduce_scatter", payload, _gathered(step, ranks))
+    if ranks < step.world:  # then among the copies of the shards
+        stride = tuple(range(0, step.world, ranks))
+        writer.collective("all_reduce", payload / ranks, stride)
+
+
+def _update(writer: _Writer) -> None:
+    """Gradient norm, which the host reads, and the optimizer over this rank's part."""
+    step = writer.step
+    writer.wait(COMPUTE, writer.record(COMM))
+    own = step.model.parameters / (step.shard_ranks or step.world)
+    writer.kernels([Kernel("norm", 4.0 * own)])
+    writer.wait(COMM, writer.record(COMPUTE))
+    writer.wait(COMPUTE, writer.collective("all_reduce", 4, _gathered(step, 0)))
+    writer.rows.append(Row(Kind.SYNC, COMPUTE, site=0))
+    writer.kernels([Kernel("adam", own * step.update_bytes / 4) for _ in range(4)])
+    if not step.parameters_sharded and step.gradients_sharded:  # every rank needs the others' new weights
+        writer.wait(COMM, writer.record(COMPUTE))
+        whole = step.model.parameters * step.gather_itemsize
+        writer.wait(COMPUTE, writer.collective("all_gather", whole, _gathered(step, step.shard_ranks)))
