@@ -78,6 +78,15 @@ SHOWN: dict[str, dict[str, str]] = {
 }
 
 
+AgainstOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv",
+        help="Simulate published measurements instead and print the errors; see harness/simulate/published.csv.",
+    ),
+]
+
+
 def simulate(
     study_file: Annotated[
         Path | None, typer.Argument(metavar="[STUDY]", help="A study file, or the results folder of one.")
@@ -105,13 +114,7 @@ def simulate(
     validation: Annotated[
         bool, typer.Option(help="Simulate what was measured, too, and write the errors beside the tables.")
     ] = True,
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.csv",
-            help="Simulate published measurements instead and print the errors; see harness/simulate/published.csv.",
-        ),
-    ] = None,
+    against: AgainstOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Step times at real sizes in simulated time. Example: hpz simulate experiments/paper.yaml --trace step.json"""

@@ -21,10 +21,11 @@ from scipy.stats import spearmanr
 
 from harness.hardware import Cluster, Network, find
 from harness.hardware.profiles import profiles
-from harness.simulate import stated
-from harness.simulate.blocks import Step, trace_of_step
+from harness.simulate import shapes, stated
+from harness.simulate.blocks import trace_of_step
 from harness.simulate.engine import simulate
 from harness.simulate.stated import CannotSimulate, Row, Stated
+from harness.simulate.transformer import Step
 from harness.system.errors import HarnessError
 
 NEEDED = (
@@ -124,7 +125,7 @@ def _predicted(row: Row) -> dict[str, Any]:
 def candidates(row: Row) -> tuple[list[Candidate], str]:
     """All readings of a row, and in words what was assumed. Raises CannotSimulate."""
     parts: dict[str, Stated] = {
-        "model": stated.model_of(row),
+        "model": shapes.model_of(row),
         "gpu": stated.gpu_of(row),
         "nodes": stated.nodes_of(row),
         "network": stated.network_of(row),

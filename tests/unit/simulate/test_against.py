@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.main import app
-from harness.simulate import stated
+from harness.simulate import shapes, stated
 from harness.simulate.against import NEEDED, against, candidates, errors, read_rows
 from harness.simulate.stated import CannotSimulate
 from harness.system.errors import HarnessError
@@ -92,12 +92,12 @@ def test_numbers_are_read_with_what_stands_behind_them(text: str, number: int | 
     ],
 )
 def test_models_are_known_by_their_name_or_their_numbers(name: str, layers: int, hidden: int) -> None:
-    (shape,) = stated.model_of(row(model=name, params="not stated")).values
+    (shape,) = shapes.model_of(row(model=name, params="not stated")).values
     assert (shape.layers, shape.hidden) == (layers, hidden)
 
 
 def test_a_gpt_of_a_size_has_about_that_many_parameters() -> None:
-    found = stated.model_of(row(model="GPT 49B", params="49e9"))
+    found = shapes.model_of(row(model="GPT 49B", params="49e9"))
     assert found.values[0].parameters == pytest.approx(49e9, rel=0.1)
     assert "shape" in found.assumed
 

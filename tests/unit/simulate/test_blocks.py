@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.simulate.blocks import Step, Transformer, trace_of_step
+from harness.simulate.blocks import trace_of_step
 from harness.simulate.costs import total_bytes
 from harness.simulate.engine import simulate
 from harness.simulate.trace import Kind
+from harness.simulate.transformer import Step, Transformer
 from tests.simulated_help import A100, with_changes
 
 LLAMA2_7B = Transformer(32, 4096, 32, 32, 11008, 32000, gated=True, rotary=True, tied=False)

@@ -92,8 +92,8 @@ def test_groups_beside_each_other_share_the_nic() -> None:
     """Eight groups of one rank a node, as in a hierarchical exchange, leave each an eighth of the NIC."""
     striped = layout(tuple(range(0, 64, 8)), 8)
     assert striped.siblings == 8
-    wire = collective("all_gather", 10**8, striped, A100)
-    alone = collective("all_gather", 10**8, striped._replace(siblings=1), A100)
+    wire = collective("all_gather", 10**9, striped, A100)
+    alone = collective("all_gather", 10**9, striped._replace(siblings=1), A100)
     assert wire.seconds == pytest.approx(8 * alone.seconds, rel=0.05)
 
 
