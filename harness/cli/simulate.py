@@ -78,6 +78,13 @@ SHOWN: dict[str, dict[str, str]] = {
 }
 
 
+MeasuredOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RESULTS",
+        help="Results over links of known rate to validate against; default results/slow-link, where it exists.",
+    ),
+]
 AgainstOption = Annotated[
     Path | None,
     typer.Option(
@@ -104,13 +111,7 @@ def simulate(
             "--virtual-step", help="Take the step of --trace from the virtual device, real values and all."
         ),
     ] = False,
-    measured: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RESULTS",
-            help="Results over links of known rate to validate against; default results/slow-link, where it exists.",
-        ),
-    ] = None,
+    measured: MeasuredOption = None,
     validation: Annotated[
         bool, typer.Option(help="Simulate what was measured, too, and write the errors beside the tables.")
     ] = True,
