@@ -14,8 +14,9 @@ from harness.hardware import Cluster
 
 TWICE = {"all_reduce"}  # reduce-scatter and all-gather in one
 LONG_BYTES = (
-    4 * 2**20
-)  # a message of this size pays half of what a long one pays a hop: NCCL changes its protocol
+    512 * 2**10
+)  # what a rank sends at once that pays half of what a long one pays a hop: NCCL changes its
+# protocol (LL, LL128, Simple) by size, and a slice of Simple holds as many bytes
 
 
 class Wire(NamedTuple):
@@ -64,12 +65,12 @@ def _rates(where: Layout, on: Cluster) -> tuple[float, float]:
     return inside, on.network.bandwidth / where.siblings
 
 
-def _hops(payload: int, on: Cluster) -> tuple[float, float]:
-    """Seconds of one hop inside a node and between nodes.
+def _hops(part: float, on: Cluster) -> tuple[float, float]:
+    """Seconds of one hop inside a node and between nodes of a `part` in bytes, that of one rank.
 
     Rings synchronise at every hop: little for short messages (NCCL's LL protocols), more for long ones (Simple).
     """
-    long = payload / (payload + LONG_BYTES)
+    long = part / (part + LONG_BYTES)
     return on.gpu.nvlink_latency + long * on.gpu.nvlink_step, on.network.latency + long * on.network.step
 
 
@@ -81,7 +82,7 @@ def _ring(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
     crossings = where.nodes if where.nodes > 1 else 0
     hops = where.size - 1
     outer = hops * crossings / where.size
-    inner_hop, outer_hop = _hops(payload, on)
+    inner_hop, outer_hop = _hops(payload / where.size, on)
     latency = rounds * ((hops - outer) * inner_hop + outer * outer_hop)
     slowest = max(edge / inside if where.per_node > 1 else 0.0, edge / between if crossings else 0.0)
     nic = edge * where.siblings if crossings else 0.0
@@ -96,7 +97,7 @@ def _tree(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
     rounds = 2 if op in TWICE else 1
     depth = ceil(log2(where.nodes)) if where.nodes > 1 else 0
     inside, between = _rates(where, on)
-    inner_hop, outer_hop = _hops(payload, on)
+    inner_hop, outer_hop = _hops(payload / where.per_node, on)
     latency = rounds * ((where.per_node - 1) * inner_hop + depth * outer_hop)
     inner = rounds * payload if where.per_node > 1 else 0.0
     outer = {1: 0, 2: payload}.get(where.nodes, rounds * payload)
@@ -110,7 +111,7 @@ def _hierarchical(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
     inside, between = _rates(where, on)
     outer = rounds * payload * (where.nodes - 1) / where.nodes
     inner = rounds * payload * (where.per_node - 1) / where.per_node
-    inner_hop, outer_hop = _hops(payload, on)
+    inner_hop, outer_hop = _hops(payload / where.size, on)
     latency = rounds * ((where.nodes - 1) * outer_hop + (where.per_node - 1) * inner_hop)
     return Wire(outer / between + inner / inside + latency, latency, inner, outer * where.siblings)
 

@@ -10,7 +10,8 @@ import csv
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, product
+from functools import cache
+from itertools import product
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from harness.simulate import shapes, stated
 from harness.simulate.blocks import trace_of_step
 from harness.simulate.engine import simulate
 from harness.simulate.stated import CannotSimulate, Row, Stated
-from harness.simulate.transformer import Step
+from harness.simulate.transformer import Step, needed_bytes
 from harness.system.errors import HarnessError
 
 NEEDED = (
@@ -34,6 +35,8 @@ NEEDED = (
     *("metric", "value", "notes"),
 )
 MOST_CANDIDATES = 48
+CLEARLY = 1.3  # what a step needs is estimated without knowing its stack
+DETERMINED = 1.3  # ratio of the ends of the range that the unknown settings leave, at most
 GOALS = {"median": 0.10, "mean": 0.15, "rank_correlation": 0.95}
 Progress = Callable[[int, int], None]
 
@@ -102,7 +105,7 @@ def _predicted(row: Row) -> dict[str, Any]:
         readings, assumed = candidates(row)
         values = sorted(of(reading, phases(reading)) for reading in readings)
     except CannotSimulate as reason:
-        return {**nothing, "assumed": "", "comparable": False, "why_not": str(reason)}
+        return {**nothing, "assumed": "", "comparable": False, "determined": False, "why_not": str(reason)}
     middle = exp((log(values[0]) + log(values[-1])) / 2)
     doubtful = "UNCERTAIN" in row["notes"]
     return {
@@ -115,6 +118,7 @@ def _predicted(row: Row) -> dict[str, Any]:
         "outside": max(values[0] / measured - 1, 1 - values[-1] / measured, 0.0),
         "assumed": assumed,
         "comparable": not doubtful,
+        "determined": not doubtful and values[-1] <= DETERMINED * values[0],
         "why_not": "the table marks it as uncertain" if doubtful else "",
     }
 
@@ -134,14 +138,19 @@ def candidates(row: Row) -> tuple[list[Candidate], str]:
         "attention": stated.attention_of(row),
         "stack": stated.stack_of(row),
         "fused": stated.kernels_of(row),
-        "ahead": stated.overlap_of(row),
         "recomputation": stated.recomputation_of(row),
     }
+    parts["ahead"] = stated.overlap_of(row, parts["model"].values[0])
     combined = product(*(part.values for part in parts.values()))
-    readings = [
-        _candidate(dict(zip(parts, values, strict=True))) for values in islice(combined, MOST_CANDIDATES)
-    ]
-    return readings, "; ".join(part.assumed for part in parts.values() if part.assumed)
+    read = (_candidate(dict(zip(parts, values, strict=True))) for values in combined)
+    readings = list(read)
+    readings = [reading for reading in readings if _fits(reading)] or readings
+    return readings[:MOST_CANDIDATES], "; ".join(part.assumed for part in parts.values() if part.assumed)
+
+
+def _fits(reading: Candidate) -> bool:
+    """What needs clearly more memory than the card has was not run."""
+    return needed_bytes(reading.step) <= CLEARLY * reading.on.gpu.memory_bytes
 
 
 def _candidate(value: dict[str, Any]) -> Candidate:
@@ -186,15 +195,17 @@ def _network(gbps: float, kind: str, efficiency: float) -> Network:
 
 def phases(reading: Candidate) -> Phases:
     """The step in steady state; of more than two micro-batches all but the first take what the second takes."""
-    one = _run(reading, 1)
+    one = _run(reading.step, reading.on)
     if reading.accumulation == 1:
         return one
-    two = _run(reading, 2)
+    two = _run(replace(reading.step, accumulation=2), reading.on)
     return replace(two, step=one.step + (reading.accumulation - 1) * (two.step - one.step))
 
 
-def _run(reading: Candidate, micro_batches: int) -> Phases:
-    timeline = simulate(trace_of_step(replace(reading.step, accumulation=micro_batches)), reading.on)
+@cache
+def _run(step: Step, on: Cluster) -> Phases:
+    """Rows of one source often measure the same step."""
+    timeline = simulate(trace_of_step(step), on)
     marks = timeline.trace.about["marks"]
     begin = timeline.step_start
 
@@ -254,9 +265,16 @@ METRICS: tuple[tuple[str, Metric], ...] = (
 # ---- all of them
 
 
-def errors(table: pd.DataFrame) -> dict[str, float]:
-    """Median and mean of the absolute error and rank correlation over the comparable rows of a table."""
-    good = table[table["comparable"] & table["error"].notna()]
+def errors(table: pd.DataFrame) -> dict[str, Any]:
+    """Median and mean of the absolute error and rank correlation over the comparable rows of a table.
+
+    `determined` has the same of those whose unknown settings leave less than a factor of 1.3.
+    """
+    found = _errors(table[table["comparable"] & table["error"].notna()])
+    return {**found, "determined": _errors(table[table["determined"].astype(bool)])}
+
+
+def _errors(good: pd.DataFrame) -> dict[str, Any]:
     size = good["error"].abs()
     outside = good["outside"]
     ranks = spearmanr(good["predicted"], good["measured"]).statistic if len(good) > 2 else float("nan")
@@ -271,7 +289,7 @@ def errors(table: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def by(table: pd.DataFrame, column: str) -> Iterator[tuple[str, dict[str, float]]]:
+def by(table: pd.DataFrame, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The errors of each value of a column."""
     for name, part in table[table["comparable"]].groupby(column, sort=True):
         yield str(name), errors(part)

@@ -29,13 +29,13 @@ class _Writer:
         self.events = 0
         self.marks: dict[str, int] = {}  # phase → row at which it ends
 
-    def kernels(self, kernels: list[Kernel]) -> None:
+    def kernels(self, kernels: list[Kernel], stream: int = COMPUTE) -> None:
         for kernel in kernels:
             flops = kernel.product.flops if kernel.product else kernel.flops
             number = -1
             if kernel.product:
                 number = self.products.setdefault(kernel.product, len(self.products))
-            row = Row(Kind.OP, COMPUTE, self.name(kernel.name), read=int(kernel.moved), flops=flops)
+            row = Row(Kind.OP, stream, self.name(kernel.name), read=int(kernel.moved), flops=flops)
             self.rows.append(row._replace(product=number))
 
     def name(self, name: str) -> int:
@@ -49,15 +49,15 @@ class _Writer:
     def wait(self, stream: int, event: int) -> None:
         self.rows.append(Row(Kind.WAIT, stream, event=event))
 
-    def collective(self, op: str, payload: float, ranks: tuple[int, ...]) -> int:
+    def collective(self, op: str, payload: float, ranks: tuple[int, ...], tensors: float = 0.0) -> int:
         """Returns the event of its end; what it waits for is for the caller to say."""
         moved = int(payload)
         group = self.groups.setdefault(ranks, len(self.groups))
         share = moved // len(ranks)
+        views = tensors * (self.step.views_of_tensor + self.step.views_of_rank * len(ranks))
         read, written = (share, moved) if op == "all_gather" else (moved, share)
-        self.rows.append(
-            Row(Kind.COLLECTIVE, COMM, self.name(op), read=read, written=written, payload=moved, group=group)
-        )
+        row = Row(Kind.COLLECTIVE, COMM, self.name(op), read=read, written=written, payload=moved)
+        self.rows.append(row._replace(group=group, views=round(views)))
         return self.record(COMM)
 
 
@@ -114,19 +114,21 @@ def _gather(writer: _Writer, parameters: int, secondary: bool) -> int | None:
     ranks = step.secondary_ranks if secondary and step.secondary_ranks else step.shard_ranks
     itemsize = 2.0 if secondary and step.secondary_ranks else step.gather_itemsize
     payload = parameters * itemsize / step.pieces_of_block
-    ends = [
-        writer.collective("all_gather", payload, _gathered(step, ranks)) for _ in range(step.pieces_of_block)
-    ]
+    tensors = step.model.tensors_of_block / step.pieces_of_block
+    group = _gathered(step, ranks)
+    ends = [writer.collective("all_gather", payload, group, tensors) for _ in range(step.pieces_of_block)]
     return ends[-1]
 
 
-def _ready(writer: _Writer, parameters: int, gathered: int | None) -> None:
+def _ready(writer: _Writer, parameters: int, gathered: int | None, secondary: bool) -> None:
     """Let the compute stream wait for a piece, then do what its stack does before it is used."""
     step = writer.step
     if gathered is not None:
         writer.wait(COMPUTE, gathered)
         copy = Kernel("copy of a gather", 2 * step.gather_itemsize * parameters)
         writer.kernels([copy] * step.copies_of_gathers)
+        if step.quantised_gathers and not (secondary and step.secondary_ranks):
+            writer.kernels([Kernel("dequantise", 3.0 * parameters)])
     if step.single_precision_masters:
         writer.kernels([Kernel("cast", 6.0 * parameters)])
 
@@ -142,7 +144,7 @@ def _in_turn(writer: _Writer, pieces: list[int], secondary: bool) -> Iterator[in
                 if before is not None:  # its memory is that of a piece that was computed
                     writer.wait(COMM, before)
                 gathers[ahead] = _gather(writer, pieces[ahead], secondary)
-        _ready(writer, parameters, gathers[number])
+        _ready(writer, parameters, gathers[number], secondary)
         yield number
         done[number] = writer.record(COMPUTE)
 
@@ -183,10 +185,24 @@ def _reduce(writer: _Writer, parameters: int) -> None:
         writer.collective("all_reduce", payload, _gathered(step, 0))
         return
     ranks = step.shard_ranks or step.world
-    writer.collective("reduce_scatter", payload, _gathered(step, ranks))
+    if step.quantised_reduction:
+        _exchange(writer, parameters)
+        return
+    writer.collective("reduce_scatter", payload, _gathered(step, ranks), step.model.tensors_of_block)
     if ranks < step.world:  # then among the copies of the shards
         stride = tuple(range(0, step.world, ranks))
         writer.collective("all_reduce", payload / ranks, stride)
+
+
+def _exchange(writer: _Writer, parameters: int) -> None:
+    """ZeRO++'s qgZ: gradients in 4 bits, summed inside the node, then in 4 bits between nodes."""
+    step = writer.step
+    inside, between = 0.5 * parameters, 0.5 * parameters / step.ranks_per_node
+    writer.kernels([Kernel("quantise", 2.5 * parameters)], COMM)
+    writer.collective("all_to_all", inside, _gathered(step, step.ranks_per_node))
+    writer.kernels([Kernel("sum and quantise", inside + between)], COMM)
+    writer.collective("all_to_all", between, tuple(range(0, step.world, step.ranks_per_node)))
+    writer.kernels([Kernel("sum", 5.0 * between)], COMM)
 
 
 def _update(writer: _Writer) -> None:

@@ -38,6 +38,11 @@ class Transformer:
         return attention + (3 if self.gated else 2) * self.hidden * self.feed_forward + 2 * self.hidden
 
     @property
+    def tensors_of_block(self) -> int:
+        """Parameters as a module counts them: matrices and norms, without gates each with its bias."""
+        return 9 if self.gated else 12
+
+    @property
     def parameters(self) -> int:
         embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
         return self.layers * self.of_block + embeddings
@@ -73,6 +78,12 @@ class Step:
     single_precision_masters: bool = False  # weights are cast to 16 bit before each use (autocast over FP32)
     blocks_ahead: int = 1  # gathers that may run before their block
     pieces_of_block: int = 1  # gathers of one block: DeepSpeed's are of one module each
+    quantised_gathers: bool = False  # ZeRO++'s qwZ: what was gathered is turned back into 16 bit
+    quantised_reduction: bool = (
+        False  # ZeRO++'s qgZ: 4 bits, exchanged inside the node and then between nodes
+    )
+    views_of_tensor: float = 0.0  # operators without device work that the host runs to gather one tensor
+    views_of_rank: float = 0.0  # and those for each rank of its group
     update_bytes: float = 32.0  # that the optimizer moves for a parameter of the shard; Adam alone moves 28
 
     @property
@@ -122,9 +133,9 @@ def _norm(step: Step, elements: int) -> list[Kernel]:
 
 
 def _elementwise(step: Step, name: str, elements: int, kernels: int, moved: float) -> list[Kernel]:
-    """`moved` bytes an element over as many kernels; fused it is read and written once."""
+    """`moved` bytes an element over as many kernels; fused it is read and written once, gates and residuals twice."""
     if step.fused:
-        kernels, moved = 1, min(moved, 4.0)
+        kernels, moved = 1, min(moved, 6.0 if name in ("activation", "residual") else 4.0)
     return [Kernel(name, elements * moved / kernels) for _ in range(kernels)]
 
 
@@ -176,3 +187,26 @@ def head_kernels(step: Step) -> list[Kernel]:
         _product("logits", tokens, model.hidden, model.vocabulary),
         *_elementwise(step, "loss", logits, 3, 18),
     ]
+
+
+def needed_bytes(step: Step) -> float:
+    """Device memory that one rank needs: weights, gradients and Adam's state, activations, and logits.
+
+    Activations of a block after Korthikanti and others 2022, "Reducing Activation Recomputation": 34 bytes a token and
+    width, and 5 a score of attention that is not fused.
+    """
+    model, tokens = step.model, step.tokens
+    shards = step.shard_ranks or step.world
+    whole = 4.0 if step.single_precision_masters else 2.0
+    weights = whole * model.parameters / (shards if step.parameters_sharded else 1)
+    gradients = whole * model.parameters / (shards if step.gradients_sharded else 1)
+    state = (8.0 if step.single_precision_masters else 12.0) * model.parameters / shards
+    secondary = 2.0 * model.parameters / step.secondary_ranks if step.secondary_ranks else 0.0
+    live = 2.0 * model.of_block * (1 + step.blocks_ahead) if step.parameters_sharded else 0.0
+    block = 34.0 * tokens * model.hidden
+    if step.attention == "eager":
+        block += 5.0 * step.micro_batch * model.heads * step.sequence_length**2
+    kept = {"none": model.layers, "half": model.layers / 2, "full": 1}[step.checkpointing] * block
+    inputs = 2.0 * tokens * model.hidden * model.layers
+    logits = 8.0 * tokens * model.vocabulary
+    return weights + gradients + state + secondary + live + kept + inputs + logits

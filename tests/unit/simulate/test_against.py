@@ -128,6 +128,23 @@ def test_uncertain_rows_are_simulated_but_not_counted() -> None:
     assert table["error"].notna().all()
 
 
+def test_what_would_not_fit_on_the_card_was_not_run() -> None:
+    readings, _ = candidates(row(attention="not stated", act_ckpt="no", micro_batch="2", nodes="1", gpus="8"))
+    assert {reading.step.attention for reading in readings} == {"flash"}
+
+
+def test_gathers_run_ahead_where_deepspeeds_default_of_live_parameters_holds_two_blocks() -> None:
+    deepspeed = row(sharding="ZeRO-3", inter_link_gbps="100")
+    assert {reading.step.blocks_ahead for reading in candidates(deepspeed)[0]} == {0, 1}
+    wide = {**deepspeed, "model": "GPT 96 x 12288", "gpus": "512", "nodes": "64"}
+    assert {reading.step.blocks_ahead for reading in candidates(wide)[0]} == {0}
+
+
+def test_rows_that_leave_little_open_are_summed_up_beside_all() -> None:
+    found = errors(against([row(inter_link_gbps="100"), row(inter_link_gbps="not stated", act_ckpt="?")]))
+    assert (found["rows"], found["determined"]["rows"]) == (2, 1)
+
+
 def test_milliseconds_and_seconds_are_the_same_time() -> None:
     times = [
         row(metric="iteration_time", value=value, unit=unit) for value, unit in (("1500", "ms"), ("1.5", "s"))

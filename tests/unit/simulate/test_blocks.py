@@ -13,7 +13,7 @@ from harness.simulate.blocks import trace_of_step
 from harness.simulate.costs import total_bytes
 from harness.simulate.engine import simulate
 from harness.simulate.trace import Kind
-from harness.simulate.transformer import Step, Transformer
+from harness.simulate.transformer import Step, Transformer, needed_bytes
 from tests.simulated_help import A100, with_changes
 
 LLAMA2_7B = Transformer(32, 4096, 32, 32, 11008, 32000, gated=True, rotary=True, tied=False)
@@ -81,3 +81,18 @@ def test_recomputation_adds_a_forward_pass() -> None:
 def test_quantised_gathers_send_half() -> None:
     halved = gathered(replace(STEP, gather_itemsize=1.0))
     assert halved["all_gather", 16] == pytest.approx(gathered(STEP)["all_gather", 16] / 2, rel=1e-6)
+
+
+def test_quantised_exchanges_send_a_quarter_between_nodes_and_cost_kernels() -> None:
+    plain = trace_of_step(Step(LLAMA2_7B, 2, 8, 1, 2048))
+    packed = trace_of_step(Step(LLAMA2_7B, 2, 8, 1, 2048, quantised_reduction=True, quantised_gathers=True))
+    assert packed.count(Kind.OP) > plain.count(Kind.OP)
+    assert total_bytes(packed, A100)[0] < total_bytes(plain, A100)[0]
+
+
+def test_attention_that_is_not_fused_needs_memory_for_its_scores() -> None:
+    steps = [
+        Step(LLAMA2_7B, 1, 8, 2, 4096, checkpointing="none", attention=kind) for kind in ("eager", "flash")
+    ]
+    eager, flash = (needed_bytes(step) for step in steps)
+    assert flash < 80e9 < eager
