@@ -8,9 +8,8 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.draw.figure import Figure
 from analysis.draw.style import MUTED, PALETTE
+from analysis.judge.trust import CARDS
 from harness.simulate.records import EVIDENCE
-
-CARDS = ("V100", "A100", "A800", "H100", "H200", "B200")
 
 
 def against_figure(table: pd.DataFrame) -> Figure | None:
