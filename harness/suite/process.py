@@ -31,6 +31,7 @@ from harness.race.adapt import adapt_deepspeed, adapt_torch
 from harness.race.job import Job, Program
 from harness.race.policy import policy_of
 from harness.race.rank import Watch, import_everything, meet_again, write_when_asked
+from harness.race.watch import Watcher
 from harness.system.parent import die_with
 from harness.system.whole_file import write_text_whole
 
@@ -86,22 +87,36 @@ def _impatient(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class LearnsRank(Observer):
-    """The rank of a process is known once it talks to others."""
+    """The rank of a process is known once it talks to others; else it is what the environment says in the end."""
 
-    def __init__(self, watch: Watch) -> None:
-        self.watch = watch
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self.rank: int | None = None
 
     def on_op(self, op: OpRecord) -> None:
         if op.collective is not None:
-            self.watch.rank = self.watch.watcher.rank = torch.distributed.get_rank()
+            self.rank = self.watcher.rank = torch.distributed.get_rank()
+
+
+class ProcessWatch(Watch):
+    """The observers of one process of a test, whose rank nobody says beforehand."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        super().__init__(job, folder, 0, f"process-{os.getpid()}")
+        self.learned = LearnsRank(self.watcher)
+
+    def write(self, digest: str | None) -> None:
+        learned = self.learned.rank
+        self.rank = int(os.environ.get("RANK", "0")) if learned is None else learned
+        super().write(digest)
 
 
 def begin(session: Session) -> Watch:
     """Watch this process anew, whatever the one that it was forked from has seen."""
     assert session.job is not None
-    watch = Watch(session.job, session.folder, int(os.environ.get("RANK", "0")), f"process-{os.getpid()}")
+    watch = ProcessWatch(session.job, session.folder)
     session.device.machine.observers.clear()
-    session.device.observe(LearnsRank(watch))
+    session.device.observe(watch.learned)
     watch.attach(session.device)
     write_when_asked(watch)
     return watch
