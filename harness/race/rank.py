@@ -76,10 +76,11 @@ def run_job(folder: Path, rank: int) -> None:
 
 
 class Watch:
-    """The observers of one rank, attached once the device is open."""
+    """The observers of one rank, attached once the device is open; `name` is that of its files, else the rank."""
 
-    def __init__(self, job: Job, folder: Path, rank: int) -> None:
+    def __init__(self, job: Job, folder: Path, rank: int, name: str | None = None) -> None:
         self.job, self.folder, self.rank = job, folder, rank
+        self.name = name or str(rank)
         self.namer = Namer()
         self.analysis = Analysis(self.namer, self.namer.step, on_new=lambda finding: self.name_streams())
         self.watcher = Watcher(self.analysis, rank)
@@ -95,7 +96,7 @@ class Watch:
         assert isinstance(device, VirtualDevice)
         self.device = device
         if self.job.analyse:
-            device.observe(CollectiveLog(self.folder / f"collectives-{self.rank}.txt"))
+            device.observe(CollectiveLog(self.folder / f"collectives-{self.name}.txt"))
             device.observe(self.watcher)
         if self.job.excerpt and self.rank == 0:
             flip = self.job.flips[0]
@@ -143,7 +144,7 @@ class Watch:
         if self.excerpt is not None:
             marks = [traced(mark, self.streams) for mark in shortened(self.excerpt.marks)]
             content |= {"window": [mark.model_dump() for mark in marks], "order": self.excerpt.order}
-        write_text_whole(self.folder / f"rank-{self.rank}.json", json.dumps(content))
+        write_text_whole(self.folder / f"rank-{self.name}.json", json.dumps(content))
 
     def problem(self, digest: str | None) -> str | None:
         """Why a script that came to its end says nothing about training; None where that is not so."""
