@@ -277,32 +277,29 @@ def pictures() -> None:
 
 def second_half() -> None:
     """Data of the projects that do not take the rows above under their own names."""
-    talk = [
-        [{"from": "human", "value": sentence()}, {"from": "gpt", "value": sentence()}] for _ in range(64)
-    ]
-    choice = [
-        {"conversations": t[:1], "chosen": sentence(), "rejected": sentence()} for t in talk
-    ]
+    talk = [[{"from": "human", "value": sentence()}, {"from": "gpt", "value": sentence()}] for _ in range(64)]
+    choice = [{"conversations": t[:1], "chosen": sentence(), "rejected": sentence()} for t in talk]
     rows("medical-sft/train.jsonl", [{"conversations": t} for t in talk])
     rows("medical-pt/train.jsonl", [{"text": " ".join(sentence() for _ in range(60))} for _ in talk])
     rows("medical-reward/train.jsonl", choice)
-    Path("lf/pref.json").write_text(json.dumps([
-        {
-            "conversations": item["conversations"],
-            "chosen": {"from": "gpt", "value": item["chosen"]},
-            "rejected": {"from": "gpt", "value": item["rejected"]},
-        }
-        for item in choice
-    ]))
+    Path("lf/pref.json").write_text(
+        json.dumps(
+            [
+                {
+                    "conversations": item["conversations"],
+                    "chosen": {"from": "gpt", "value": item["chosen"]},
+                    "rejected": {"from": "gpt", "value": item["rejected"]},
+                }
+                for item in choice
+            ]
+        )
+    )
     columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
     preferences = {"file_name": "pref.json", "ranking": True, "formatting": "sharegpt", "columns": columns}
     known = json.loads(Path("lf/dataset_info.json").read_text())
     Path("lf/dataset_info.json").write_text(json.dumps(known | {"pref_local": preferences}))
     keys = ("instruction", "context", "response", "category")
     rows("dolly/train.jsonl", [dict.fromkeys(keys, "") | {k: sentence() for k in keys[::2]} for _ in talk])
-    messages = [
-        {"role": role, "content": t[place]["value"]} for t in talk[:1] for place, role in enumerate(("user", "assistant"))
-    ]
     Path("lmflow").mkdir(exist_ok=True)
     Path("lmflow/train.json").write_text(
         json.dumps({"type": "text_only", "instances": [{"text": sentence()} for _ in range(64)]})

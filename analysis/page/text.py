@@ -252,7 +252,8 @@ def _tex_cell(pair: Record | None) -> str:
     if pair["verdict"] is None:
         return "--"
     bad = "" if pair["first_bad_step"] is None else f" (step {pair['first_bad_step']})"
-    return _tex(pair["verdict"] + bad)
+    missed = f" ±{pair['smallest_drift']:.2g}" if pair["verdict"] == "equivalent" else ""
+    return _tex(pair["verdict"] + missed + bad)
 
 
 def _tex(text: str) -> str:

@@ -89,7 +89,7 @@ def _is_trial(frame: FrameType | None) -> bool:
     return False
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _trials(file: str) -> tuple[range, ...]:
     """The lines of a file inside `try` with a handler for failing imports; all of them where it cannot be read."""
     try:
