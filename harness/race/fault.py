@@ -1,4 +1,4 @@
-"""A fault of the corpus as one YAML file: what it is, who has it, who ended it, which program meets it, what must be found.
+"""A fault of the corpus as one YAML file: what it is, who has it, who ended it, what meets it, what must be found.
 
 The program lies beside the file. `load_corpus` reads a folder of them, or one file.
 """
@@ -26,9 +26,10 @@ class Side(Frozen):
 
     release: str
     variant: str | None = None  # the patch set; None: as it was released
+    patch: str | None = None  # one more, as a file that lies beside the fault's
 
     def __str__(self) -> str:
-        return self.release if self.variant is None else f"{self.release} {self.variant}"
+        return " ".join(part for part in (self.release, self.variant, self.patch) if part)
 
     @property
     def patched(self) -> Variant:
@@ -60,8 +61,8 @@ class Fault(Frozen):
     program: str = "loop.py"
     arguments: tuple[str, ...] = ()
     ranks: int = Field(2, ge=1, le=16)
-    steps: int = Field(2, ge=1)
-    config: dict[str, Any] = {}  # DeepSpeed's keys, which the program gets as --config JSON
+    steps: int | None = Field(None, ge=1)  # as --steps; None: as many as the program makes by itself
+    config: dict[str, Any] = Field(default_factory=dict)  # DeepSpeed's keys; the program gets --config JSON
     find: Find | None = None
     shows: Literal["other values", "failure", "none"] = "other values"  # under the schedule that is found
     note: str | None = None  # what else the pair teaches, as what the fix costs
@@ -86,14 +87,16 @@ class Case(Frozen):
     def program(self, side: Side) -> Program:
         """What is run of one side. Raises HarnessError."""
         fault = self.fault
+        steps = ("--steps", str(fault.steps)) if fault.steps else ()
         config = ("--config", json.dumps(fault.config)) if fault.config else ()
         return Program(
             ranks=fault.ranks,
             script=str(self.folder / fault.program),
-            arguments=("--steps", str(fault.steps), *config, *fault.arguments),
+            arguments=(*steps, *config, *fault.arguments),
             variant=side.patched.name,
             release=side.release,
             map_cuda=True,
+            patch=str(self.folder / side.patch) if side.patch else None,
         )
 
 
@@ -107,7 +110,7 @@ def is_corpus(path: Path) -> bool:
 
 
 def load_corpus(path: Path) -> tuple[Case, ...]:
-    """The faults of a folder in the order of their names, or the one of a file. Raises HarnessError naming file and key."""
+    """The faults of a folder in the order of their names, or the one of a file. Raises HarnessError: file and key."""
     files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
     return tuple(load_case(file) for file in files)
 
@@ -118,7 +121,7 @@ def load_case(file: Path) -> Case:
         fault = Fault.model_validate(read_keys(file, HINT))
         case = Case(name=file.stem, folder=file.parent, fault=fault)
         for key in ("has", "ended"):
-            _check_side(getattr(fault, key), key)
+            _check_side(getattr(fault, key), key, file.parent)
     except ValidationError as error:
         raise HarnessError(f"{file}: {first_message(error, Fault)}") from error
     except HarnessError as error:
@@ -128,9 +131,11 @@ def load_case(file: Path) -> Case:
     return case
 
 
-def _check_side(side: Side | None, key: str) -> None:
+def _check_side(side: Side | None, key: str, folder: Path) -> None:
     if side is None:
         return
+    if side.patch is not None and not (folder / side.patch).is_file():
+        raise HarnessError(f"{key}.patch: there is no {side.patch} beside it; name one that is")
     try:
         _ = side.patched
     except HarnessError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -50,3 +50,24 @@ def remarks(pairs: Pairs) -> Iterator[str]:
             yield f"{pair.name}, {pair.ended.release}, wrong: {report}"
     for fault in pairs.not_here:
         yield f"not here: {fault.name}: {fault.why}"
+
+
+def markdown(pairs: Pairs) -> str:
+    """The table of docs/corpus.md with the sentence below it."""
+    lines = [
+        "| fault | kind | found in | silent in | to a failing schedule | what it shows |",
+        "|---|---|---|---|---|---|",
+    ]
+    for pair in pairs.pairs:
+        name, kind, has, ended, seconds, schedule, changed = cells(pair)
+        how = ", ".join(part for part in (f"{seconds} s" if seconds else "", schedule) if part)
+        lines.append(f"| {linked(name, pair.links)} | {kind} | {has} | {ended} | {how} | {changed} |")
+    return "\n".join([*lines, "", f"{pairs.summary}."])
+
+
+def linked(name: str, links: Sequence[str]) -> str:
+    """The fault's name with what was published of it."""
+    words = [
+        f"[{'#' * link.rpartition('/')[2].isdigit()}{link.rpartition('/')[2]}]({link})" for link in links
+    ]
+    return " ".join([name, *words])
