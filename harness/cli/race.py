@@ -23,8 +23,10 @@ from harness.cli.race_options import (
     ReleaseOption,
     ReplayOption,
     ResultsOption,
+    SchedulesOption,
     ScriptArguments,
     ScriptOption,
+    SearchOption,
     SeedsOption,
     StepsOption,
     TargetArgument,
@@ -62,6 +64,8 @@ def race(
     unpinned: UnpinnedOption = False,
     steps: StepsOption = None,
     seeds: SeedsOption = 2,
+    search: SearchOption = "named",
+    schedules: SchedulesOption = 64,
     explore: ExploreOption = True,
     replay: ReplayOption = None,
     results: ResultsOption = None,
@@ -81,7 +85,8 @@ def race(
             f"Warning: {sentence(lock)}", highlight=False, markup=False, soft_wrap=True
         )
     release = wanted_release(release, unpinned)
-    settings = Settings(Budget(seeds=seeds) if explore else None, timeout)
+    budget = Budget(seeds=seeds, mode=search, schedules=schedules)
+    settings = Settings(budget if explore else None, timeout)
     if replay is not None:
         _replay(replay, settings, as_json)
     elif (launched := launched_by(script, module, target, arguments or [])) is not None:
