@@ -16,6 +16,8 @@ def text(report: Report, full: bool = False) -> Iterator[str]:
         yield from _coverage_text(report.coverage)
     if report.held.accesses_peak:
         yield from _held_text(report.held)
+    if report.search is not None:
+        yield from report.search.text()
     for race in report.races:
         yield ""
         yield from _race_text(race, full, report.schedules_tried > 0)

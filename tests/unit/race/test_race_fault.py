@@ -11,8 +11,8 @@ import yaml
 from rich.console import Console
 
 from harness.race.fault import Fault, Find, is_corpus, load_case, load_corpus
-from harness.race.pairs import NotHere, Pair, Pairs, Shown, Silent, order_of
-from harness.race.pairs_table import markdown, print_pairs
+from harness.race.fault_pairs import NotHere, Pair, Pairs, Shown, Silent, order_of
+from harness.race.fault_pairs_table import markdown, print_pairs
 from harness.race.report import Access, Place, Race
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from harness.race.pairs import Pair, Pairs
+from harness.race.fault_pairs import Pair, Pairs
 
 COLUMNS = ("fault", "kind", "has", "ended", "seconds", "schedule", "what it shows")
 
