@@ -67,6 +67,10 @@ def tokenizer(folder: str) -> Any:
         **dict(zip(roles, SPECIAL, strict=True)),
     )
     fast.save_pretrained(folder)
+    config = Path(folder, "tokenizer_config.json")  # under the name that every transformers knows
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    )
     return fast
 
 
@@ -196,6 +200,37 @@ def data() -> None:
     Path("data/wikitext-2.txt").write_text("\n".join(sentence(100) for _ in range(1500)))
 
 
+def second_half() -> None:
+    """Data of the projects that do not take the rows above under their own names."""
+    talk = [[{"from": "human", "value": sentence()}, {"from": "gpt", "value": sentence()}] for _ in range(64)]
+    choice = [{"conversations": t[:1], "chosen": sentence(), "rejected": sentence()} for t in talk]
+    rows("medical-sft/train.jsonl", [{"conversations": t} for t in talk])
+    rows("medical-pt/train.jsonl", [{"text": " ".join(sentence() for _ in range(60))} for _ in talk])
+    rows("medical-reward/train.jsonl", choice)
+    Path("lf/pref.json").write_text(
+        json.dumps(
+            [
+                {
+                    "conversations": item["conversations"],
+                    "chosen": {"from": "gpt", "value": item["chosen"]},
+                    "rejected": {"from": "gpt", "value": item["rejected"]},
+                }
+                for item in choice
+            ]
+        )
+    )
+    columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
+    preferences = {"file_name": "pref.json", "ranking": True, "formatting": "sharegpt", "columns": columns}
+    known = json.loads(Path("lf/dataset_info.json").read_text())
+    Path("lf/dataset_info.json").write_text(json.dumps(known | {"pref_local": preferences}))
+    keys = ("instruction", "context", "response", "category")
+    rows("dolly/train.jsonl", [dict.fromkeys(keys, "") | {k: sentence() for k in keys[::2]} for _ in talk])
+    Path("lmflow").mkdir(exist_ok=True)
+    Path("lmflow/train.json").write_text(
+        json.dumps({"type": "text_only", "instances": [{"text": sentence()} for _ in range(64)]})
+    )
+
+
 def configurations() -> None:
     zero = {"stage": 3, "overlap_comm": True, "stage3_gather_16bit_weights_on_model_save": False}
     auto = (
@@ -240,6 +275,7 @@ if __name__ == "__main__":
     random.seed(0)
     models()
     data()
+    second_half()
     script_arrays.torchvision_sets()
     script_arrays.pictures()
     script_arrays.tokens()

@@ -1,4 +1,4 @@
-"""Public training scripts under `hpz race`, as they are: fetched, run, and the table of docs/scripts.md written anew.
+"""Public training scripts under `hpz race`, as they are: fetched, run, and docs/howto/scripts.md's table made anew.
 
 `python -m tests.scripts [NAME ...]` fetches the repositories of tests/scripts.toml into .cache/scripts,
 makes tiny models and data beside them (tests/script_data.py), and analyses three optimizer steps of each script.
@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "scripts"
-PAGE = ROOT / "docs" / "scripts.md"
+PAGE = ROOT / "docs" / "howto" / "scripts.md"
 MARK = "<!-- table -->"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "WANDB_MODE": "disabled"}
 

@@ -120,6 +120,8 @@ class VirtualBackend(Backend):
         )
         for observer in self._machine.observers:
             observer.on_op(record)
+        if self._machine.recorder is not None:
+            self._machine.recorder(record, reads)
 
     def all_gather_coalesced(
         self,
