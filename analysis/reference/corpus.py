@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from harness.race.pairs import Pairs
+from harness.race.fault_pairs import Pairs
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 

@@ -23,8 +23,10 @@ from harness.cli.race_options import (
     ReleaseOption,
     ReplayOption,
     ResultsOption,
+    SchedulesOption,
     ScriptArguments,
     ScriptOption,
+    SearchOption,
     SeedsOption,
     StepsOption,
     TargetArgument,
@@ -36,11 +38,11 @@ from harness.configuration import checked, read_configuration
 from harness.race.corpus import race_corpus
 from harness.race.explore import Budget
 from harness.race.fault import is_corpus, load_corpus
+from harness.race.fault_pairs_table import print_pairs
 from harness.race.investigate import Settings, investigate
 from harness.race.job import Job, Program
 from harness.race.launch import Ranks
 from harness.race.launchers import Launched, is_launcher, read_launch
-from harness.race.pairs_table import print_pairs
 from harness.race.replay import Values, changed_versions, read_replay, replayed
 from harness.race.report import Report
 from harness.race.survey import race_study
@@ -65,6 +67,8 @@ def race(
     unpinned: UnpinnedOption = False,
     steps: StepsOption = None,
     seeds: SeedsOption = 2,
+    search: SearchOption = "named",
+    schedules: SchedulesOption = 64,
     explore: ExploreOption = True,
     replay: ReplayOption = None,
     results: ResultsOption = None,
@@ -85,7 +89,8 @@ def race(
             f"Warning: {sentence(lock)}", highlight=False, markup=False, soft_wrap=True
         )
     release = wanted_release(release, unpinned)
-    settings = Settings(Budget(seeds=seeds) if explore else None, timeout)
+    budget = Budget(seeds=seeds, mode=search, schedules=schedules)
+    settings = Settings(budget if explore else None, timeout)
     if replay is not None:
         _replay(replay, settings, as_json)
     elif (launched := launched_by(script, module, target, arguments or [])) is not None:

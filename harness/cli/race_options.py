@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from harness.race.searched import Mode
+
 STEPS = 4  # optimizer steps of a run that are analysed
 RANKS = 4  # of a script whose launcher does not say
 
@@ -50,6 +52,17 @@ StepsOption = Annotated[
 ]
 SeedsOption = Annotated[
     int, typer.Option(min=0, help="Random schedules to try, besides the systematic ones.")
+]
+SearchOption = Annotated[
+    Mode,
+    typer.Option(
+        help="Besides swapping what nothing orders, run: a few named policies; schedules of random priorities (PCT), "
+        "with a bound on what they miss; or one schedule for each class of them. Races between ranks (one-sided, "
+        "shared memory) are out of scope."
+    ),
+]
+SchedulesOption = Annotated[
+    int, typer.Option(min=1, help="Schedules of --search pct, or classes of --search exhaustive, at most.")
 ]
 ExploreOption = Annotated[bool, typer.Option(help="Search for schedules that change values.")]
 ReplayOption = Annotated[Path | None, typer.Option(help="Run the schedule of a replay file again.")]

@@ -21,10 +21,10 @@ from rich.console import Console
 
 from harness.race.explore import Run, differs, explore, what_changed
 from harness.race.fault import Case, Side
+from harness.race.fault_pairs import NotHere, Pair, Pairs, Shown, order_of, per_step, silent
 from harness.race.investigate import Settings, analysed, conclude
 from harness.race.job import Job, Outcome, Program
 from harness.race.launch import Ranks
-from harness.race.pairs import NotHere, Pair, Pairs, Shown, order_of, per_step, silent
 from harness.race.report import Race, Report
 from harness.record.provenance import package_versions
 from harness.system.errors import HarnessError, RunFailed

@@ -53,7 +53,7 @@ class Fault(Frozen):
     """The content of one file; its name is the file's."""
 
     fault: str = Field(min_length=20)  # in two sentences
-    kind: Literal["order", "lifetime", "unwritten", "index"]  # what is wrong: see docs/corpus.md
+    kind: Literal["order", "lifetime", "unwritten", "index"]  # what is wrong: see docs/reference/corpus.md
     links: tuple[str, ...] = ()
     not_here: str | None = None  # why it cannot be met on a CPU; then nothing is run
     has: Side | None = None

@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from harness.cli.race import race
-from harness.race.pairs import Pairs
+from harness.race.fault_pairs import Pairs
 from harness.race.replay import read_replay
 from harness.system.places import REPOSITORY
 from tests.releases import pristine

@@ -11,8 +11,8 @@ import yaml
 from rich.console import Console
 
 from harness.race.fault import Fault, Find, is_corpus, load_case, load_corpus
-from harness.race.pairs import NotHere, Pair, Pairs, Shown, Silent, order_of
-from harness.race.pairs_table import markdown, print_pairs
+from harness.race.fault_pairs import NotHere, Pair, Pairs, Shown, Silent, order_of
+from harness.race.fault_pairs_table import markdown, print_pairs
 from harness.race.report import Access, Place, Race
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
@@ -166,7 +166,7 @@ def test_the_table_holds_every_fault() -> None:
 def test_the_page_holds_the_table_of_the_reference_results() -> None:
     reference = REPOSITORY / "results" / "reference" / "corpus" / "corpus.json"
     table = markdown(Pairs.model_validate_json(reference.read_text()))
-    assert table in (REPOSITORY / "docs" / "corpus.md").read_text()
+    assert table in (REPOSITORY / "docs" / "reference" / "corpus.md").read_text()
 
 
 def test_the_reference_results_are_of_the_corpus_as_it_stands() -> None:

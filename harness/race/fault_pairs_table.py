@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from harness.race.pairs import Pair, Pairs
+from harness.race.fault_pairs import Pair, Pairs
 
 COLUMNS = ("fault", "kind", "has", "ended", "seconds", "schedule", "what it shows")
 
@@ -53,7 +53,7 @@ def remarks(pairs: Pairs) -> Iterator[str]:
 
 
 def markdown(pairs: Pairs) -> str:
-    """The table of docs/corpus.md with the sentence below it."""
+    """The table of docs/reference/corpus.md with the sentence below it."""
     lines = [
         "| fault | kind | found in | silent in | to a failing schedule | what it shows |",
         "|---|---|---|---|---|---|",
