@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from rich.console import Console
 
 from harness.race.fault import Fault, Find, is_corpus, load_case, load_corpus
-from harness.race.fault_pairs import NotHere, Pair, Pairs, Shown, Silent, order_of
+from harness.race.fault_pairs import SCHEMA_FILE, NotHere, Pair, Pairs, Shown, Silent, json_schema, order_of
 from harness.race.fault_pairs_table import markdown, print_pairs
 from harness.race.report import Access, Place, Race
 from harness.system.errors import HarnessError
@@ -161,6 +163,12 @@ def test_the_table_holds_every_fault() -> None:
     assert "0.1: missed" in printed
     assert "not here: d: needs NVMe" in printed
     assert printed.rstrip().endswith("1 cannot be met here")
+
+
+def test_the_json_follows_the_documented_schema() -> None:
+    schema = json.loads(SCHEMA_FILE.read_text())
+    assert schema == json_schema(), "run: python -m harness.race.schemas"
+    jsonschema.validate(json.loads(pairs().model_dump_json()), schema)
 
 
 def test_the_page_holds_the_table_of_the_reference_results() -> None:
