@@ -83,8 +83,8 @@ def in_words(summary: dict[str, Any]) -> str:
         f"{_percent(summary['goals']['mean'])}), rank correlation {_number(found['rank_correlation'])}. "
         f"{_percent(found['inside'])} of the measurements lie inside the range that the unknown settings leave; "
         f"the median distance from it is {_percent(found['median_outside'])}. Of the {known['rows']} rows whose "
-        f"unknown settings leave less than a factor of {DETERMINED} the median error is {_percent(known['median'])}, the mean "
-        f"{_percent(known['mean'])}. Evidence: simulated-time."
+        f"unknown settings leave less than a factor of {DETERMINED} the median error is {_percent(known['median'])}, "
+        f"the mean {_percent(known['mean'])}. Evidence: simulated-time."
     )
 
 
