@@ -182,6 +182,8 @@ def _to(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
         device = rest[0] if rest else kwargs.get("device")
         dtype = rest[1] if len(rest) > 1 else kwargs.get("dtype")
         wanted = on_device(tensor) if device is None else names_device(device)
+        if device is None and tensor.is_meta:
+            wanted = None
     if wanted is None:  # a third kind of device, as meta
         return func(*args, **kwargs)
     non_blocking = rest[2] if len(rest) > 2 else kwargs.get("non_blocking", False)
