@@ -14,7 +14,10 @@ RANKS = 4  # of a script whose launcher does not say
 
 TargetArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="RUN|STUDY", help="A run directory, a study file or its results folder."),
+    typer.Argument(
+        metavar="RUN|STUDY|CORPUS",
+        help="A run directory, a study file or its results folder, or a folder of faults.",
+    ),
 ]
 ScriptArguments = Annotated[
     list[str] | None,

@@ -11,7 +11,7 @@ from typing import Any
 from harness.race.classes import Before, Pair
 from harness.race.report import RankReport, Trace
 from harness.study import Run
-from harness.variants import Variant, overlay_path
+from harness.variants import Variant, overlay_path, overlay_with
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Program:
     local_rank: bool = False  # whether its launcher adds --local_rank=N
     steps: int | None = None  # of a script: it ends after so many optimizer steps
     python: str | None = None  # the interpreter that it runs under; None: this one
+    patch: str | None = None  # file of one more patch, on top of the variant's
 
     @property
     def title(self) -> str:
@@ -42,7 +43,10 @@ class Program:
     @property
     def overlay(self) -> Path | None:
         """The folder to put first on PYTHONPATH; built if need be."""
-        return overlay_path(Variant.parse(self.variant), self.release) if self.variant else None
+        if self.variant is None:
+            return None
+        overlay = overlay_path(Variant.parse(self.variant), self.release)
+        return overlay_with(overlay, Path(self.patch)) if self.patch else overlay
 
     @classmethod
     def of_run(cls, run: Run, steps: int | None = None) -> Program:

@@ -56,6 +56,7 @@ class Ranks:
         self.scratch = scratch = scratch or Path(self.own.name if self.own else "")
         self.started = time.monotonic()
         self.jobs, self.idle = 0, 0.0  # seconds for which a program that ended well was idle at a stretch
+        self.imports = 0.0  # seconds that the process took to import everything; known after its first job
         scratch.mkdir(parents=True, exist_ok=True)
         self.child = Child(
             "the process that starts ranks",
@@ -109,6 +110,7 @@ class Ranks:
             }
         )
         self.idle = max(self.idle, ended.get("idle", 0.0))
+        self.imports = ended["imports"]
         return collect(job, folder, ended)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from harness.device import Device, VirtualDevice, as_cuda, open_device, open_process_device
 from harness.device.stream_names import stream_names
@@ -217,7 +218,8 @@ def run_script(job: Job, watch: Watch) -> str:
 def count_steps(watch: Watch, limit: int | None, enough: Callable[[], None]) -> None:
     """Count optimizer steps as they are made: the engine may be gone by the time that its script has ended.
 
-    Once `limit` steps are made, `enough` is called where a training loop gets control back.
+    They are DeepSpeed's, or where a script makes no engine, those of torch's optimizers. Once `limit` steps are made,
+    `enough` is called where a training loop gets control back.
     """
     from deepspeed.runtime.engine import DeepSpeedEngine
     from deepspeed.runtime.pipe.engine import PipelineEngine
@@ -235,6 +237,14 @@ def count_steps(watch: Watch, limit: int | None, enough: Callable[[], None]) -> 
     DeepSpeedEngine._take_model_step, DeepSpeedEngine.__init__ = counted, made
     for engine, method in ((DeepSpeedEngine, "step"), (PipelineEngine, "train_batch")):
         setattr(engine, method, _until(getattr(engine, method), watch, limit, enough))
+
+    def without_engine(*_: Any) -> None:
+        if not watch.engines:
+            watch.steps = (watch.steps or 0) + 1
+            if watch.steps == limit:
+                enough()
+
+    register_optimizer_step_post_hook(without_engine)
 
 
 def _until(

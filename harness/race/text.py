@@ -53,12 +53,11 @@ def _found(report: Report) -> str:
         return "nothing ran, so nothing was analysed"
     kinds = Counter[str](race.kind for race in report.races)
     found = ", ".join(f"{kinds[kind]} {word}" for kind, word in _WORDS.items() if kinds[kind])
-    trained = (
-        ""
-        if report.steps != 0 or report.problems
-        else "; no optimizer step was made: it says nothing of training"
-    )
-    return (found or "no unordered accesses") + trained
+    if report.steps != 0:
+        return found or "no unordered accesses"
+    if report.problems:
+        return found or "too little to judge"
+    return (found or "no unordered accesses") + "; no optimizer step was made: it says nothing of training"
 
 
 def _many(count: int, thing: str) -> str:
