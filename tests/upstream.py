@@ -1,4 +1,4 @@
-"""DeepSpeed's own tests under the pytest plugin, unmodified: run, and the table of docs/pytest.md written anew.
+"""DeepSpeed's own tests under the pytest plugin, unmodified: run, and the table of docs/reference/pytest.md made.
 
 `python -m tests.upstream FOLDER COMMIT` wants the `tests` folder of a checkout of DeepSpeed (`git archive COMMIT
 tests`), and says in the page which commit that was. Takes up to ten minutes on two cores.
@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "pytest.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "pytest.md"
 MARK = "<!-- table -->"
 ZERO, OVERLAP = "unit/v1/zero/test_zero.py", "unit/v1/zero/test_zero_coalesce_grad_reduction.py"
 ZEROPP = "unit/runtime/zero/test_zeropp.py"

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.race.explore import Budget, Found, Search, effects, explore, what_changed
+from harness.race.effects import effects, what_changed
+from harness.race.explore import Budget, Found, Search, explore
 from harness.race.job import Job, Outcome
 from harness.race.launch import Ranks
 from harness.race.merge import merge, with_effects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -51,7 +52,8 @@ def run_item(item: pytest.Item, wanted: Wanted) -> list[pytest.TestReport]:
         analysed = run("busy")
         report = merge(analysed.ranks, item.nodeid)
         # A test that does nothing on the device has but one schedule.
-        others = [run(policy) for policy in wanted.policies] if analysed.passed and report.ops else []
+        policies = _counted(wanted.policies, analysed) if analysed.passed and report.ops else []
+        others = [run(policy) for policy in policies]
     reports = [*analysed.reports] or [failure(item, f"hpz_streams: {analysed.ended}")]
     if analysed.ended is None and any(one.skipped for one in reports):
         return reports
@@ -74,6 +76,12 @@ def run_item(item: pytest.Item, wanted: Wanted) -> list[pytest.TestReport]:
     if (expected := evaluate_xfail_marks(item)) is not None:
         last.outcome, last.wasxfail = "skipped", expected.reason
     return reports
+
+
+def _counted(policies: Sequence[str], analysed: Execution) -> list[str]:
+    """The policies; one of random priorities, `pct(SEED)`, falls at random among as many ops as the test issues."""
+    ops = max(rank.ops for rank in analysed.ranks)
+    return [re.sub(r"^pct\((\d+)\)$", rf"pct(\1,2,{ops})", policy) for policy in policies]
 
 
 def _verdict(report: Report, failing: Sequence[Execution]) -> str:
