@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from harness.race.classes import Class, classes
 from harness.race.job import Flip, Job, Outcome
@@ -42,6 +43,11 @@ class Budget:
     mode: Mode = "named"
     schedules: int = 64  # of mode `pct`: of random priorities; of `exhaustive`: classes
     depth: int = 2  # of the faults that `pct` is to meet: how many orders must come together
+
+    def asked(self) -> dict[str, Any]:
+        """As reports keep it; what the mode does not look at is left out, as it was before there were modes."""
+        unused = ("mode", "schedules", "depth") if self.mode == "named" else ("seeds",)
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
 
 @dataclass
