@@ -19,7 +19,8 @@ from typing import Literal
 
 from rich.console import Console
 
-from harness.race.explore import Run, differs, explore, what_changed
+from harness.race.effects import what_changed
+from harness.race.explore import Run, differs, explore
 from harness.race.fault import Case, Side
 from harness.race.fault_pairs import NotHere, Pair, Pairs, Shown, order_of, per_step, silent
 from harness.race.investigate import Settings, analysed, conclude
