@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from analysis.judge.evidence import OBTAINED
 from harness.diagnose.pages import all_pages
 from harness.diagnose.schema import FOLDER as DIAGNOSE
@@ -24,6 +26,16 @@ from harness.system.places import REPOSITORY
 from harness.words import WORDS
 
 SUMMARY_SCHEMA = REPOSITORY / "analysis" / "schema" / "summary.schema.json"
+
+PARTS: dict[str, type[BaseModel]] = {
+    "shape": Shape,
+    "training": Training,
+    "data": Data,
+    "rule": Rule,
+    "launch": Launch,
+    "plan": Plan,
+    "simulate": Settings,
+}
 
 
 def pages() -> dict[str, str]:
@@ -57,18 +69,7 @@ def _study() -> str:
         f"A block, or a list of blocks, each a product of axes: a value, or a list of values. Axes are {axes}, and any "
         f"key of DeepSpeed's JSON as `{DEEPSPEED}SECTION.KEY`. Where nothing is said: {defaults}. A `shape` is a "
         "mapping or a word such as `2x2-hpz2`.",
-        *(
-            record_section(name, model)
-            for name, model in {
-                "shape": Shape,
-                "training": Training,
-                "data": Data,
-                "rule": Rule,
-                "launch": Launch,
-                "plan": Plan,
-                "simulate": Settings,
-            }.items()
-        ),
+        *(record_section(name, model) for name, model in PARTS.items()),
     )
 
 
