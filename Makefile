@@ -79,7 +79,7 @@ historical: setup
 
 # From the committed reference results; the same input gives the same svg, byte for byte.
 figures: setup
-	$(BIN)/python -m analysis figures $(wildcard results/reference/*)
+	$(BIN)/python -m analysis figures $(patsubst %/study.yaml,%,$(wildcard results/reference/*/study.yaml))
 
 # The generated pages of docs/reference anew, and all of docs as a site in site/.
 docs: setup

@@ -37,7 +37,9 @@ def clock_sentence(record: Mapping[str, Any]) -> str:
     """The result in one sentence, from `simulated` of summary.json."""
     words = []
     if counts := record["windows"]:
-        words.append(f"the race strikes in {counts['strikes']} of {counts['settings']} settings at full size")
+        least, most = counts["strikes"], counts["strikes"] + counts["may_strike"]
+        many = f"{least} to {most}" if most > least else str(most)
+        words.append(f"the race strikes in {many} of {counts['settings']} settings at full size")
     costs = [f"{name} {percent(high, 1)}" for name, (_, high) in record["order_costs"].items()]
     words += [f"an ordering adds to a step at most: {', '.join(costs)}"] if costs else []
     return (

@@ -27,16 +27,6 @@ from harness.words import WORDS
 
 SUMMARY_SCHEMA = REPOSITORY / "analysis" / "schema" / "summary.schema.json"
 
-PARTS: dict[str, type[BaseModel]] = {
-    "shape": Shape,
-    "training": Training,
-    "data": Data,
-    "rule": Rule,
-    "launch": Launch,
-    "plan": Plan,
-    "simulate": Settings,
-}
-
 
 def pages() -> dict[str, str]:
     """Page by file name in docs/reference."""
@@ -58,6 +48,15 @@ def _page(title: str, source: str, *parts: str) -> str:
 
 def _study() -> str:
     axes = ", ".join(f"`{name}`" for name in (*RUN_AXES, *TRAINING_AXES))
+    parts: dict[str, type[BaseModel]] = {
+        "shape": Shape,
+        "training": Training,
+        "data": Data,
+        "rule": Rule,
+        "launch": Launch,
+        "plan": Plan,
+        "simulate": Settings,
+    }
     defaults = ", ".join(f"`{name}: {json.dumps(value)}`" for name, value in DEFAULT_AXES.items())
     return _page(
         "Keys of a study",
@@ -69,7 +68,7 @@ def _study() -> str:
         f"A block, or a list of blocks, each a product of axes: a value, or a list of values. Axes are {axes}, and any "
         f"key of DeepSpeed's JSON as `{DEEPSPEED}SECTION.KEY`. Where nothing is said: {defaults}. A `shape` is a "
         "mapping or a word such as `2x2-hpz2`.",
-        *(record_section(name, model) for name, model in PARTS.items()),
+        *(record_section(name, model) for name, model in parts.items()),
     )
 
 
