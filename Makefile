@@ -69,7 +69,7 @@ matrix: setup
 	$(BIN)/nox $(if $(TORCH),--session "matrix(torch='$(TORCH)')")
 
 # Public training scripts under `hpz race`, fetched from their repositories and run as they are; rewrites the table of
-# docs/howto/scripts.md. SCRIPTS_PYTHON names an environment that has what the scripts import (their README says).
+# docs/howto/scripts.md. SCRIPTS_PYTHON names an environment with torchvision, for the scripts that need it.
 scripts: setup
 	$(BIN)/python -m tests.scripts $(NAMES)
 

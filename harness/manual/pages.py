@@ -16,7 +16,7 @@ from harness.launch.slurm.profile import Profile
 from harness.launch.slurm.site import Site
 from harness.manual.commands import commands
 from harness.manual.keys import GENERATED, fields_table, keys_table, record_section
-from harness.race import matrix, report
+from harness.race import fault_pairs, matrix, report
 from harness.record import directory
 from harness.simulate.plan import Settings
 from harness.study.axes import DEEPSPEED, DEFAULT_AXES, RUN_AXES, TRAINING_AXES
@@ -105,6 +105,7 @@ def _schemas() -> str:
     named = {
         "`hpz race --json`, `races.json`": report.SCHEMA_FILE,
         "`hpz race STUDY --json`": matrix.SCHEMA_FILE,
+        "`hpz race CORPUS --json`, `corpus.json`": fault_pairs.SCHEMA_FILE,
         "`hpz doctor --json`": DIAGNOSE / "doctor.schema.json",
         "`hpz triage --json`": DIAGNOSE / "triage.schema.json",
         "`summary.json`": SUMMARY_SCHEMA,

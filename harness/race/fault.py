@@ -26,10 +26,11 @@ class Side(Frozen):
 
     release: str
     variant: str | None = None  # the patch set; None: as it was released
-    patch: str | None = None  # one more, as a file that lies beside the fault's
+    patch: str | None = None  # one more, as a file, relative to the fault's
 
     def __str__(self) -> str:
-        return " ".join(part for part in (self.release, self.variant, self.patch) if part)
+        patch = f"+ {Path(self.patch).name.partition('-')[0]}" if self.patch else None
+        return " ".join(part for part in (self.release, self.variant, patch) if part)
 
     @property
     def patched(self) -> Variant:
@@ -135,7 +136,7 @@ def _check_side(side: Side | None, key: str, folder: Path) -> None:
     if side is None:
         return
     if side.patch is not None and not (folder / side.patch).is_file():
-        raise HarnessError(f"{key}.patch: there is no {side.patch} beside it; name one that is")
+        raise HarnessError(f"{key}.patch: there is no {side.patch} there; give its path from this file on")
     try:
         _ = side.patched
     except HarnessError as error:

@@ -1,15 +1,18 @@
 """What came of a corpus: for each fault, whether the side that has it showed it and the side that ended it is silent.
 
-A corpus's corpus.json is a `Pairs`.
+A corpus's corpus.json is a `Pairs`; its JSON Schema stands in race-corpus.schema.json beside this module.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 from harness.race.fault import Case
 from harness.race.report import Frozen, Report
+
+SCHEMA_FILE = Path(__file__).with_name("race-corpus.schema.json")
 
 
 class Shown(Frozen):
@@ -136,3 +139,7 @@ def silent(case: Case, report: Report) -> Silent:
 
 def per_step(report: Report, kind: str) -> float:
     return round(sum(cost.count for cost in report.costs if cost.kind == kind) / (report.steps or 1), 2)
+
+
+def json_schema() -> dict[str, Any]:
+    return Pairs.model_json_schema()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from rich.console import Console
 
 from harness.race.fault import Fault, Find, is_corpus, load_case, load_corpus
-from harness.race.fault_pairs import NotHere, Pair, Pairs, Shown, Silent, order_of
+from harness.race.fault_pairs import SCHEMA_FILE, NotHere, Pair, Pairs, Shown, Silent, json_schema, order_of
 from harness.race.fault_pairs_table import markdown, print_pairs
 from harness.race.report import Access, Place, Race
 from harness.system.errors import HarnessError
@@ -45,7 +47,7 @@ def test_every_program_and_patch_of_the_corpus_is_used() -> None:
     faults = [case.fault for case in load_corpus(CORPUS)]
     sides = [side for fault in faults for side in (fault.has, fault.ended) if side]
     used = {fault.program for fault in faults} | {side.patch for side in sides}
-    assert {file.name for file in CORPUS.iterdir() if file.suffix in (".py", ".patch")} <= used
+    assert {file.name for file in CORPUS.iterdir() if file.suffix != ".yaml"} - {"__pycache__"} <= used
 
 
 def test_a_file_says_how_its_program_is_started(tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_a_file_says_how_its_program_is_started(tmp_path: Path) -> None:
         ({"ranks": 0}, "ranks: Input should be greater than or equal to 1 (given: 0)"),
         ({"has": {"release": "0.9.0"}}, "has: DeepSpeed 0.9.0"),
         ({"has": {"release": "0.19.8", "variant": "evnt"}}, "has: 'evnt' is not a variant"),
-        ({"ended": {"release": "0.19.8", "patch": "a.patch"}}, "ended.patch: there is no a.patch beside it"),
+        ({"ended": {"release": "0.19.8", "patch": "a.patch"}}, "ended.patch: there is no a.patch there"),
         ({"program": "lop.py"}, "program: there is no lop.py beside it"),
         ({"find": {"first": "write"}}, "find.second: Field required"),
     ],
@@ -161,6 +163,12 @@ def test_the_table_holds_every_fault() -> None:
     assert "0.1: missed" in printed
     assert "not here: d: needs NVMe" in printed
     assert printed.rstrip().endswith("1 cannot be met here")
+
+
+def test_the_json_follows_the_documented_schema() -> None:
+    schema = json.loads(SCHEMA_FILE.read_text())
+    assert schema == json_schema(), "run: python -m harness.race.schemas"
+    jsonschema.validate(json.loads(pairs().model_dump_json()), schema)
 
 
 def test_the_page_holds_the_table_of_the_reference_results() -> None:
