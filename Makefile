@@ -16,7 +16,7 @@ MAY_INSTALL := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] ||
 # Ranks are processes by the hundred; each would compile what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: reproduce test soak chaos matrix releases scripts lint types packages figures historical clean setup
+.PHONY: reproduce test soak chaos matrix releases scripts lint types packages figures docs historical clean setup
 setup: .venv/.ready
 
 # torch comes first, so that nothing that depends on it brings another build.
@@ -81,5 +81,11 @@ historical: setup
 figures: setup
 	$(BIN)/python -m analysis figures $(patsubst %/study.yaml,%,$(wildcard results/reference/*/study.yaml))
 
+# The generated pages of docs/reference anew, and all of docs as a site in site/.
+docs: setup
+	$(BIN)/python -m harness.manual
+	$(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache
