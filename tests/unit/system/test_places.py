@@ -55,4 +55,4 @@ def test_a_shipped_study_is_found_from_an_empty_folder(tmp_path: Path) -> None:
         env={"PYTHONPATH": str(places.REPOSITORY), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "virtual-device" in done.stdout
+    assert "llama2-toy-unaligned_event" in done.stdout
