@@ -14,6 +14,7 @@ FILES = (
     "constraints.txt",
     "LICENSE",
     "results/paper/claims.yaml",
+    "results/paper/form.yaml",
     # What simulated time was held against: its errors stand beside every number.
     *(f"results/reference/slow-link/{name}" for name in ("study.yaml", "runs.parquet", "calibration.json")),
 )

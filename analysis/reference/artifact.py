@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from analysis.judge.look_up import look_up
 from analysis.judge.summary import summarise_folder
 from harness.system.child import last_words
 from harness.system.errors import HarnessError
@@ -140,24 +140,6 @@ def _hold(claim: Claim, content: Any, why: str) -> Found:
 @cache
 def _reference(study: str) -> Mapping[str, Any]:
     return summarise_folder(REPOSITORY / "results" / "reference" / study)
-
-
-def look_up(content: Any, at: str) -> Any:
-    """The value at a place: keys parted by dots, `[key=value,…]` the one entry of a list, `length`. HarnessError."""
-    for word in filter(None, re.split(r"\.(?![^\[]*\])", at)):
-        try:
-            if word == "length":
-                content = len(content)
-            elif word.startswith("["):
-                wanted = dict(pair.split("=", 1) for pair in word.strip("[]").split(","))
-                (content,) = (
-                    one for one in content if all(str(one[key]) == value for key, value in wanted.items())
-                )
-            else:
-                content = content[word]
-        except (KeyError, TypeError, ValueError) as error:
-            raise HarnessError(f"artifact.yaml: nothing stands at {at!r} (looked for {word!r})") from error
-    return content
 
 
 def agrees(expected: Any, found: Any, tolerance: Literal["exact", "at_most"] | Relative) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from analysis.judge.look_up import look_up
 from analysis.reference import artifact as module
-from analysis.reference.artifact import Artifact, Relative, agrees, artifact, examine, look_up, page, table
+from analysis.reference.artifact import Artifact, Relative, agrees, artifact, examine, page, table
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 
