@@ -85,7 +85,7 @@ matrix: setup
 	$(BIN)/nox $(if $(TORCH),--session "matrix(torch='$(TORCH)')")
 
 # Public training scripts under `hpz race`, fetched from their repositories and run as they are; rewrites the table of
-# docs/scripts.md. SCRIPTS_PYTHON names an environment that has what the scripts import (their README says).
+# docs/howto/scripts.md. SCRIPTS_PYTHON names an environment with torchvision, for the scripts that need it.
 scripts: setup
 	$(BIN)/python -m tests.scripts $(NAMES)
 
@@ -95,7 +95,7 @@ historical: setup
 
 # From the committed reference results; the same input gives the same svg, byte for byte.
 figures: setup
-	$(BIN)/python -m analysis figures $(wildcard results/reference/*)
+	$(BIN)/python -m analysis figures $(patsubst %/study.yaml,%,$(wildcard results/reference/*/study.yaml))
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -64,10 +64,12 @@ def rebuild(folders: list[Path]) -> int:
 
 def keep_all(folders: list[Path], unfinished: bool = False) -> int:
     """Copy the reference results of each folder and print where they lie."""
+    from analysis.reference.corpus import NAME, keep_corpus
     from analysis.reference.keep import keep
 
     for folder in folders:
-        print(keep(folder, unfinished=unfinished))
+        is_corpus = (folder / NAME).is_file()
+        print(keep_corpus(folder) if is_corpus else keep(folder, unfinished=unfinished))
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from analysis.collect.collect import collect_study
+from analysis.draw.against import against_figure
 from analysis.draw.costs import cost_figures, lines_figure
 from analysis.draw.figure import Figure, inline
 from analysis.draw.losses import loss_figures
@@ -84,8 +85,10 @@ def clock_figures(clock: Clock | None) -> list[Figure]:
     """Validation first, then what the clock found."""
     if clock is None:
         return []
-    held = validation_figure(clock.validation) if clock.validation else None
-    return [*([held] if held else []), *simulated_figures(clock.simulated)]
+    held = clock.validation
+    against = against_figure(held.table) if held and len(held.table) else None
+    made = [against, validation_figure(held) if held else None]
+    return [*(figure for figure in made if figure), *simulated_figures(clock.simulated)]
 
 
 def build_figures(folder: str | Path) -> list[Drawn]:

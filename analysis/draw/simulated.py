@@ -32,7 +32,7 @@ def simulated_figures(simulated: Simulated) -> list[Figure]:
 
 
 def throughput_figure(simulated: Simulated) -> Figure:
-    """Speed over ZeRO-3 of each ordering, by network; the bound by bytes as a line."""
+    """Speed over ZeRO-3 of each ordering, by network, with its range; the bound by bytes as a line."""
     table = sync_cost(simulated)
     table = table[table["variant"].isin(ORDERINGS)].assign(
         case=[case(row) for row in records(table[table["variant"].isin(ORDERINGS)])]
@@ -42,6 +42,8 @@ def throughput_figure(simulated: Simulated) -> Figure:
         "network",
         "variant",
         "speedup_over_zero3",
+        "speedup_over_zero3_low",
+        "speedup_over_zero3_high",
         "bytes_bound",
         "step_seconds",
         "run_id",
@@ -57,6 +59,8 @@ def draw_throughput(table: pd.DataFrame) -> Canvas:
         mine = table[table["case"] == name]
         for variant, part in mine.groupby("variant", sort=False):
             line, places = line_of(str(variant)), [networks.index(n) for n in part["network"]]
+            low, high = (part[f"speedup_over_zero3_{end}"] for end in ("low", "high"))
+            panel.vlines(places, low, high, color=line.colour, linewidth=1.0, alpha=0.5, zorder=line.order)
             panel.plot(
                 places,
                 part["speedup_over_zero3"],
@@ -78,13 +82,24 @@ def draw_throughput(table: pd.DataFrame) -> Canvas:
 
 
 def order_cost_figure(simulated: Simulated) -> Figure:
-    """Step time of each ordering over the unordered one, in per cent, by network."""
+    """Step time of each ordering over the unordered one, in per cent, by network, with its range."""
     table = sync_cost(simulated)
     table = table[table["variant"].isin(ORDERINGS[1:])]
     table = table.assign(
-        case=[case(row) for row in records(table)], cost_percent=100 * table["cost_of_order"]
+        case=[case(row) for row in records(table)],
+        cost_percent=100 * table["cost_of_order"],
+        **{f"cost_percent_{end}": 100 * table[f"cost_of_order_{end}"] for end in ("low", "high")},
     )
-    keep = ["case", "network", "variant", "cost_percent", "blocked_at_copy_seconds", "lost_overlap_seconds"]
+    keep = [
+        "case",
+        "network",
+        "variant",
+        "cost_percent",
+        "cost_percent_low",
+        "cost_percent_high",
+        "blocked_at_copy_seconds",
+        "lost_overlap_seconds",
+    ]
     return figure(
         "simulated_order_cost",
         "What each ordering costs",
@@ -103,22 +118,24 @@ def draw_order_cost(table: pd.DataFrame) -> Canvas:
             part = mine[mine["variant"] == variant].set_index("network").reindex(networks)
             places = np.arange(len(networks)) + (number - (len(variants) - 1) / 2) * width
             panel.bar(places, part["cost_percent"], width * 0.9, color=line_of(variant).colour, label=variant)
-            for x, value in zip(places, part["cost_percent"], strict=True):
-                _number(panel, float(x), float(value))
+            ends = part[["cost_percent_low", "cost_percent_high"]].to_numpy()
+            panel.vlines(places, ends[:, 0], ends[:, 1], color=MUTED, linewidth=0.8)
+            for x, value, (_, high) in zip(places, part["cost_percent"], ends, strict=True):
+                _number(panel, float(x), float(value), float(high))
         panel.axhline(0.0, color=MUTED, linewidth=0.8)
         panel.set_title(name, fontsize=7.5)
         panel.grid(False, axis="x")
         panel.set_xticks(range(len(networks)), [short(n) for n in networks], rotation=35, ha="right")
     panels[0].set_ylim(
-        min(0.0, table["cost_percent"].min()) - 0.5, 1.25 * max(1.0, table["cost_percent"].max())
+        min(0.0, table["cost_percent_low"].min()) - 0.5, 1.25 * max(1.0, table["cost_percent_high"].max())
     )
     panels[0].set_ylabel("step time over unordered, %")
     legend_below(canvas, panels[0])
     return canvas
 
 
-def _number(panel: Axes, x: float, value: float) -> None:
-    """A bar's value above it, so that what is too small to see can be read."""
+def _number(panel: Axes, x: float, value: float, high: float) -> None:
+    """A bar's value above its range, so that what is too small to see can be read."""
     if np.isfinite(value):
         text = f"{value + 0.0:.1f}".replace("-0.0", "0.0")
-        panel.text(x, max(value, 0.0), f" {text}", rotation=90, ha="center", va="bottom", fontsize=5.5)
+        panel.text(x, max(high, 0.0), f" {text}", rotation=90, ha="center", va="bottom", fontsize=5.5)

@@ -19,7 +19,7 @@ from harness.simulate.tables import windows
 
 
 def window_figure(simulated: Simulated) -> Figure:
-    """The least margin of each setting and network: where the gather overtakes the copy, and by how much."""
+    """The least margin of each setting and network, and over its range how many gathers overtake their copy."""
     table = windows(simulated)
     table = table[table["parameters_gathered"] > 0]
     table = table.assign(case=[_window_case(row) for _, row in table.iterrows()])
@@ -29,6 +29,10 @@ def window_figure(simulated: Simulated) -> Figure:
         "margin_min_us",
         "margin_median_us",
         "overtaken",
+        "overtaken_low",
+        "overtaken_high",
+        "margin_min_us_low",
+        "margin_min_us_high",
         "parameters_gathered",
         "verdict",
     ]
@@ -55,11 +59,11 @@ def draw_windows(table: pd.DataFrame) -> Canvas:
     canvas, panel = plt.subplots(
         figsize=(max(6.5, 3.0 + 1.25 * len(networks)), 1.1 + 0.3 * len(cases)), layout="constrained"
     )
-    colours = {"strikes": "#f3c0a8", "close": "#fbe3ae", "hidden": "#bfe3d0"}
+    colours = {"strikes": "#f3c0a8", "may strike": "#f7dcc0", "close": "#fbe3ae", "hidden": "#bfe3d0"}
     for _, row in table.iterrows():
         x, y = networks.index(row["network"]), cases.index(row["case"])
         panel.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=colours[row["verdict"]], linewidth=0))
-        sign = f"✕ {row['overtaken']} of {row['parameters_gathered']}" if row["overtaken"] else "–"
+        sign = f"✕ {_overtaken(row)} of {row['parameters_gathered']}" if row["overtaken_high"] else "–"
         panel.text(
             x,
             y,
@@ -73,9 +77,17 @@ def draw_windows(table: pd.DataFrame) -> Canvas:
     panel.set_ylim(len(cases) - 0.5, -0.5)
     panel.set_xticks(range(len(networks)), [short(n) for n in networks])
     panel.set_yticks(range(len(cases)), cases, fontsize=7)
-    panel.set_title("least margin from copy to gather; ✕: parameters gathered before their copy has ended")
+    panel.set_title(
+        "least margin from copy to gather; ✕: parameters gathered before their copy has ended, by what the terms may be"
+    )
     panel.grid(False)
     return canvas
+
+
+def _overtaken(row: Any) -> str:
+    """How many gathers overtake their copy, over the range."""
+    low, high = int(row["overtaken_low"]), int(row["overtaken_high"])
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _millions(count: float) -> str:
@@ -96,7 +108,7 @@ def shown_margins(simulated: Simulated) -> pd.DataFrame:
     """
     keys = ["run_id", "network"]
     table = windows(simulated)
-    table = table[table["verdict"] == "strikes"].drop_duplicates(["model", "release", "variant"]).head(6)
+    table = table[table["overtaken"] > 0].drop_duplicates(["model", "release", "variant"]).head(6)
     if not len(table):
         return simulated.margins.head(0).assign(case=[])
     names = [f"{_window_case(row)}; {short(row['network'])}" for row in records(table)]

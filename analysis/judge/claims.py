@@ -119,16 +119,28 @@ def _stock_by_copy(summary: Record) -> Found:
     return fails(summary, pairs, control, "old copy, ordered, on unaligned sizes")
 
 
+def _to(strikes: int, may: int) -> str:
+    """Settings in which the race strikes whatever the clock's terms are, to those in which it strikes by some."""
+    return f"{strikes} to {strikes + may}" if may else str(strikes)
+
+
 def _stock_at_full_size(summary: Record) -> Found:
     pairs = [pair for pair in select(summary, "stock") if pair["model"] in FULL_SIZE]
     counts = (summary.get("simulated") or {}).get("windows")
     if pairs or not counts:
         return fails(summary, pairs, [], "stock at full size")
-    codes = ", ".join(f"{strikes} of {of} with {code}" for code, (strikes, of) in counts["by_code"].items())
-    why = f"in simulated time, gathers overtake their copies in {counts['strikes']} of {counts['settings']} settings "
-    why += f"at full size ({codes}) and in {counts['small_strikes']} of {counts['small_settings']} of toy models; "
+    codes = ", ".join(
+        f"{_to(strikes, may)} of {of} with {code}" for code, (strikes, may, of) in counts["by_code"].items()
+    )
+    many = _to(counts["strikes"], counts["may_strike"])
+    why = f"in simulated time, gathers overtake their copies in {many} of {counts['settings']} settings "
+    why += f"at full size, by what the clock's terms may be ({codes}), "
+    why += f"and in {counts['small_strikes']} of {counts['small_settings']} of toy models; "
     why += "losses were not computed, and when the copy ends was never held against a measurement"
-    numbers = {name: counts[name] for name in ("settings", "strikes", "small_settings", "small_strikes")}
+    numbers = {
+        name: counts[name]
+        for name in ("settings", "strikes", "may_strike", "small_settings", "small_strikes")
+    }
     return Found("bounded", why, simulated_runs(counts["run_ids"]), numbers)
 
 

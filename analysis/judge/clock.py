@@ -28,6 +28,8 @@ def clock_record(clock: Clock | None) -> Record | None:
             "sentences": trust(clock.validation),
             "published": published,
             "measured": measured,
+            "clock": clock.validation.about.get("clock", 1) if clock.validation else None,
+            "made": clock.validation.about.get("made") if clock.validation else None,
             "not_validated": list(clock.validation.about["not_validated"]) if clock.validation else [],
         },
     }
@@ -37,7 +39,9 @@ def clock_sentence(record: Mapping[str, Any]) -> str:
     """The result in one sentence, from `simulated` of summary.json."""
     words = []
     if counts := record["windows"]:
-        words.append(f"the race strikes in {counts['strikes']} of {counts['settings']} settings at full size")
+        least, most = counts["strikes"], counts["strikes"] + counts["may_strike"]
+        many = f"{least} to {most}" if most > least else str(most)
+        words.append(f"the race strikes in {many} of {counts['settings']} settings at full size")
     costs = [f"{name} {percent(high, 1)}" for name, (_, high) in record["order_costs"].items()]
     words += [f"an ordering adds to a step at most: {', '.join(costs)}"] if costs else []
     return (

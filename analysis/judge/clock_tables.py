@@ -82,7 +82,10 @@ def order_rows(clock: Clock) -> list[Record]:
                 "zero3": seconds.get("zero3"),
                 "unordered": seconds.get("unordered"),
                 **{name: by[name]["cost_of_order"] if name in by else None for name in ORDERED},
+                **{f"{name}_{end}": _end(by, name, end) for name in ORDERED for end in ("low", "high")},
                 "speedup": fixed.get("speedup_over_zero3"),
+                "speedup_low": fixed.get("speedup_over_zero3_low"),
+                "speedup_high": fixed.get("speedup_over_zero3_high"),
                 "bytes_bound": fixed.get("bytes_bound"),
                 "blocked": fixed.get("blocked_at_copy_seconds"),
                 "lost": device.get("lost_overlap_seconds"),
@@ -92,20 +95,24 @@ def order_rows(clock: Clock) -> list[Record]:
     return found
 
 
+def _end(by: Mapping[str, Any], name: str, end: str) -> float | None:
+    return by[name][f"cost_of_order_{end}"] if name in by else None
+
+
 def order_costs(clock: Clock) -> dict[str, tuple[float, float]]:
-    """Ordering → (least, largest) share that it adds to a step of unordered hpZ."""
+    """Ordering → (least, largest) share that it adds to a step of unordered hpZ, over settings and their ranges."""
     if "sync_cost" not in clock.tables:
         return {}
     table = sync_cost(clock.simulated).dropna(subset=["cost_of_order"])
     return {
-        name: (float(part.min()), float(part.max()))
+        name: (float(part["cost_of_order_low"].min()), float(part["cost_of_order_high"].max()))
         for name in ORDERED
-        if len(part := table[table["variant"] == name]["cost_of_order"])
+        if len(part := table[table["variant"] == name])
     }
 
 
 def window_counts(clock: Clock) -> Record | None:
-    """How many settings (training × network) there are, and in how many the race strikes, is close, or is hidden."""
+    """How many settings (training × network) there are, and in how many the race strikes, may strike, or is hidden."""
     if "windows" not in clock.tables:
         return None
     table = windows(clock.simulated)
@@ -115,24 +122,25 @@ def window_counts(clock: Clock) -> Record | None:
     return {
         "settings": len(full),
         **{name: int((full["verdict"] == name).sum()) for name in ("strikes", "close", "hidden")},
+        "may_strike": int((full["verdict"] == "may strike").sum()),
         "by_code": _strikes(full.assign(code=full["variant"] + " of DeepSpeed " + full["release"]), "code"),
         "by_network": _strikes(full, "network"),
         "small_settings": len(small),
-        "small_strikes": int((small["verdict"] == "strikes").sum()),
+        "small_strikes": int(small["verdict"].isin(["strikes", "may strike"]).sum()),
         "run_ids": list(dict.fromkeys(table["run_id"])),
     }
 
 
 def _strikes(table: pd.DataFrame, column: str) -> dict[str, list[int]]:
-    """Value of the column → [settings in which the race strikes, settings]."""
+    """Value of the column → [settings in which the race strikes over the whole range, in which it may, settings]."""
     return {
-        str(name): [int((part["verdict"] == "strikes").sum()), len(part)]
+        str(name): [*(int((part["verdict"] == what).sum()) for what in ("strikes", "may strike")), len(part)]
         for name, part in table.groupby(column, sort=False)
     }
 
 
 def reading_rows(clock: Clock) -> list[Record]:
-    """Both readings of "98 %", each with its range over all settings and the setting at its best and worst."""
+    """Both readings of "98 %", each with its range over all settings and their own ranges, and the best and worst."""
     if "sync_cost" not in clock.tables:
         return []
     every = pd.DataFrame(ninety_eight(sync_cost(clock.simulated)))
@@ -140,19 +148,20 @@ def reading_rows(clock: Clock) -> list[Record]:
 
 
 def _reading(name: str, part: pd.DataFrame) -> Record:
-    ordered = part.sort_values("simulated").to_dict("records")
-    worst, best = ordered[0], ordered[-1]
+    rows = part.to_dict("records")
+    worst, best = min(rows, key=lambda row: row["low"]), max(rows, key=lambda row: row["high"])
     return {
         "reading": name,
         "says": READINGS[name],
         "claimed": CLAIMED[name],
-        "low": float(worst["simulated"]),
-        "high": float(best["simulated"]),
+        "low": float(worst["low"]),
+        "high": float(best["high"]),
         "least_at": f"{case(worst)}, {worst['network']}",
         "most_at": f"{case(best)}, {best['network']}",
         "bytes_allow": None if name != "R1" else float(part["bytes_bound"].max()),
         "settings": len(part),
         "reached": int((part["judgement"] == "reached").sum()),
+        "left_open": int((part["judgement"] == "left open").sum()),
         "impossible": int((part["judgement"] == "impossible by bytes").sum()),
         "run_ids": list(dict.fromkeys(run_id for ids in part["run_ids"] for run_id in ids)),
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.judge.clock import clock_record
 from analysis.judge.clock_tables import FOLDER, Clock, order_rows, scaling_rows, size_rows
-from analysis.judge.trust import validation_rows
+from analysis.judge.trust import group_rows, records, validation_rows
 
 Record = dict[str, Any]
 STEP = "step.json.gz"
@@ -22,6 +22,8 @@ class Section:
     """What the page's section shows, beside its figures."""
 
     record: Record
+    table: list[Record]  # every published measurement
+    groups: list[Record]  # their errors by card, network and framework
     published: list[Record]
     measured: list[Record]
     orders: list[Record]  # on the study's first network
@@ -37,10 +39,12 @@ def section(clock: Clock | None) -> Section | None:
     record = clock_record(clock)
     if clock is None or record is None:
         return None
-    orders = order_rows(clock)
+    orders, held = order_rows(clock), clock.validation
     published, measured = validation_rows(clock.validation)
     return Section(
         record=record,
+        table=records(held.table) if held else [],
+        groups=group_rows(held.table) if held else [],
         published=published,
         measured=measured,
         orders=[row for row in orders if row["network"] == orders[0]["network"]],

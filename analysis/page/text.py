@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from analysis.judge.clock import clock_sentence
@@ -145,13 +145,13 @@ def _md_clock(record: Record) -> list[str]:
         ]
     if counts := record["windows"]:
         rows = (
-            (name, f"{strikes} of {of}")
+            (name, f"{strikes} of {of}", f"{may} of {of}")
             for group in ("by_code", "by_network")
-            for name, (strikes, of) in counts[group].items()
+            for name, (strikes, may, of) in counts[group].items()
         )
         parts += [
             "### Settings at full size in which a gather overtakes its copy",
-            _md_table(("", "strikes"), rows),
+            _md_table(("", "strikes", "may strike"), rows),
         ]
     return parts
 
@@ -167,8 +167,9 @@ def latex_orders(rows: Iterable[Record], summary: Record) -> str:
                 row["case"],
                 row["network"],
                 *(_three(row[name]) for name in ("zero3", "unordered")),
-                *("--" if row[name] is None else percent(row[name], 1) for name in ORDERED),
-                *(_three(row[name]) for name in ("speedup", "bytes_bound")),
+                *(_ends(row, name, lambda value: percent(value, 1)) for name in ORDERED),
+                _ends(row, "speedup", _three),
+                _three(row["bytes_bound"]),
             )
         )
         + r" \\"
@@ -188,6 +189,14 @@ def latex_orders(rows: Iterable[Record], summary: Record) -> str:
             "",
         ]
     )
+
+
+def _ends(row: Record, name: str, text: Callable[[float], str]) -> str:
+    """A value with the ends of its range, where it has one."""
+    if row[name] is None:
+        return "--"
+    low, high = text(row[f"{name}_low"]), text(row[f"{name}_high"])
+    return text(row[name]) + (f" ({low} to {high})" if low != high else "")
 
 
 def _three(value: float | None) -> str:

@@ -14,6 +14,7 @@ from analysis.judge.race_matrix import load_matrix
 from analysis.page.simulated import STEP
 from harness.race.matrix import Fault
 from harness.simulate.tables import read
+from harness.simulate.validate import TABLES
 from harness.study import load_study
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
@@ -94,7 +95,13 @@ def _dirty(record: str) -> bool:
 def _keep_simulated(source: Path, target: Path, study: str) -> None:
     """Cells, the validation, one step, and the margins that are drawn; the other tables follow from the cells."""
     target.mkdir(exist_ok=True)
-    kept = ("cells.csv", "validation.json", "validation_published.csv", "validation_measured.csv", STEP)
+    kept = (
+        "cells.csv",
+        "corners.csv",
+        "validation.json",
+        *(f"validation_{name}.csv" for name in TABLES),
+        STEP,
+    )
     for name in kept:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from harness.cli.against import show_against
 from harness.cli.console import wide_console
-from harness.cli.options import JsonOption, ResultsOption, StudyArgument
+from harness.cli.options import JsonOption, ResultsOption
 from harness.study import Study, load_study, save_study
 from harness.system.errors import HarnessError
 from harness.system.whole_file import write_text_whole
@@ -77,8 +78,26 @@ SHOWN: dict[str, dict[str, str]] = {
 }
 
 
+MeasuredOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RESULTS",
+        help="Results over links of known rate to validate against; default results/slow-link, where it exists.",
+    ),
+]
+AgainstOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv",
+        help="Simulate published measurements instead and print the errors; see harness/simulate/published.csv.",
+    ),
+]
+
+
 def simulate(
-    study_file: StudyArgument,
+    study_file: Annotated[
+        Path | None, typer.Argument(metavar="[STUDY]", help="A study file, or the results folder of one.")
+    ] = None,
     results: ResultsOption = None,
     trace: Annotated[
         Path | None, typer.Option(help="Also write the first cell's step here, for ui.perfetto.dev.")
@@ -92,19 +111,20 @@ def simulate(
             "--virtual-step", help="Take the step of --trace from the virtual device, real values and all."
         ),
     ] = False,
-    measured: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RESULTS",
-            help="Results over links of known rate to validate against; default results/slow-link, where it exists.",
-        ),
-    ] = None,
+    measured: MeasuredOption = None,
     validation: Annotated[
         bool, typer.Option(help="Simulate what was measured, too, and write the errors beside the tables.")
     ] = True,
+    against: AgainstOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Step times at real sizes in simulated time. Example: hpz simulate experiments/paper.yaml --trace step.json"""
+    if against is not None:
+        with _progress(quiet=as_json) as progress:
+            show_against(against, results or Path("results") / f"against-{against.stem}", as_json, progress)
+        return
+    if study_file is None:
+        raise HarnessError("hpz simulate: name a study, or measurements to simulate with --against FILE.csv")
     from harness.simulate.sweep import simulate_study
     from harness.simulate.tables import write
 

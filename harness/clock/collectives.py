@@ -13,6 +13,10 @@ from typing import NamedTuple
 from harness.hardware import Cluster
 
 TWICE = {"all_reduce"}  # reduce-scatter and all-gather in one
+LONG_BYTES = (
+    512 * 2**10
+)  # what a rank sends at once that pays half of what a long one pays a hop: NCCL changes its
+# protocol (LL, LL128, Simple) by size, and a slice of Simple holds as many bytes
 
 
 class Wire(NamedTuple):
@@ -48,7 +52,7 @@ def collective(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
     if op in ("all_to_all", "all_to_all_single"):
         return _direct(payload, where, on)
     candidates = [_ring(op, payload, where, on)]
-    if op in ("all_reduce", "broadcast", "reduce"):
+    if op in ("all_reduce", "broadcast", "reduce") and on.network.algorithm != "gloo":
         candidates.append(_tree(op, payload, where, on))
     if on.network.algorithm == "hierarchical" and 1 < where.nodes < where.size:
         candidates.append(_hierarchical(op, payload, where, on))
@@ -61,6 +65,15 @@ def _rates(where: Layout, on: Cluster) -> tuple[float, float]:
     return inside, on.network.bandwidth / where.siblings
 
 
+def _hops(part: float, on: Cluster) -> tuple[float, float]:
+    """Seconds of one hop inside a node and between nodes of a `part` in bytes, that of one rank.
+
+    Rings synchronise at every hop: little for short messages (NCCL's LL protocols), more for long ones (Simple).
+    """
+    long = part / (part + LONG_BYTES)
+    return on.gpu.nvlink_latency + long * on.gpu.nvlink_step, on.network.latency + long * on.network.step
+
+
 def _ring(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
     """Every edge carries (p - 1) / p of the payload, twice that for all_reduce; the slowest edge sets the pace."""
     rounds = 2 if op in TWICE or (on.network.algorithm == "gloo" and op == "reduce_scatter") else 1
@@ -69,24 +82,27 @@ def _ring(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
     crossings = where.nodes if where.nodes > 1 else 0
     hops = where.size - 1
     outer = hops * crossings / where.size
-    latency = rounds * ((hops - outer) * on.gpu.nvlink_latency + outer * on.network.latency)
+    inner_hop, outer_hop = _hops(payload / where.size, on)
+    latency = rounds * ((hops - outer) * inner_hop + outer * outer_hop)
     slowest = max(edge / inside if where.per_node > 1 else 0.0, edge / between if crossings else 0.0)
     nic = edge * where.siblings if crossings else 0.0
     return Wire(slowest + latency, latency, edge if where.per_node > 1 else 0.0, nic)
 
 
 def _tree(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
-    """A chain inside the node, a binary tree between nodes; pipelined, so bandwidth counts once each way."""
+    """A chain inside the node, a binary tree between nodes; pipelined, so bandwidth counts once each way.
+
+    Of two nodes each sends the payload once: one its part of the sum, the other the sum.
+    """
     rounds = 2 if op in TWICE else 1
     depth = ceil(log2(where.nodes)) if where.nodes > 1 else 0
     inside, between = _rates(where, on)
-    latency = rounds * ((where.per_node - 1) * on.gpu.nvlink_latency + depth * on.network.latency)
-    bytes_moved = rounds * payload
-    slowest = max(
-        bytes_moved / inside if where.per_node > 1 else 0.0, bytes_moved / between if where.nodes > 1 else 0.0
-    )
-    nic = bytes_moved * where.siblings if where.nodes > 1 else 0.0
-    return Wire(slowest + latency, latency, bytes_moved if where.per_node > 1 else 0.0, nic)
+    inner_hop, outer_hop = _hops(payload / where.per_node, on)
+    latency = rounds * ((where.per_node - 1) * inner_hop + depth * outer_hop)
+    inner = rounds * payload if where.per_node > 1 else 0.0
+    outer = {1: 0, 2: payload}.get(where.nodes, rounds * payload)
+    slowest = max(inner / inside, outer / between)
+    return Wire(slowest + latency, latency, inner, outer * where.siblings)
 
 
 def _hierarchical(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
@@ -95,7 +111,8 @@ def _hierarchical(op: str, payload: int, where: Layout, on: Cluster) -> Wire:
     inside, between = _rates(where, on)
     outer = rounds * payload * (where.nodes - 1) / where.nodes
     inner = rounds * payload * (where.per_node - 1) / where.per_node
-    latency = rounds * ((where.nodes - 1) * on.network.latency + (where.per_node - 1) * on.gpu.nvlink_latency)
+    inner_hop, outer_hop = _hops(payload / where.size, on)
+    latency = rounds * ((where.nodes - 1) * outer_hop + (where.per_node - 1) * inner_hop)
     return Wire(outer / between + inner / inside + latency, latency, inner, outer * where.siblings)
 
 

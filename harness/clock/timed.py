@@ -14,6 +14,7 @@ from math import prod
 from typing import Any
 
 from harness.clock.collectives import collective, layout
+from harness.clock.products import Product
 from harness.device.observe import HOST, Access, Observer, OpRecord, Site, WaitTarget
 from harness.device.schedule import Op, Policy, Queue, Schedule
 from harness.hardware import Cluster, cluster
@@ -85,7 +86,9 @@ class Timed(Policy, Observer):
         moved = self.scale * sum(_nbytes(item) for item in (*op.reads, *op.writes))
         if op.kind == "copy":
             return gpu.kernel_seconds + moved / gpu.pcie_bandwidth
-        arithmetic = self.scale * matmul_flops(op) / (gpu.half_flops * gpu.matmul_efficiency)
+        product = product_of(op)
+        flops = product.flops if product else 0.0
+        arithmetic = self.scale * flops / (gpu.half_flops * gpu.matmul_efficiency)
         return gpu.kernel_seconds + max(moved / (gpu.memory_bandwidth * gpu.memory_efficiency), arithmetic)
 
     # ---- the order
@@ -139,15 +142,16 @@ def _precedes(op: Op, last: int) -> bool:
     return op.collective is not None and op.index <= last
 
 
-def matmul_flops(op: OpRecord) -> float:
-    """Multiplications and additions of a matrix product, from the shapes that it touches; 0 for other ops."""
+def product_of(op: OpRecord) -> Product | None:
+    """The matrix product that an op computes, from the shapes that it touches; None for other ops."""
     if op.name not in MATMULS or len(op.reads) < 2:
-        return 0.0
+        return None
     if op.name == GROUPED:  # each row meets one of the matrices; the last read says which
-        rows, columns = op.reads[0].sizes[-2:], op.reads[1].sizes[-1]
+        left, right = op.reads[0], op.reads[1]
     else:
-        rows, columns = op.reads[-2].sizes, op.reads[-1].sizes[-1]
-    return 2.0 * prod(rows) * columns
+        left, right = op.reads[-2:]
+    batch = prod(left.sizes[:-2])
+    return Product(batch, left.sizes[-2], left.sizes[-1], right.sizes[-1], left.itemsize)
 
 
 def _nbytes(item: Access) -> int:

@@ -40,13 +40,21 @@ class Card(_Profile):
 class Gpu(Card):
     """One accelerator in its node. Bandwidths are per direction; `*_efficiency` is the share reached in practice."""
 
-    matmul_efficiency: Share
+    matmul_efficiency: (
+        Share  # of a deep product that fills every multiprocessor; of any, where those are not known
+    )
+    multiprocessors: int = Field(default=0, ge=0)  # 0: not known
+    matmul_ramp: Annotated[float, Field(ge=0)] = 0.0
+    """Depth of a product that the beginning and end of each of its tiles cost."""
+    attention_efficiency: Share = 0.5  # of the peak, fused attention forth and back
+    collective_multiprocessors: int = Field(default=0, ge=0)  # that a collective keeps busy while it runs
     memory_bandwidth: Positive  # bytes/s
     memory_efficiency: Share
     kernel_seconds: Seconds  # of the shortest kernel
     nvlink_bandwidth: Positive  # bytes/s that one GPU sends inside the node
     nvlink_efficiency: Share
-    nvlink_latency: Seconds  # of one hop
+    nvlink_latency: Seconds  # of one hop of a short message
+    nvlink_step: Seconds = 0.0  # that a hop of a long message takes beside (see harness.clock.collectives)
     pcie_bandwidth: Positive  # bytes/s
 
 
@@ -55,7 +63,8 @@ class Network(_Profile):
 
     bits_per_second: Positive
     efficiency: Share
-    latency: Seconds  # of one hop between nodes, seen by NCCL
+    latency: Seconds  # of one hop of a short message between nodes, seen by NCCL
+    step: Seconds = 0.0  # that a hop of a long message takes beside
     algorithm: Literal["ring", "hierarchical", "gloo"] = "ring"
     """How collectives travel. NCCL gathers and scatters along rings; `hierarchical` may go between nodes first and then
     inside each; over `gloo` a reduce-scatter travels as an all-reduce (harness.workload.gloo_bytes)."""

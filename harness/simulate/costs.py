@@ -1,7 +1,8 @@
 """What each record of a trace costs on a cluster: seconds when alone, and the share of each shared resource it takes.
 
-Kernels follow the roofline (Williams, Waterman, Patterson 2009): the longer of arithmetic and memory traffic. What a
-collective takes alone stands in harness.clock.collectives.
+Kernels follow the roofline (Williams, Waterman, Patterson 2009): the longer of arithmetic and memory traffic, the
+arithmetic of matrix products by their shape (harness.clock.products). What a collective takes alone stands in
+harness.clock.collectives; while it runs it keeps some multiprocessors from the kernels beside it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.clock.collectives import Wire, collective, layout
-from harness.hardware import Cluster
+from harness.clock.products import product_seconds
+from harness.hardware import Cluster, Gpu
 from harness.simulate.trace import Kind, Trace
 
 Floats = npt.NDArray[np.float64]
-RESOURCES = ("memory", "nvlink", "nic")
+RESOURCES = ("memory", "nvlink", "nic", "multiprocessors")
 LIMITS = ("compute", "nvlink", "nic", "latency")
 
 
@@ -27,7 +29,7 @@ class Costs:
 
     host: Floats  # seconds of the host thread
     solo: Floats  # seconds on the stream when nothing else runs
-    use: Floats  # (rows, 3): share of the GPU's memory bandwidth, its NVLink and the node's NIC while it runs alone
+    use: Floats  # (rows, resources): share of each that it takes while it runs alone
     latency: Floats  # the part of solo that is latency
     limit: npt.NDArray[np.int8]  # index into LIMITS: what bounds it
     nic_bytes: Floats
@@ -64,14 +66,25 @@ def costs(trace: Trace, on: Cluster) -> Costs:
 def _kernels(trace: Trace, on: Cluster, solo: Floats, use: Floats) -> None:
     """Roofline of every kernel, in place."""
     gpu, columns = on.gpu, trace.columns
-    half = trace.about["training"]["dtype"] == "bf16"
-    peak = (gpu.half_flops if half else gpu.single_flops) * gpu.matmul_efficiency
     ops = columns["kind"] == Kind.OP
     moved = (_bytes_read(trace) + columns["written"])[ops]
     traffic = moved / (gpu.memory_bandwidth * gpu.memory_efficiency)
-    work = np.maximum(traffic, columns["flops"][ops] / peak)
+    work = np.maximum(traffic, _arithmetic(trace, gpu)[ops])
     solo[ops] = work + gpu.kernel_seconds
     use[ops, 0] = np.divide(traffic, solo[ops], out=np.ones_like(work), where=solo[ops] > 0)
+    use[ops, 3] = columns["flops"][ops] > 0
+
+
+def _arithmetic(trace: Trace, gpu: Gpu) -> Floats:
+    """Seconds of each row's arithmetic: products by their shape, attention and others at their efficiency."""
+    columns = trace.columns
+    half = trace.about["training"]["dtype"] == "bf16"
+    peak = gpu.half_flops if half else gpu.single_flops
+    attends = np.array(["attention" in name for name in (*trace.names, "")])[columns["name"]]
+    efficiency = np.where(attends, gpu.attention_efficiency, gpu.matmul_efficiency)
+    each = np.array([product_seconds(product, gpu) for product in trace.products] or [0.0])
+    known = columns["product"] >= 0
+    return np.where(known, each[columns["product"]], columns["flops"] / (peak * efficiency))
 
 
 def _bytes_read(trace: Trace) -> npt.NDArray[np.int64]:
@@ -92,12 +105,14 @@ def _host(trace: Trace, on: Cluster) -> Floats:
     return np.asarray(each[columns["kind"]] + columns["views"] * host.view_seconds)
 
 
-def _shares(wire: Wire, memory_seconds: float, on: Cluster) -> tuple[float, float, float]:
+def _shares(wire: Wire, memory_seconds: float, on: Cluster) -> tuple[float, ...]:
     if wire.seconds <= 0:
-        return 0.0, 0.0, 0.0
-    nvlink = wire.nvlink_bytes / (on.gpu.nvlink_bandwidth * on.gpu.nvlink_efficiency)
+        return (0.0,) * len(RESOURCES)
+    gpu = on.gpu
+    nvlink = wire.nvlink_bytes / (gpu.nvlink_bandwidth * gpu.nvlink_efficiency)
     nic = wire.nic_bytes / on.network.bandwidth
-    return tuple(min(1.0, part / wire.seconds) for part in (memory_seconds, nvlink, nic))  # type: ignore[return-value]
+    taken = gpu.collective_multiprocessors / gpu.multiprocessors if gpu.multiprocessors else 0.0
+    return *(min(1.0, part / wire.seconds) for part in (memory_seconds, nvlink, nic)), taken
 
 
 def _limit(use: Floats, wire: Wire) -> int:

@@ -2,8 +2,9 @@
 
 The host issues one record after another and blocks on synchronises; a stream is a FIFO; an event stands for a point in
 a stream (CUDA C++ Programming Guide, "Asynchronous Concurrent Execution"). Work that runs at the same time shares the
-GPU's memory traffic, its NVLink and the node's NIC: each resource that is asked for more than it has slows all who use
-it in proportion. Memory that the caching allocator may not reuse yet makes the host wait when the GPU is full.
+GPU's memory traffic and multiprocessors, its NVLink and the node's NIC: each resource that is asked for more than it
+has slows all who use it in proportion. Memory that the caching allocator may not reuse yet makes the host wait when the
+GPU is full.
 
 Without contention the times are a longest path, so more bandwidth, or a wait less, never makes a step slower. With
 contention both can (Graham 1969, "Bounds on multiprocessing timing anomalies"): a transfer that starts earlier may slow
@@ -226,10 +227,9 @@ class _Simulation:
         if not self.on.contention or not self.active:
             return
         if len(self.active) == 1:
-            slow = (1.0, 1.0, 1.0)
+            slow = [1.0] * len(RESOURCES)
         else:
-            totals = [sum(job.use[r] for job in self.active) for r in range(len(RESOURCES))]
-            slow = (max(1.0, totals[0]), max(1.0, totals[1]), max(1.0, totals[2]))
+            slow = [max(1.0, sum(job.use[r] for job in self.active)) for r in range(len(RESOURCES))]
         for job in self.active:
             use = job.use
             worst = max([1.0, *(slow[r] for r in range(len(RESOURCES)) if use[r] > 0)])

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from harness.clock.products import Product
 from harness.device.accelerator import VirtualAccelerator
 from harness.device.arguments import tensors_of
 from harness.device.collectives import Backend
@@ -27,6 +28,7 @@ from harness.device.torch_private import PlainDispatchMode
 from harness.device.virtual_collectives import VirtualBackend, Work
 
 Tensor = torch.Tensor
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 META = torch.device("meta")
 
 
@@ -39,6 +41,15 @@ def _count_grouped_products() -> None:
 
 
 _count_grouped_products()
+
+
+def product_of(name: str, args: Sequence[Any]) -> Product | None:
+    """The matrix product that an operator computes; None for others."""
+    if name not in PRODUCTS:
+        return None
+    left, right = args[-2:] if name in ("mm", "bmm") else args[1:3]
+    batch = left.shape[0] if left.dim() == 3 else 1
+    return Product(batch, left.shape[-2], left.shape[-1], right.shape[-1], left.itemsize)
 
 
 class BusyDevice(Eager):
@@ -164,6 +175,7 @@ class MetaDispatcher(PlainDispatchMode):
         self.machine = machine
         self.views = 0  # operators without device work since the recorder last looked
         self.flops = 0.0  # of the operator that is being told
+        self.product: Product | None = None  # where it is one
         self.known_views: set[Any] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -211,6 +223,7 @@ class MetaDispatcher(PlainDispatchMode):
             return
         count = flop_registry.get(func.overloadpacket)
         self.flops = float(count(*args, **kwargs, out_val=out)) if count else 0.0
+        self.product = product_of(operator.name, args)
         written = tensors_of(args[i] for i in operator.written if i < len(args))
         written += tensors_of(kwargs[name] for name in operator.written_names if name in kwargs)
         fresh = [t for t in made if not any(t is w for w in written)] if operator.returns_fresh else []

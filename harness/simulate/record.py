@@ -85,6 +85,7 @@ def trace_from(
         groups=list(recorder.groups),
         streams=_stream_names(machine),
         secondaries=recorder.secondaries(shards),
+        products=list(recorder.products),
         about=_about(run, recorder, seconds),
     )
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from harness.clock.products import Product
 from harness.device.observe import HOST, Access, Observer, OpRecord, Site, WaitTarget
 from harness.simulate.trace import Kind, Row, Secondary
 
 
 class Issued(Protocol):
-    """What a recorder asks beside the records: operators without device work so far, operations of the one told."""
+    """What a recorder asks beside the records: operators without device work so far; what the one told computes."""
 
     views: int
     flops: float
+    product: Product | None
 
 
 class Recorder(Observer):
@@ -26,6 +28,7 @@ class Recorder(Observer):
         self.names: dict[str, int] = {}
         self.sites: dict[str, int] = {}
         self.groups: dict[tuple[int, ...], int] = {}
+        self.products: dict[Product, int] = {}
         self.sizes: dict[int, int] = {}  # live storages
         self.live = 0  # bytes
         self.writes: dict[int, list[tuple[int, int]]] = {}  # storage → (row, stream)
@@ -52,6 +55,7 @@ class Recorder(Observer):
         group = -1
         if op.collective is not None:
             group = self.groups.setdefault(op.collective.ranks, len(self.groups))
+        product = self.dispatcher.product if kind is Kind.OP else None
         self._add(
             Row(
                 kind,
@@ -62,6 +66,7 @@ class Recorder(Observer):
                 flops=self.dispatcher.flops if kind is Kind.OP else 0.0,
                 payload=op.collective.nbytes if op.collective else 0,
                 group=group,
+                product=self.products.setdefault(product, len(self.products)) if product else -1,
             )
         )
 

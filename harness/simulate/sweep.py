@@ -11,9 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.simulate.corners import CORNERS, at_corner
 from harness.simulate.engine import simulate
 from harness.simulate.plan import Cell, cells, settings_of
-from harness.simulate.records import EVIDENCE, MARGIN_COLUMNS, SAME_CLUSTER, SAME_TRAINING, Simulated
+from harness.simulate.records import (
+    CORNER_COLUMNS,
+    EVIDENCE,
+    MARGIN_COLUMNS,
+    SAME_CLUSTER,
+    SAME_TRAINING,
+    Simulated,
+)
 from harness.simulate.timeline import Timeline
 from harness.simulate.trace import Kind, Trace, load
 from harness.simulate.traces import trace_file, traces
@@ -28,16 +36,24 @@ def simulate_study(study: Study, progress: Progress = lambda what, done, of: Non
     planned, lanes = cells(study), settings_of(study).lanes
     files = _traced(planned, lanes, progress)
     records: list[dict[str, Any]] = []
+    corners: list[dict[str, Any]] = []
     margins: list[dict[str, Any]] = []
     work = _by_trace(planned, files)
     with ProcessPoolExecutor(max_workers=lanes, mp_context=get_context("spawn")) as pool:
-        for number, (own, parts) in enumerate(pool.map(_timelines, work), start=1):
+        for number, (own, ends, parts) in enumerate(pool.map(_timelines, work), start=1):
             records += own
+            corners += ends
             margins += parts
             progress("timelines", number, len(work))
     order = {cell.key: place for place, cell in enumerate(planned)}
-    records.sort(key=lambda r: order[r["table"], r["run_id"], r["gpu"], r["network"], r["host"]])
-    return Simulated(study.name, pd.DataFrame(records), pd.DataFrame(margins, columns=MARGIN_COLUMNS))
+    for found in (records, corners):
+        found.sort(key=lambda r: order[r["table"], r["run_id"], r["gpu"], r["network"], r["host"]])
+    return Simulated(
+        study.name,
+        pd.DataFrame(records),
+        pd.DataFrame(margins, columns=MARGIN_COLUMNS),
+        pd.DataFrame(corners, columns=CORNER_COLUMNS),
+    )
 
 
 def _traced(planned: Sequence[Cell], lanes: int, progress: Progress) -> dict[str, Path]:
@@ -59,18 +75,36 @@ def _by_trace(planned: Iterable[Cell], files: dict[str, Path]) -> list[tuple[Pat
     return list(groups.items())
 
 
-def _timelines(work: tuple[Path, list[Cell]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """All cells of one trace, in a process of its own."""
+Rows = list[dict[str, Any]]
+
+
+def _timelines(work: tuple[Path, list[Cell]]) -> tuple[Rows, Rows, Rows]:
+    """All cells of one trace, in a process of its own: as stated, at the corners, and margins."""
     file, group = work
     trace = load(file)
-    records, margins = [], []
+    records, corners, margins = [], [], []
+    known: dict[tuple[str, ...], tuple[Timeline, Rows]] = {}  # tables share cells
     for cell in group:
-        timeline = simulate(trace, cell.cluster)
+        if cell.key[2:] not in known:
+            known[cell.key[2:]] = simulate(trace, cell.cluster), corner_records(cell, trace)
+        timeline, ends = known[cell.key[2:]]
         record = cell_record(cell, timeline)
         records.append(record)
+        corners += [end | {"table": cell.table} for end in ends]
         if cell.table == "windows":
             margins += margin_records(record, timeline)
-    return records, margins
+    return records, corners, margins
+
+
+def corner_records(cell: Cell, trace: Trace) -> Rows:
+    """What the cell takes at each corner of what is known of its cluster."""
+    found = []
+    for name, corner in CORNERS.items():
+        timeline = simulate(trace, at_corner(cell.cluster, cell.network, corner))
+        record = _about(cell) | _margin_summary(timeline) | {"corner": name}
+        record |= {"step_seconds": timeline.seconds, "exposed_seconds": timeline.exposed()}
+        found.append({column: record[column] for column in CORNER_COLUMNS})
+    return found
 
 
 def cell_record(cell: Cell, timeline: Timeline) -> dict[str, Any]:

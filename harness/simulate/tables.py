@@ -1,11 +1,14 @@
 """The tables of a simulated study, which answer its questions, and their files.
 
-All numbers carry `evidence: simulated-time`. Seconds are those of one optimizer step in steady state.
+All numbers carry `evidence: simulated-time`. Seconds are those of one optimizer step in steady state. Columns that end
+in `_low` and `_high` are the ends of the range over the corners (harness.simulate.corners) and the cluster as stated.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,34 @@ from harness.simulate.timeline import LIMITED_BY
 from harness.system.whole_file import write_text_whole
 
 
-def sync_cost(simulated: Simulated) -> pd.DataFrame:
-    """Each ordering against the unordered one and ZeRO-3 on the same cluster.
+def with_range(
+    make: Callable[[Simulated], pd.DataFrame], simulated: Simulated, columns: Sequence[str]
+) -> pd.DataFrame:
+    """A table, and of these columns the least and the largest value over all corners.
 
-    Adds: `cost_of_order` (step time over unordered − 1), `speedup_over_zero3`, `speed_kept` (of unordered, the second
-    reading of "98 %"), `lost_overlap_seconds` (communication exposed beyond that of unordered).
+    Ratios are formed at each corner, between cells of the same cluster.
+    """
+    table = make(simulated)
+    every = [table, *(make(simulated.at(name)) for name in simulated.corners["corner"].unique())]
+    for column in columns:
+        values = np.stack([each[column].to_numpy(float) for each in every])
+        nothing = np.isnan(values).all(axis=0)
+        ends = np.where(nothing, 0.0, values)
+        for name, end in (("low", np.nanmin(ends, axis=0)), ("high", np.nanmax(ends, axis=0))):
+            table[f"{column}_{name}"] = np.where(nothing, np.nan, end)
+    return table
+
+
+def sync_cost(simulated: Simulated) -> pd.DataFrame:
+    """Each ordering against the unordered one and ZeRO-3 on the same cluster, with ranges. See `_sync_cost`."""
+    columns = ("step_seconds", "speedup_over_zero3", "speed_kept", "cost_of_order")
+    return with_range(_sync_cost, simulated, columns)
+
+
+def _sync_cost(simulated: Simulated) -> pd.DataFrame:
+    """Adds: `cost_of_order` (step time over unordered − 1), `speedup_over_zero3`, `speed_kept` (of unordered, the
+
+    second reading of "98 %"), `lost_overlap_seconds` (communication exposed beyond that of unordered).
     """
     table = simulated.table("sync_cost")
     keys = [*SAME_TRAINING, *SAME_CLUSTER]
@@ -43,6 +69,11 @@ def sync_cost(simulated: Simulated) -> pd.DataFrame:
 
 
 def scaling(simulated: Simulated) -> pd.DataFrame:
+    """World sizes with ranges. See `_scaling`."""
+    return with_range(_scaling, simulated, ("step_seconds", "efficiency"))
+
+
+def _scaling(simulated: Simulated) -> pd.DataFrame:
     """Adds `efficiency` (tokens/s a GPU against the smallest world of the same line) and `limited_by`."""
     table = simulated.table("scaling")
     line = ["model", "variant", *SAME_CLUSTER, "micro_batch"]
@@ -57,21 +88,30 @@ def scaling(simulated: Simulated) -> pd.DataFrame:
 
 
 def windows(simulated: Simulated) -> pd.DataFrame:
-    """One row a cell: can the gather overtake the copy? `verdict` is `strikes`, `close` (under 100 µs) or `hidden`."""
-    table = simulated.table("windows")
+    """One row a cell: can the gather overtake the copy?
+
+    `verdict` is `strikes` (at every corner), `may strike` (at some), `close` (at none, but under 100 µs at one) or
+    `hidden`.
+    """
+    table = with_range(lambda each: each.table("windows"), simulated, ("margin_min_us", "overtaken"))
 
     def verdict(row: Any) -> str:
         if row["parameters_gathered"] == 0:
             return "nothing gathered"
-        if row["overtaken"]:
-            return "strikes"
-        return "close" if row["margin_min_us"] < 100 else "hidden"
+        if row["overtaken_high"]:
+            return "strikes" if row["overtaken_low"] else "may strike"
+        return "close" if row["margin_min_us_low"] < 100 else "hidden"
 
     table["verdict"] = [verdict(row) for _, row in table.iterrows()]
     return table
 
 
 def hpz_sizes(simulated: Simulated) -> pd.DataFrame:
+    """Sizes of the secondary group with ranges. See `_hpz_sizes`."""
+    return with_range(_hpz_sizes, simulated, ("step_seconds", "speedup_over_zero3"))
+
+
+def _hpz_sizes(simulated: Simulated) -> pd.DataFrame:
     """Each size of the secondary group against ZeRO-3 on the same cluster."""
     table = simulated.table("hpz_sizes")
     keys = [*SAME_TRAINING, *SAME_CLUSTER]
@@ -91,34 +131,37 @@ CLAIMED = {"R1": 1.98, "R2": 0.98}
 def ninety_eight(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Both readings of the paper's "98 %", per model and network, from the table of `sync_cost`.
 
-    Each is `reached` or `not reached` by the simulated fix, or `impossible by bytes` alone (R1). A reading whose
-    reference was not simulated is left out.
+    Each is `reached` or `not reached` by the simulated fix over its whole range, `left open` by it, or `impossible by
+    bytes` alone (R1). A reading whose reference was not simulated is left out.
     """
     readings = []
     for row in table[table["variant"] == "fixed"].to_dict("records"):
         about = {key: row[key] for key in (*SAME_TRAINING, *SAME_CLUSTER, "evidence")}
-        for reading, reference, simulated, bound in (
-            ("R1", "zero3", row["speedup_over_zero3"], row["bytes_bound"]),
-            ("R2", "unordered", row["speed_kept"], None),
+        for reading, reference, column, bound in (
+            ("R1", "zero3", "speedup_over_zero3", row["bytes_bound"]),
+            ("R2", "unordered", "speed_kept", None),
         ):
-            if pd.notna(simulated):
-                found = {"claimed": CLAIMED[reading], "simulated": simulated, "bytes_bound": bound}
-                found["judgement"] = _judged(simulated, CLAIMED[reading], bound)
+            if pd.notna(row[column]):
+                low, high = row[f"{column}_low"], row[f"{column}_high"]
+                found = {"claimed": CLAIMED[reading], "simulated": row[column], "low": low, "high": high}
+                found |= {"bytes_bound": bound, "judgement": _judged(low, high, CLAIMED[reading], bound)}
                 run_ids = [row["run_id"], row[f"{reference}_run_id"]]
                 readings.append({**about, "reading": reading, "run_ids": run_ids, **found})
     return readings
 
 
-def _judged(simulated: float, claimed: float, bound: float | None) -> str:
+def _judged(low: float, high: float, claimed: float, bound: float | None) -> str:
     if bound is not None and bound < claimed:
         return "impossible by bytes"
-    return "reached" if simulated >= claimed else "not reached"
+    if low < claimed <= high:
+        return "left open"
+    return "reached" if low >= claimed else "not reached"
 
 
 def write(simulated: Simulated, folder: Path) -> dict[str, Path]:
     """Write every table as csv, and all of them as simulated.json, into `folder`; returns the files by name."""
     folder.mkdir(parents=True, exist_ok=True)
-    tables = {"cells": simulated.cells, "margins": simulated.margins}
+    tables = {"cells": simulated.cells, "margins": simulated.margins, "corners": simulated.corners}
     makers = {"sync_cost": sync_cost, "windows": windows, "scaling": scaling, "hpz_sizes": hpz_sizes}
     present = set(simulated.cells["table"])
     tables |= {name: make(simulated) for name, make in makers.items() if name in present}
@@ -131,7 +174,7 @@ def write(simulated: Simulated, folder: Path) -> dict[str, Path]:
     for name, table in tables.items():
         files[name] = folder / f"{name}.csv"
         write_text_whole(files[name], table.to_csv(index=False))
-        if name not in ("margins", "claims"):
+        if name not in ("margins", "claims", "corners"):
             content[name] = json.loads(table.to_json(orient="records"))
     files["json"] = folder / "simulated.json"
     write_text_whole(files["json"], json.dumps(content, indent=1, allow_nan=False) + "\n")
@@ -139,5 +182,8 @@ def write(simulated: Simulated, folder: Path) -> dict[str, Path]:
 
 
 def read(folder: Path, study: str) -> Simulated:
-    """What `write` wrote. Raises OSError where it is not there."""
-    return Simulated(study, pd.read_csv(folder / "cells.csv"), pd.read_csv(folder / "margins.csv"))
+    """What `write` wrote. Raises OSError where it is not there; results without corners have no ranges."""
+    found = Simulated(study, pd.read_csv(folder / "cells.csv"), pd.read_csv(folder / "margins.csv"))
+    if not (folder / "corners.csv").is_file():
+        return found
+    return replace(found, corners=pd.read_csv(folder / "corners.csv"))

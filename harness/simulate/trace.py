@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from harness.clock.products import Product
 from harness.system.whole_file import write_whole
 
-FORMAT = 1
+FORMAT = 2
 HOST = -1  # "stream" of what only the host does
 
 
@@ -52,6 +53,7 @@ class Row(NamedTuple):
     storage: int = -1
     site: int = -1  # index into Trace.sites
     views: int = 0  # operators without device work that the host ran since the record before
+    product: int = -1  # index into Trace.products, of matrix products
 
 
 COLUMNS: dict[str, str] = {
@@ -67,6 +69,7 @@ COLUMNS: dict[str, str] = {
     "storage": "i4",
     "site": "i4",
     "views": "i4",
+    "product": "i4",
 }
 
 
@@ -88,6 +91,7 @@ class Trace:
     groups: tuple[tuple[int, ...], ...]  # global ranks of each communication group
     streams: tuple[str, ...]  # a name per stream
     secondaries: tuple[Secondary, ...]
+    products: tuple[Product, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)  # what was traced, and with what
 
     def __len__(self) -> int:
@@ -115,6 +119,7 @@ def from_rows(
     groups: Sequence[tuple[int, ...]] = (),
     streams: Sequence[str] = (),
     secondaries: Sequence[Secondary] = (),
+    products: Sequence[Product] = (),
     about: dict[str, Any] | None = None,
 ) -> Trace:
     """A trace from records in host order."""
@@ -130,6 +135,7 @@ def from_rows(
         tuple(groups),
         tuple(streams),
         tuple(secondaries),
+        tuple(products),
         about or {},
     )
 
@@ -143,6 +149,7 @@ def save(trace: Trace, file: Path) -> None:
         "groups": [_ranges(group) for group in trace.groups],
         "streams": trace.streams,
         "secondaries": trace.secondaries,
+        "products": trace.products,
         "about": trace.about,
     }
     columns = {"texts": np.frombuffer(json.dumps(texts).encode(), "u1"), **trace.columns}
@@ -169,6 +176,7 @@ def load(file: Path) -> Trace:
         tuple(tuple(range(*group)) for group in texts["groups"]),
         tuple(texts["streams"]),
         tuple(Secondary(*entry) for entry in texts["secondaries"]),
+        tuple(Product(*entry) for entry in texts["products"]),
         texts["about"],
     )
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from harness.clock.timed import matmul_flops
+from harness.clock.products import Product
+from harness.clock.timed import product_of
 from harness.device import OpRecord, VirtualDevice, open_device
 from harness.simulate.record import WARM_UP_STEPS, secondary_storages, trace_from
 from harness.simulate.recorder import Recorder
@@ -31,10 +32,12 @@ class VirtualRecorder(Recorder):
 
     def __init__(self) -> None:
         self.views, self.flops = 0, 0.0
+        self.product: Product | None = None
         super().__init__(self)
 
     def on_op(self, op: OpRecord) -> None:
-        self.flops = matmul_flops(op)
+        self.product = product_of(op)
+        self.flops = self.product.flops if self.product else 0.0
         super().on_op(op)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.variants.describe import Description, describe, release_notes
 from harness.variants.families import version_key
-from harness.variants.overlay import check_overlay, overlay_path
+from harness.variants.overlay import check_overlay, overlay_path, overlay_with
 from harness.variants.series import (
     UNPINNED,
     Series,
@@ -37,6 +37,7 @@ __all__ = [
     "installed_release",
     "load_series",
     "overlay_path",
+    "overlay_with",
     "patch_hashes",
     "precondition_note",
     "release_notes",

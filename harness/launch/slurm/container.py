@@ -89,8 +89,8 @@ class Image(Frozen):
 class Container(Frozen):
     """One of the three ways; a bare list in a profile is `words`."""
 
-    pyxis: Image | None = None
-    apptainer: Image | None = None
+    pyxis: Image | None = None  # enroot images, by srun's --container-image
+    apptainer: Image | None = None  # a .sif file or what apptainer pulls
     words: tuple[str, ...] = ()  # of another runtime, put before python as they are: [podman, run, …, image]
 
     @model_validator(mode="before")

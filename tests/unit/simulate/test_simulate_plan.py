@@ -57,7 +57,7 @@ def test_a_cell_is_a_run_on_a_network(study: Any) -> None:
 
 def test_the_host_is_an_axis(study: Any) -> None:
     planned = cells(study(sync_cost=[{**BLOCK, "variant": "fixed", "host": ["server", "slow-server"]}]))
-    assert [cell.cluster.host.launch_seconds for cell in planned] == [8e-6, 16e-6]
+    assert [cell.cluster.host.launch_seconds for cell in planned] == [20e-6, 40e-6]
 
 
 def test_zero_sizes_are_axes(study: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from analysis.draw.simulated import simulated_figures
 from analysis.draw.simulated_windows import shown_margins
 from harness.simulate.engine import simulate
 from harness.simulate.export import chrome_trace, write_chrome_trace
-from harness.simulate.records import MARGIN_COLUMNS, Simulated
+from harness.simulate.records import CORNER_COLUMNS, MARGIN_COLUMNS, Simulated
 from harness.simulate.tables import hpz_sizes, ninety_eight, read, scaling, sync_cost, windows, write
 from harness.simulate.trace import Secondary
 from harness.system.errors import HarnessError
@@ -141,3 +142,39 @@ def test_work_of_one_stream_never_overlaps_in_the_export() -> None:
     for thread in (1, 3):
         mine = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["ph"] == "X" and e["tid"] == thread)
         assert all(later[0] >= earlier[1] - 0.01 for earlier, later in pairwise(mine))
+
+
+def with_corners(simulated: Simulated) -> Simulated:
+    """The fix costs 0 % at one corner and 25 % at another; a gather of every window overtakes its copy at the first."""
+    run_ids = [f"{run_id}-{number}" for number, run_id in enumerate(simulated.cells["run_id"])]
+    simulated = replace(simulated, cells=simulated.cells.assign(run_id=run_ids))
+    both = []
+    for corner, fixed, overtaken in (("slow kernels", 2.0, 1), ("slow host", 2.5, 0)):
+        moved = simulated.cells.assign(
+            corner=corner, overtaken=overtaken, margin_min_us=500.0 - 501 * overtaken
+        )
+        moved.loc[moved["variant"] == "fixed", "step_seconds"] = fixed
+        both.append(moved[list(CORNER_COLUMNS)])
+    return replace(simulated, corners=pd.concat(both, ignore_index=True))
+
+
+def test_a_ratio_ranges_over_the_corners_and_is_formed_at_each(simulated: Simulated) -> None:
+    row = sync_cost(with_corners(simulated)).set_index("variant").loc["fixed"]
+    assert [row[f"cost_of_order{end}"] for end in ("_low", "", "_high")] == pytest.approx([0.0, 0.05, 0.25])
+    assert row["speed_kept_low"] == pytest.approx(0.8)
+
+
+def test_a_reading_that_some_corner_reaches_and_another_does_not_is_left_open(simulated: Simulated) -> None:
+    _, kept = ninety_eight(sync_cost(with_corners(simulated)))
+    assert (kept["reading"], kept["judgement"]) == ("R2", "left open")
+
+
+def test_a_race_that_strikes_at_some_corners_may_strike(simulated: Simulated) -> None:
+    table = windows(with_corners(simulated))
+    assert list(table["verdict"])[:3] == ["may strike", "may strike", "may strike"]
+    assert list(table["overtaken_high"])[:3] == [1, 3, 1]
+
+
+def test_corners_are_written_and_read_again(simulated: Simulated, tmp_path: Path) -> None:
+    write(with_corners(simulated), tmp_path)
+    assert len(read(tmp_path, "paper").corners) == 2 * len(simulated.cells)
