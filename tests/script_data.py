@@ -62,11 +62,18 @@ def tokenizer(folder: str) -> Any:
         **dict(zip(roles, SPECIAL, strict=True)),
     )
     fast.save_pretrained(folder)
-    config = Path(folder, "tokenizer_config.json")  # under the name that every transformers knows
-    config.write_text(
-        json.dumps(json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"})
-    )
+    for_old_releases(Path(folder))
     return fast
+
+
+def for_old_releases(folder: Path) -> None:
+    """Tokenizers in the form that transformers 4 and tokenizers before 0.20 read, too."""
+    config, words = folder / "tokenizer_config.json", folder / "tokenizer.json"
+    named = json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    config.write_text(json.dumps(named))
+    made = json.loads(words.read_text())
+    made["model"]["merges"] = [" ".join(pair) for pair in made["model"]["merges"]]
+    words.write_text(json.dumps(made))
 
 
 def models() -> None:
@@ -166,38 +173,27 @@ def data() -> None:
     )
 
 
-def second_half() -> None:
-    """Data of the projects that do not take the rows above under their own names."""
-    talk = [
-        [{"from": "human", "value": sentence()}, {"from": "gpt", "value": sentence()}] for _ in range(64)
-    ]
-    choice = [
-        {"conversations": t[:1], "chosen": sentence(), "rejected": sentence()} for t in talk
-    ]
+def conversations() -> None:
+    """The rows of projects that have a form of their own."""
+    talk = [[{"from": "human", "value": sentence()}, {"from": "gpt", "value": sentence()}] for _ in range(64)]
+    choice = [{"conversations": t[:1], "chosen": sentence(), "rejected": sentence()} for t in talk]
     rows("medical-sft/train.jsonl", [{"conversations": t} for t in talk])
-    rows("medical-pt/train.jsonl", [{"text": " ".join(sentence() for _ in range(60))} for _ in talk])
+    rows("medical-pt/train.jsonl", [{"text": sentence(600)} for _ in talk])
     rows("medical-reward/train.jsonl", choice)
-    Path("lf/pref.json").write_text(json.dumps([
-        {
-            "conversations": item["conversations"],
-            "chosen": {"from": "gpt", "value": item["chosen"]},
-            "rejected": {"from": "gpt", "value": item["rejected"]},
-        }
-        for item in choice
-    ]))
+    rows("openrlhf-pref/train.jsonl", [{key: row[key] for key in ("chosen", "rejected")} for row in choice])
+    said = [
+        row | {key: {"from": "gpt", "value": row[key]} for key in ("chosen", "rejected")} for row in choice
+    ]
+    Path("lf/pref.json").write_text(json.dumps(said))
     columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
     preferences = {"file_name": "pref.json", "ranking": True, "formatting": "sharegpt", "columns": columns}
     known = json.loads(Path("lf/dataset_info.json").read_text())
     Path("lf/dataset_info.json").write_text(json.dumps(known | {"pref_local": preferences}))
-    keys = ("instruction", "context", "response", "category")
-    rows("dolly/train.jsonl", [dict.fromkeys(keys, "") | {k: sentence() for k in keys[::2]} for _ in talk])
-    messages = [
-        {"role": role, "content": t[place]["value"]} for t in talk[:1] for place, role in enumerate(("user", "assistant"))
-    ]
+    kinds = ("instruction", "response", "context", "category")
+    rows("dolly/train.jsonl", [dict.fromkeys(kinds, "") | {k: sentence() for k in kinds[:2]} for _ in talk])
+    texts = {"type": "text_only", "instances": [{"text": sentence(60)} for _ in talk]}
     Path("lmflow").mkdir(exist_ok=True)
-    Path("lmflow/train.json").write_text(
-        json.dumps({"type": "text_only", "instances": [{"text": sentence()} for _ in range(64)]})
-    )
+    Path("lmflow/train.json").write_text(json.dumps(texts))
 
 
 def configurations() -> None:
@@ -210,6 +206,7 @@ def configurations() -> None:
     )
     ds = {"bf16": {"enabled": True}, "zero_optimization": zero} | dict.fromkeys(auto, "auto")
     Path("ds.json").write_text(json.dumps(ds))
+    Path("ds2.json").write_text(json.dumps(ds | {"zero_optimization": {"stage": 2, "overlap_comm": True}}))
     accelerate = {"distributed_type": "DEEPSPEED", "mixed_precision": "bf16", "num_processes": 2}
     accelerate["deepspeed_config"] = {
         "zero_stage": 3,
@@ -223,4 +220,5 @@ if __name__ == "__main__":
     random.seed(0)
     models()
     data()
+    conversations()
     configurations()

@@ -25,6 +25,7 @@ __all__ = [
     "TorchWork",
     "answer_for_cuda",
     "around_reducers",
+    "at_end_of_pass",
     "below_dispatch",
     "current_node",
     "dispatch_is_off",
@@ -155,6 +156,11 @@ def around_reducers(call: Callable[[Any, Any, Any, Any], Any]) -> None:
 
     vars(dist)["Reducer"] = reducer
     setattr(made, "_rebuild_buckets", rebuild_buckets)  # noqa: B010 (mypy takes it for a method)
+
+
+def at_end_of_pass(callback: Callable[[], Any]) -> None:
+    """Call it at the end of the backward pass in which this is called, after what was put there before. All."""
+    torch.autograd.Variable._execution_engine.queue_callback(callback)
 
 
 def rendezvous_store() -> Any:

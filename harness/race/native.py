@@ -35,7 +35,7 @@ NATIVE = {
 
 
 def hide_native() -> None:
-    """Put that in place for this process. Modules of flash_attn that need no kernel are found under their full names."""
+    """Put that in place for this process. What flash_attn has without kernels is found under its full names."""
     for package in NATIVE:
         if package not in sys.modules:
             sys.modules[package] = None  # type: ignore[assignment]  # Python's own sign for "not there"
@@ -89,7 +89,7 @@ def _is_trial(frame: FrameType | None) -> bool:
     return False
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _trials(file: str) -> tuple[range, ...]:
     """The lines of a file inside `try` with a handler for failing imports; all of them where it cannot be read."""
     try:

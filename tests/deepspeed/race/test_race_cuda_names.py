@@ -59,6 +59,16 @@ def test_what_scripts_ask_of_cuda_is_answered(answers: dict[str, str], name: str
     assert answers[name] == f"OK {name}"
 
 
+def findings(ranks: Ranks, script: str, *arguments: str) -> list[str]:
+    task = job(script, *arguments)
+    return [race.kind for race in analysed(task, ranks.run(task, 240)).races]
+
+
+def test_data_parallel_waits_for_its_gradients_at_the_end_of_the_pass(ranks: Ranks) -> None:
+    assert findings(ranks, "data_parallel") == []
+    assert "race" in findings(ranks, "data_parallel", "early")
+
+
 def test_what_cannot_be_mapped_is_one_sentence_with_the_line(ranks: Ranks) -> None:
     with pytest.raises(
         HarnessError, match=r"endings.py:\d+ \(.*CUDAGraph.*\): torch.cuda.CUDAGraph cannot be mapped"

@@ -47,7 +47,9 @@ def test_who_looks_for_kernels_finds_none(run: Callable[[str], dict[str, Any]]) 
 def test_a_plain_import_is_refused_once_it_is_used(run: Callable[[str], dict[str, Any]]) -> None:
     source = "from flash_attn.flash_attn_interface import flash_attn_func as f\nimport bitsandbytes as bnb\n"
     assert not run(source + "known = isinstance(1, bnb.nn.Linear4bit)")["known"]
-    with pytest.raises(HarnessError, match=r"train.py:3 \(f\(1\)\) needs flash_attn, whose kernels need a GPU"):
+    with pytest.raises(
+        HarnessError, match=r"train.py:3 \(f\(1\)\) needs flash_attn, whose kernels need a GPU"
+    ):
         run(source + "f(1)")
 
 
