@@ -1,5 +1,6 @@
-"""Makes tiny models, a tokenizer and data sets in the current folder, under the names that public scripts look for.
+"""Makes tiny models, a tokenizer and data sets in a folder, under the names that public scripts look for.
 
+`python -m tests.script_data FOLDER`.
 `datasets` and `transformers` take a folder of that name before they ask the Hub, so that scripts run unmodified and
 offline. All of it is random: it is there to be trained on for three steps.
 """
@@ -7,7 +8,11 @@ offline. All of it is random: it is there to be trained on for three steps.
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import random
+import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +111,18 @@ def models() -> None:
         "bert-base-cased"
     )
     tokenizer("roberta-base")
+    tokenizer("tiny-bert")
+    hf.BertForMaskedLM(hf.BertConfig(**sizes, intermediate_size=64)).save_pretrained("tiny-bert")
+    hf.AutoModelForCausalLM.from_pretrained("tiny-llama").save_pretrained("HuggingFaceTB/SmolLM-360M")
+    tokenizer("HuggingFaceTB/SmolLM-360M")
+    tokenizer("tiny-neox")
+    hf.GPTNeoXForCausalLM(
+        hf.GPTNeoXConfig(**sizes, intermediate_size=64, max_position_embeddings=256)
+    ).save_pretrained("tiny-neox")
+    tokenizer("tiny-opt")
+    hf.OPTForCausalLM(
+        hf.OPTConfig(**sizes, ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=256, **ends)
+    ).save_pretrained("tiny-opt")
 
 
 def rows(file: str, items: list[Any]) -> None:
@@ -114,13 +131,19 @@ def rows(file: str, items: list[Any]) -> None:
     path.write_text("".join(json.dumps(item) + "\n" for item in items))
 
 
-def named(folder: str, configurations: tuple[str, ...], prefix: str, items: list[Any]) -> None:
-    """A data set with configurations, each of three splits."""
+def named(
+    folder: str, configurations: tuple[str, ...], prefix: str, items: list[Any], features: Any = None
+) -> None:
+    """A data set with configurations, each of three splits; `features` as a data set's card describes them."""
     splits = ("train", "validation", "test")
     for split in splits:
         rows(f"{folder}/{prefix}{split}.jsonl", items)
     files = [{"split": split, "path": f"{prefix}{split}.jsonl"} for split in splits]
-    card = {"configs": [{"config_name": name, "data_files": files} for name in configurations]}
+    card: dict[str, Any] = {
+        "configs": [{"config_name": name, "data_files": files} for name in configurations]
+    }
+    if features:
+        card["dataset_info"] = [{"config_name": name, "features": features} for name in configurations]
     Path(folder, "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
 
 
@@ -142,8 +165,11 @@ def data() -> None:
     texts = [{"text": " ".join(sentence() for _ in range(6))} for _ in range(64)]
     named("wikitext", ("wikitext-2-raw-v1", "wikitext-2-v1"), "", texts)
     pairs = [{"sentence1": sentence(), "sentence2": sentence(), "label": i % 2, "idx": i} for i in range(48)]
+    names = {"class_label": {"names": {"0": "not_equivalent", "1": "equivalent"}}}
+    kinds: dict[str, Any] = {"sentence1": "string", "sentence2": "string", "label": names, "idx": "int32"}
     for folder in ("glue", "nyu-mll/glue"):
-        named(folder, ("mrpc",), "mrpc-", pairs)
+        features = [{"name": name, "dtype": kind} for name, kind in kinds.items()]
+        named(folder, ("mrpc",), "mrpc-", pairs, features)
     Path("glue/glue.py").write_text(METRIC)
     orders = [
         {"instruction": sentence(), "input": "", "output": sentence(), "text": sentence()} for _ in range(64)
@@ -171,6 +197,89 @@ def data() -> None:
         "openrlhf/train.jsonl",
         [{k: sentence() for k in ("input", "output", "prompt", *chosen)} for _ in range(64)],
     )
+    rows("questions/train.jsonl", [{"prompt": says("user")} for _ in range(64)])
+    for split in ("train", "test"):
+        rows(
+            f"Dahoas/rm-static/{split}.jsonl",
+            [{key: sentence() for key in ("prompt", *chosen)} for _ in range(64)],
+        )
+    Path("data").mkdir(exist_ok=True)
+    Path("data/wikitext-2.txt").write_text("\n".join(sentence(100) for _ in range(1500)))
+
+
+SETS = """import importlib.util
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def cifar(module):
+    module.CIFAR10.base_folder = os.path.join(HERE, "cifar")
+    module.check_integrity = lambda path, md5=None: os.path.isfile(path)
+
+
+def mnist(module):
+    module.MNIST.raw_folder = os.path.join(HERE, "mnist")
+
+
+class Sets:
+    changes = {"torchvision.datasets.cifar": cifar, "torchvision.datasets.mnist": mnist}
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        change = cls.changes.pop(name, None)
+        if change is None:
+            return None
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (load(module), change(module))
+        return spec
+
+
+sys.meta_path.insert(0, Sets)
+"""
+
+
+def torchvision_sets() -> None:
+    """Random pictures as the files of CIFAR-10 and MNIST, and what lets torchvision take them wherever it would look.
+
+    It looks in a folder that some scripts fix, and compares the checksums of CIFAR-10's files.
+    """
+    import numpy as np
+
+    chance = np.random.default_rng(0)
+    for folder in ("sets/cifar", "sets/mnist"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    Path("sets/sitecustomize.py").write_text(SETS)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        batch = {
+            "data": chance.integers(0, 256, (40, 3072), dtype=np.uint8),
+            "labels": chance.integers(0, 10, 40).tolist(),
+        }
+        Path("sets/cifar", name).write_bytes(pickle.dumps(batch))
+    Path("sets/cifar/batches.meta").write_bytes(pickle.dumps({"label_names": [str(i) for i in range(10)]}))
+    for name in ("train", "t10k"):
+        images = chance.integers(0, 256, (400, 28, 28), dtype=np.uint8)
+        labels = chance.integers(0, 10, 400, dtype=np.uint8)
+        for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
+            head = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
+            Path(f"sets/mnist/{name}-{kind}-ubyte").write_bytes(head + values.tobytes())
+
+
+def pictures() -> None:
+    """Of two kinds, in folders as torchvision reads them."""
+    import numpy as np
+    from PIL import Image
+
+    chance = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("cat", "dog"):
+            folder = Path("pictures", split, kind)
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(12):
+                pixels = chance.integers(0, 256, (48, 48, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
 
 
 def conversations() -> None:
@@ -207,6 +316,11 @@ def configurations() -> None:
     ds = {"bf16": {"enabled": True}, "zero_optimization": zero} | dict.fromkeys(auto, "auto")
     Path("ds.json").write_text(json.dumps(ds))
     Path("ds2.json").write_text(json.dumps(ds | {"zero_optimization": {"stage": 2, "overlap_comm": True}}))
+    offload = {"device": "cpu", "pin_memory": True, "ratio": 0.8, "super_offload": True}
+    zero = {"stage": 3, "overlap_comm": False, "offload_optimizer": offload}
+    Path("superoffload.json").write_text(
+        json.dumps({"train_batch_size": 4, "bf16": {"enabled": True}, "zero_optimization": zero})
+    )
     accelerate = {"distributed_type": "DEEPSPEED", "mixed_precision": "bf16", "num_processes": 2}
     accelerate["deepspeed_config"] = {
         "zero_stage": 3,
@@ -217,8 +331,12 @@ def configurations() -> None:
 
 
 if __name__ == "__main__":
+    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+    os.chdir(sys.argv[1])
     random.seed(0)
     models()
     data()
     conversations()
+    torchvision_sets()
+    pictures()
     configurations()

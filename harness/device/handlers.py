@@ -164,6 +164,14 @@ def transfer(
     return mode.asking(device, torch.ops.aten._to_copy.default, (tensor,), options)  # type: ignore[no-any-return]
 
 
+PYTHON_TYPES: dict[Any, torch.dtype] = {
+    int: torch.int64,
+    float: torch.float64,
+    bool: torch.bool,
+    complex: torch.complex128,
+}  # as Tensor.to takes them for a dtype
+
+
 @handles(Tensor.to)
 def _to(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     tensor, *rest = args
@@ -175,10 +183,11 @@ def _to(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
         dtype: Any = other.dtype
         rest = [None, None, *rest]
     else:
-        if rest and isinstance(rest[0], torch.dtype):
+        if rest and isinstance(rest[0], torch.dtype | type):
             rest = [None, *rest]
         device = rest[0] if rest else kwargs.get("device")
         dtype = rest[1] if len(rest) > 1 else kwargs.get("dtype")
+        dtype = PYTHON_TYPES.get(dtype, dtype)
         wanted = on_device(tensor) if device is None else names_device(device)
     if wanted is None:  # a third kind of device, as meta
         return func(*args, **kwargs)

@@ -9,11 +9,13 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from harness.device import Device, VirtualDevice, as_cuda, open_device, open_process_device
 from harness.device.stream_names import stream_names
@@ -201,7 +203,8 @@ def run_script(job: Job, watch: Watch) -> str:
 def count_steps(watch: Watch, limit: int | None, enough: Callable[[], None]) -> None:
     """Count optimizer steps as they are made: the engine may be gone by the time that its script has ended.
 
-    Once `limit` steps are made, `enough` is called where a training loop gets control back.
+    Where no engine is made, those of the optimizer of torch that makes most count. Once `limit` steps are made, `enough`
+    is called where a training loop gets control back.
     """
     from deepspeed.runtime.engine import DeepSpeedEngine
     from deepspeed.runtime.pipe.engine import PipelineEngine
@@ -217,6 +220,16 @@ def count_steps(watch: Watch, limit: int | None, enough: Callable[[], None]) -> 
         initialise(engine, *args, **kwargs)
 
     DeepSpeedEngine._take_model_step, DeepSpeedEngine.__init__ = counted, made
+    each = Counter[int]()
+
+    def stepped(optimizer: Any, *_: Any) -> None:
+        if not watch.engines:
+            each[id(optimizer)] += 1
+            watch.steps = max(each.values())
+            if limit is not None and watch.steps >= limit:
+                enough()
+
+    register_optimizer_step_post_hook(stepped)
     for engine, method in ((DeepSpeedEngine, "step"), (PipelineEngine, "train_batch")):
         setattr(engine, method, _until(getattr(engine, method), watch, limit, enough))
 

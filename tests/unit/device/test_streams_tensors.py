@@ -43,6 +43,14 @@ def syncs(device: VirtualDevice) -> dict[str, int]:
 # ---- where memory is
 
 
+@pytest.mark.parametrize("kind", [int, float, bool, complex])
+def test_python_types_are_taken_for_dtypes_as_torch_takes_them(kind: type) -> None:
+    expected = torch.ones(2).to(kind).dtype
+    with on("eager"):
+        assert torch.ones(2, device=DEVICE).to(kind).dtype == expected
+        assert torch.ones(2).to(dtype=kind).dtype == expected
+
+
 def test_a_factory_without_a_device_makes_host_memory() -> None:
     with on("eager"):
         assert torch.zeros(2).device == torch.device("cpu")
