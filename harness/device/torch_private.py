@@ -29,6 +29,7 @@ __all__ = [
     "below_dispatch",
     "current_node",
     "dispatch_is_off",
+    "function_mode",
     "functions_off",
     "group_by_place",
     "hold_gpu",
@@ -50,6 +51,9 @@ __all__ = [
 
 functions_off = torch._C.DisableTorchFunction
 """A context in which no torch-function mode and no subclass is asked. All."""
+
+function_mode = torch.overrides._get_current_function_mode
+"""The torch-function mode that sees the next call; None inside one, or without one. All."""
 
 plain_device = torch._C.TensorBase.device
 """`Tensor.device` as C++ has it. All."""

@@ -203,8 +203,8 @@ def run_script(job: Job, watch: Watch) -> str:
 def count_steps(watch: Watch, limit: int | None, enough: Callable[[], None]) -> None:
     """Count optimizer steps as they are made: the engine may be gone by the time that its script has ended.
 
-    Where no engine is made, those of the optimizer of torch that makes most count. Once `limit` steps are made, `enough`
-    is called where a training loop gets control back.
+    Where no engine is made, those of the optimizer of torch that makes most count. Once `limit` steps are made,
+    `enough` is called where a training loop gets control back.
     """
     from deepspeed.runtime.engine import DeepSpeedEngine
     from deepspeed.runtime.pipe.engine import PipelineEngine
