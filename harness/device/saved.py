@@ -27,7 +27,7 @@ def seen_packing() -> Iterator[None]:
         mode = function_mode()
         make(hooks, _seen(mode, pack_hook) if isinstance(mode, Functions) else pack_hook, unpack_hook)
 
-    Hooks.__init__ = made  # type: ignore[method-assign]
+    Hooks.__init__ = made  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:

@@ -113,9 +113,8 @@ def test_a_number_of_steps_ends_a_script_that_would_go_on(ranks: Ranks) -> None:
 
 def test_steps_are_counted_where_no_engine_is(ranks: Ranks) -> None:
     asked = job("data_parallel", steps=2)
-    assert summary(analysed(asked, ranks.run(asked, 240)))[0].startswith(
-        "data_parallel.py, 2 ranks, 2 steps, "
-    )
+    headline = next(iter(summary(analysed(asked, ranks.run(asked, 240)))))
+    assert headline.startswith("data_parallel.py, 2 ranks, 2 steps, ")
 
 
 def test_what_the_others_had_seen_is_reported_when_one_rank_fails(ranks: Ranks) -> None:
