@@ -67,11 +67,18 @@ def tokenizer(folder: str) -> Any:
         **dict(zip(roles, SPECIAL, strict=True)),
     )
     fast.save_pretrained(folder)
-    config = Path(folder, "tokenizer_config.json")  # under the name that every transformers knows
-    config.write_text(
-        json.dumps(json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"})
-    )
+    for_old_releases(Path(folder))
     return fast
+
+
+def for_old_releases(folder: Path) -> None:
+    """Tokenizers in the form that transformers 4 and tokenizers before 0.20 read, too."""
+    config, words = folder / "tokenizer_config.json", folder / "tokenizer.json"
+    named = json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    config.write_text(json.dumps(named))
+    made = json.loads(words.read_text())
+    made["model"]["merges"] = [" ".join(pair) for pair in made["model"]["merges"]]
+    words.write_text(json.dumps(made))
 
 
 def models() -> None:
@@ -200,35 +207,27 @@ def data() -> None:
     Path("data/wikitext-2.txt").write_text("\n".join(sentence(100) for _ in range(1500)))
 
 
-def second_half() -> None:
-    """Data of the projects that do not take the rows above under their own names."""
+def conversations() -> None:
+    """The rows of projects that have a form of their own."""
     talk = [[{"from": "human", "value": sentence()}, {"from": "gpt", "value": sentence()}] for _ in range(64)]
     choice = [{"conversations": t[:1], "chosen": sentence(), "rejected": sentence()} for t in talk]
     rows("medical-sft/train.jsonl", [{"conversations": t} for t in talk])
-    rows("medical-pt/train.jsonl", [{"text": " ".join(sentence() for _ in range(60))} for _ in talk])
+    rows("medical-pt/train.jsonl", [{"text": sentence(600)} for _ in talk])
     rows("medical-reward/train.jsonl", choice)
-    Path("lf/pref.json").write_text(
-        json.dumps(
-            [
-                {
-                    "conversations": item["conversations"],
-                    "chosen": {"from": "gpt", "value": item["chosen"]},
-                    "rejected": {"from": "gpt", "value": item["rejected"]},
-                }
-                for item in choice
-            ]
-        )
-    )
+    rows("openrlhf-pref/train.jsonl", [{key: row[key] for key in ("chosen", "rejected")} for row in choice])
+    said = [
+        row | {key: {"from": "gpt", "value": row[key]} for key in ("chosen", "rejected")} for row in choice
+    ]
+    Path("lf/pref.json").write_text(json.dumps(said))
     columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
     preferences = {"file_name": "pref.json", "ranking": True, "formatting": "sharegpt", "columns": columns}
     known = json.loads(Path("lf/dataset_info.json").read_text())
     Path("lf/dataset_info.json").write_text(json.dumps(known | {"pref_local": preferences}))
-    keys = ("instruction", "context", "response", "category")
-    rows("dolly/train.jsonl", [dict.fromkeys(keys, "") | {k: sentence() for k in keys[::2]} for _ in talk])
+    kinds = ("instruction", "response", "context", "category")
+    rows("dolly/train.jsonl", [dict.fromkeys(kinds, "") | {k: sentence() for k in kinds[:2]} for _ in talk])
+    texts = {"type": "text_only", "instances": [{"text": sentence(60)} for _ in talk]}
     Path("lmflow").mkdir(exist_ok=True)
-    Path("lmflow/train.json").write_text(
-        json.dumps({"type": "text_only", "instances": [{"text": sentence()} for _ in range(64)]})
-    )
+    Path("lmflow/train.json").write_text(json.dumps(texts))
 
 
 def configurations() -> None:
@@ -241,6 +240,7 @@ def configurations() -> None:
     )
     ds = {"bf16": {"enabled": True}, "zero_optimization": zero} | dict.fromkeys(auto, "auto")
     Path("ds.json").write_text(json.dumps(ds))
+    Path("ds2.json").write_text(json.dumps(ds | {"zero_optimization": {"stage": 2, "overlap_comm": True}}))
     offload = {"device": "cpu", "pin_memory": True, "ratio": 0.8, "super_offload": True}
     zero = {"stage": 3, "overlap_comm": False, "offload_optimizer": offload}
     Path("superoffload.json").write_text(
@@ -275,7 +275,7 @@ if __name__ == "__main__":
     random.seed(0)
     models()
     data()
-    second_half()
+    conversations()
     script_arrays.torchvision_sets()
     script_arrays.pictures()
     script_arrays.tokens()

@@ -121,6 +121,13 @@ def rows_of_page() -> dict[str, str]:
     return {row.split("|")[1].strip(): row for row in rows}
 
 
+def shown(script: dict[str, str]) -> str:
+    """The program that a line starts, as the table names it."""
+    words = script["line"].replace("{root}/", "").split()
+    module = words[words.index("--module") + 1] if "--module" in words else None
+    return script.get("shown") or module or next(word for word in words if word.endswith(".py"))
+
+
 def main(names: list[str]) -> None:
     """All scripts, or those named; rows of the others stay as the page has them."""
     projects, scripts = table()
@@ -133,9 +140,7 @@ def main(names: list[str]) -> None:
             continue
         imports = packages(script["project"], project, python)
         found = analyse(script, fetch(script["project"], project), python, imports)
-        shown = next(word for word in script["line"].split() if "{root}" in word or word.count(".") > 1)
-        shown = shown.replace("{root}/", "")
-        row = f"| {name} | {script['project']} | `{shown}` | {project['commit'][:8]} | {found} |"
+        row = f"| {name} | {script['project']} | `{shown(script)}` | {project['commit'][:8]} | {found} |"
         print(row, flush=True)
         rows = rows_of_page() | {name: row}
         head, _, _ = PAGE.read_text().partition(MARK)

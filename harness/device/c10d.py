@@ -6,6 +6,7 @@ deferred as those of deepspeed.comm are. A message between two ranks runs, as wi
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ import torch.distributed as dist
 
 from harness.device.collectives import Backend
 from harness.device.observe import Collective
-from harness.device.torch_private import TorchWork, unboxed_group, unboxed_work
+from harness.device.torch_private import TorchWork, at_end_of_pass, current_node, unboxed_group, unboxed_work
 
 Tensor = torch.Tensor
 
@@ -76,6 +77,15 @@ class StreamWork(TorchWork):
         return self.results
 
     def get_future(self) -> Any:
+        """Torch's reducer asks and waits in C++, unseen: the wait is put where its own is, at the end of the pass.
+
+        It asks when a bucket is on its way, and queues what it does at the end after the last one.
+        """
+        if "get_future" not in sys._getframe(1).f_code.co_names:
+            if current_node() is None:
+                self.wait()
+            else:
+                at_end_of_pass(self.wait)
         return StreamFuture(self)
 
 

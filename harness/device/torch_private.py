@@ -25,9 +25,11 @@ __all__ = [
     "TorchWork",
     "answer_for_cuda",
     "around_reducers",
+    "at_end_of_pass",
     "below_dispatch",
     "current_node",
     "dispatch_is_off",
+    "function_mode",
     "functions_off",
     "group_by_place",
     "hold_gpu",
@@ -49,6 +51,9 @@ __all__ = [
 
 functions_off = torch._C.DisableTorchFunction
 """A context in which no torch-function mode and no subclass is asked. All."""
+
+function_mode = torch.overrides._get_current_function_mode
+"""The torch-function mode that sees the next call; None inside one, or without one. All."""
 
 plain_device = torch._C.TensorBase.device
 """`Tensor.device` as C++ has it. All."""
@@ -155,6 +160,11 @@ def around_reducers(call: Callable[[Any, Any, Any, Any], Any]) -> None:
 
     vars(dist)["Reducer"] = reducer
     setattr(made, "_rebuild_buckets", rebuild_buckets)  # noqa: B010 (mypy takes it for a method)
+
+
+def at_end_of_pass(callback: Callable[[], Any]) -> None:
+    """Call it at the end of the backward pass in which this is called, after what was put there before. All."""
+    torch.autograd.Variable._execution_engine.queue_callback(callback)
 
 
 def rendezvous_store() -> Any:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -235,6 +236,16 @@ def count_steps(watch: Watch, limit: int | None, enough: Callable[[], None]) -> 
         initialise(engine, *args, **kwargs)
 
     DeepSpeedEngine._take_model_step, DeepSpeedEngine.__init__ = counted, made
+    each = Counter[int]()
+
+    def stepped(optimizer: Any, *_: Any) -> None:
+        if not watch.engines:
+            each[id(optimizer)] += 1
+            watch.steps = max(each.values())
+            if limit is not None and watch.steps >= limit:
+                enough()
+
+    register_optimizer_step_post_hook(stepped)
     for engine, method in ((DeepSpeedEngine, "step"), (PipelineEngine, "train_batch")):
         setattr(engine, method, _until(getattr(engine, method), watch, limit, enough))
 

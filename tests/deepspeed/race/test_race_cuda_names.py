@@ -59,6 +59,16 @@ def test_what_scripts_ask_of_cuda_is_answered(answers: dict[str, str], name: str
     assert answers[name] == f"OK {name}"
 
 
+def findings(ranks: Ranks, script: str, *arguments: str) -> list[str]:
+    task = job(script, *arguments)
+    return [race.kind for race in analysed(task, ranks.run(task, 240)).races]
+
+
+def test_data_parallel_waits_for_its_gradients_at_the_end_of_the_pass(ranks: Ranks) -> None:
+    assert findings(ranks, "data_parallel") == []
+    assert "race" in findings(ranks, "data_parallel", "early")
+
+
 def test_what_cannot_be_mapped_is_one_sentence_with_the_line(ranks: Ranks) -> None:
     with pytest.raises(
         HarnessError, match=r"endings.py:\d+ \(.*CUDAGraph.*\): torch.cuda.CUDAGraph cannot be mapped"
@@ -99,6 +109,12 @@ def test_ranks_that_never_meet_are_not_reported_as_clean(ranks: Ranks) -> None:
 
 def test_a_number_of_steps_ends_a_script_that_would_go_on(ranks: Ranks) -> None:
     assert said(ranks, "endless", steps=3)[0].startswith("endings.py, 2 ranks, 3 steps, ")
+
+
+def test_steps_are_counted_where_no_engine_is(ranks: Ranks) -> None:
+    asked = job("data_parallel", steps=2)
+    headline = next(iter(summary(analysed(asked, ranks.run(asked, 240)))))
+    assert headline.startswith("data_parallel.py, 2 ranks, 2 steps, ")
 
 
 def test_what_the_others_had_seen_is_reported_when_one_rank_fails(ranks: Ranks) -> None:

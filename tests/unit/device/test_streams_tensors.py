@@ -57,6 +57,23 @@ def test_a_factory_without_a_device_makes_host_memory() -> None:
         assert torch.zeros(2, device="cpu").device == torch.device("cpu")
 
 
+@pytest.mark.parametrize(("pin", "waits"), [(False, ["copy to pageable memory"]), (True, [])])
+def test_activations_that_are_saved_on_the_host_are_copied_there(
+    pin: bool, waits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with on("eager") as device:
+        x = torch.ones(4, device=DEVICE, requires_grad=True)
+        with torch.autograd.graph.save_on_cpu(pin_memory=pin):
+            y = x.exp()
+        saved = y.grad_fn._saved_result  # type: ignore[union-attr]
+        assert saved.device == torch.device(DEVICE)
+        assert list(syncs(device))[:1] == waits
+        y.sum().backward()
+        assert x.grad is not None
+        assert torch.equal(x.grad.cpu(), torch.ones(4).exp())
+
+
 def test_an_index_names_the_device_and_results_stay_there() -> None:
     with on("side-first"):
         x = torch.arange(4.0, device=DEVICE)
