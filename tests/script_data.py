@@ -2,19 +2,19 @@
 
 `python -m tests.script_data FOLDER`.
 `datasets` and `transformers` take a folder of that name before they ask the Hub, so that scripts run unmodified and
-offline. All of it is random: it is there to be trained on for three steps.
+offline. All of it is random: it is there to be trained on for three steps. Pictures and tokens: tests/script_arrays.py.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
 import random
-import struct
 import sys
 from pathlib import Path
 from typing import Any
+
+from tests import script_arrays
 
 WORDS = [
     "the",
@@ -200,81 +200,6 @@ def data() -> None:
     Path("data/wikitext-2.txt").write_text("\n".join(sentence(100) for _ in range(1500)))
 
 
-SETS = """import importlib.util
-import os
-import sys
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-
-
-def cifar(module):
-    module.CIFAR10.base_folder = os.path.join(HERE, "cifar")
-    module.check_integrity = lambda path, md5=None: os.path.isfile(path)
-
-
-def mnist(module):
-    module.MNIST.raw_folder = os.path.join(HERE, "mnist")
-
-
-class Sets:
-    changes = {"torchvision.datasets.cifar": cifar, "torchvision.datasets.mnist": mnist}
-
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        change = cls.changes.pop(name, None)
-        if change is None:
-            return None
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
-        spec.loader.exec_module = lambda module: (load(module), change(module))
-        return spec
-
-
-sys.meta_path.insert(0, Sets)
-"""
-
-
-def torchvision_sets() -> None:
-    """Random pictures as the files of CIFAR-10 and MNIST, and what lets torchvision take them wherever it would look.
-
-    It looks in a folder that some scripts fix, and compares the checksums of CIFAR-10's files.
-    """
-    import numpy as np
-
-    chance = np.random.default_rng(0)
-    for folder in ("sets/cifar", "sets/mnist"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    Path("sets/sitecustomize.py").write_text(SETS)
-    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
-        batch = {
-            "data": chance.integers(0, 256, (40, 3072), dtype=np.uint8),
-            "labels": chance.integers(0, 10, 40).tolist(),
-        }
-        Path("sets/cifar", name).write_bytes(pickle.dumps(batch))
-    Path("sets/cifar/batches.meta").write_bytes(pickle.dumps({"label_names": [str(i) for i in range(10)]}))
-    for name in ("train", "t10k"):
-        images = chance.integers(0, 256, (400, 28, 28), dtype=np.uint8)
-        labels = chance.integers(0, 10, 400, dtype=np.uint8)
-        for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
-            head = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
-            Path(f"sets/mnist/{name}-{kind}-ubyte").write_bytes(head + values.tobytes())
-
-
-def pictures() -> None:
-    """Of two kinds, in folders as torchvision reads them."""
-    import numpy as np
-    from PIL import Image
-
-    chance = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for kind in ("cat", "dog"):
-            folder = Path("pictures", split, kind)
-            folder.mkdir(parents=True, exist_ok=True)
-            for i in range(12):
-                pixels = chance.integers(0, 256, (48, 48, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-
-
 def second_half() -> None:
     """Data of the projects that do not take the rows above under their own names."""
     talk = [[{"from": "human", "value": sentence()}, {"from": "gpt", "value": sentence()}] for _ in range(64)]
@@ -321,6 +246,20 @@ def configurations() -> None:
     Path("superoffload.json").write_text(
         json.dumps({"train_batch_size": 4, "bf16": {"enabled": True}, "zero_optimization": zero})
     )
+    parallel = {"tensor_parallel": {"autotp_size": 2}, "zero_optimization": {"stage": 1}}
+    Path("autotp.json").write_text(
+        json.dumps({"bf16": {"enabled": True}} | parallel | dict.fromkeys(auto, "auto"))
+    )
+    Path("megatron.json").write_text(
+        json.dumps(
+            {
+                "train_batch_size": 4,
+                "train_micro_batch_size_per_gpu": 2,
+                "bf16": {"enabled": True},
+                "zero_optimization": {"stage": 1},
+            }
+        )
+    )
     accelerate = {"distributed_type": "DEEPSPEED", "mixed_precision": "bf16", "num_processes": 2}
     accelerate["deepspeed_config"] = {
         "zero_stage": 3,
@@ -336,6 +275,8 @@ if __name__ == "__main__":
     random.seed(0)
     models()
     data()
-    torchvision_sets()
-    pictures()
+    second_half()
+    script_arrays.torchvision_sets()
+    script_arrays.pictures()
+    script_arrays.tokens()
     configurations()

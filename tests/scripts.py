@@ -70,9 +70,9 @@ def packages(name: str, project: dict[str, Any], python: str) -> Path:
 
 def work_folder() -> Path:
     """Where scripts run: with models and data under the names that they look for."""
-    folder, maker = CACHE / "work", ROOT / "tests" / "script_data.py"
-    made = folder / "ds.json"  # the last file to be written
-    if not made.exists() or made.stat().st_mtime < maker.stat().st_mtime:
+    folder, makers = CACHE / "work", (ROOT / "tests").glob("script_*.py")
+    made = folder / "ds3.yaml"  # the last file to be written
+    if not made.exists() or made.stat().st_mtime < max(maker.stat().st_mtime for maker in makers):
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "tests.script_data", str(folder)], cwd=ROOT, check=True)
     return folder
@@ -86,6 +86,7 @@ def analyse(script: dict[str, str], folder: Path, python: str, imports: Path) ->
     paths = os.pathsep.join(filter(None, (own, str(imports), os.environ.get("PYTHONPATH"))))
     started = time.monotonic()
     words = f"race --python {python} --no-explore --json --steps 3 --timeout 900".split()
+    words += script.get("options", "").split()
     results = str(CACHE / "results" / script["name"])
     done = subprocess.run(
         [str(Path(sys.executable).with_name("hpz")), *words, "--results", results, "--", *line],
@@ -114,24 +115,35 @@ def result(report: dict[str, Any]) -> str:
     return f"{report['steps']} steps, {report['ops']:,} ops: {', '.join(counts) or 'nothing found'}"
 
 
+def rows_of_page() -> dict[str, str]:
+    """The table's rows as they stand, by name."""
+    rows = (line for line in PAGE.read_text().splitlines() if line.startswith("| ") and line.count("|") == 7)
+    return {row.split("|")[1].strip(): row for row in rows}
+
+
 def main(names: list[str]) -> None:
-    """All scripts, or those named; the table is written when all were run."""
+    """All scripts, or those named; rows of the others stay as the page has them."""
     projects, scripts = table()
     python = os.environ.get("SCRIPTS_PYTHON", sys.executable)
-    lines = ["| project | script | commit | result | seconds |", "|---|---|---|---|---|"]
+    if unknown := set(names) - {script["name"] for script in scripts}:
+        raise SystemExit(f"tests/scripts.toml has no script {', '.join(sorted(unknown))}")
     for script in scripts:
-        if names and script["name"] not in names:
+        name, project = script["name"], projects[script["project"]]
+        if names and name not in names:
             continue
-        project = projects[script["project"]]
         imports = packages(script["project"], project, python)
         found = analyse(script, fetch(script["project"], project), python, imports)
         shown = next(word for word in script["line"].split() if "{root}" in word or word.count(".") > 1)
         shown = shown.replace("{root}/", "")
-        lines.append(f"| {script['project']} | `{shown}` | {project['commit'][:8]} | {found} |")
-        print(lines[-1], flush=True)
-    if not names:
+        row = f"| {name} | {script['project']} | `{shown}` | {project['commit'][:8]} | {found} |"
+        print(row, flush=True)
+        rows = rows_of_page() | {name: row}
         head, _, _ = PAGE.read_text().partition(MARK)
-        PAGE.write_text("\n".join([head + MARK, "", *lines, ""]))
+        kept = [rows[script["name"]] for script in scripts if script["name"] in rows]
+        PAGE.write_text("\n".join([head + MARK, "", *HEAD, *kept, ""]))
+
+
+HEAD = ("| name | project | script | commit | result | seconds |", "|---|---|---|---|---|---|")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ def clock_record(clock: Clock | None) -> Record | None:
             "sentences": trust(clock.validation),
             "published": published,
             "measured": measured,
+            "clock": clock.validation.about.get("clock", 1) if clock.validation else None,
+            "made": clock.validation.about.get("made") if clock.validation else None,
             "not_validated": list(clock.validation.about["not_validated"]) if clock.validation else [],
         },
     }

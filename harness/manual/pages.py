@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from analysis.judge.evidence import OBTAINED
 from harness.diagnose.pages import all_pages
 from harness.diagnose.schema import FOLDER as DIAGNOSE
@@ -46,6 +48,15 @@ def _page(title: str, source: str, *parts: str) -> str:
 
 def _study() -> str:
     axes = ", ".join(f"`{name}`" for name in (*RUN_AXES, *TRAINING_AXES))
+    parts: dict[str, type[BaseModel]] = {
+        "shape": Shape,
+        "training": Training,
+        "data": Data,
+        "rule": Rule,
+        "launch": Launch,
+        "plan": Plan,
+        "simulate": Settings,
+    }
     defaults = ", ".join(f"`{name}: {json.dumps(value)}`" for name, value in DEFAULT_AXES.items())
     return _page(
         "Keys of a study",
@@ -57,18 +68,7 @@ def _study() -> str:
         f"A block, or a list of blocks, each a product of axes: a value, or a list of values. Axes are {axes}, and any "
         f"key of DeepSpeed's JSON as `{DEEPSPEED}SECTION.KEY`. Where nothing is said: {defaults}. A `shape` is a "
         "mapping or a word such as `2x2-hpz2`.",
-        *(
-            record_section(name, model)
-            for name, model in {
-                "shape": Shape,
-                "training": Training,
-                "data": Data,
-                "rule": Rule,
-                "launch": Launch,
-                "plan": Plan,
-                "simulate": Settings,
-            }.items()
-        ),
+        *(record_section(name, model) for name, model in parts.items()),
     )
 
 

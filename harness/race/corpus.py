@@ -19,7 +19,8 @@ from typing import Literal
 
 from rich.console import Console
 
-from harness.race.explore import Run, differs, explore, what_changed
+from harness.race.effects import what_changed
+from harness.race.explore import Run, differs, explore
 from harness.race.fault import Case, Side
 from harness.race.fault_pairs import NotHere, Pair, Pairs, Shown, order_of, per_step, silent
 from harness.race.investigate import Settings, analysed, conclude
@@ -232,9 +233,10 @@ def shown_by(
         return shown
     if fault.find.kind == "unwritten-read":
         shown = poisoned(shown, job, run)
-    elif not (bits := repeated(job, outcome, run)).repeatable:
-        return missed(task, f"the same schedule gives other values each time, first at {bits.differs_at}")
     else:
+        bits, job, outcome = repeated(job, outcome, run)
+        if not bits.repeatable:
+            return missed(task, f"the same schedule gives other values each time, first at {bits.differs_at}")
         for wanted in (met[:1], met[1:]):  # one is enough to show what the fault does
             if wanted and shown.changed is None:
                 search = explore(wanted, outcome, job, run, settings.budget)

@@ -1,4 +1,4 @@
-"""Command lines of launchers (`deepspeed`, `torchrun`, `accelerate launch`, `fabric run`, `python -m …`), for our ranks.
+"""Command lines of launchers (`deepspeed`, `torchrun`, `accelerate launch`, `fabric run`, `python -m …`), for ours.
 
 What they say of machines, ports and hosts has no meaning here. What reaches a rank does: how many there are, the
 program, its arguments, and the environment that the launcher sets for it.

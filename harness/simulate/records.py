@@ -14,6 +14,7 @@ SAME_TRAINING = (
 
 SAME_CLUSTER = ("gpu", "network", "host")
 EVIDENCE = "simulated-time"
+CLOCK = 2  # raised where the cost model changes what steps take; 1: no shapes of products, no corners
 CORNER_COLUMNS = (
     *("table", "run_id", *SAME_CLUSTER, "corner"),
     *("step_seconds", "exposed_seconds", "margin_min_us", "overtaken", "evidence"),

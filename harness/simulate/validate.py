@@ -10,6 +10,7 @@ import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from harness.hardware import Cluster, Gpu, Host, Network, cluster
 from harness.simulate.against import against, read_rows
 from harness.simulate.engine import simulate
 from harness.simulate.published import Published, judgement, published
+from harness.simulate.records import CLOCK
 from harness.simulate.trace import load
 from harness.simulate.traces import traces
 from harness.study import Run
@@ -241,6 +243,7 @@ def validate(
     table = against(read_rows(MEASUREMENTS))
     pairs = validate_published(lanes=lanes, progress=progress)
     about: dict[str, Any] = {"schema": 1, "evidence": "simulated-time", "not_validated": list(NOT_VALIDATED)}
+    about |= {"clock": CLOCK, "made": datetime.now(UTC).date().isoformat()}
     folder, runs = _finished(measured, load_tables)
     if folder is None:
         lacking = (
