@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -100,27 +100,27 @@ def main(
     """Count false alarms and missed drifts."""
     random = np.random.default_rng(2024)
     counts = [
-        Count(
-            kind,
-            sum(one.pairs for one in each),
-            sum(one.false_alarms for one in each),
-            sum(one.missed for one in each),
-        )
-        for kind in KINDS
-        for each in [[count(kind, seeds, steps, pairs, random) for seeds, steps in SIZES]]
+        together(kind, [count(kind, seeds, steps, pairs, random) for seeds, steps in SIZES]) for kind in KINDS
     ]
+    gaussian = [one for one in counts if not one.kind.startswith("spikes")]
+    counts.append(together("all but spikes", gaussian))
     if as_json:
-        print(json.dumps([asdict(one) for one in counts], indent=1))
+        rates = [
+            {"false_alarm_rate": one.false_alarms / one.pairs, "miss_rate": one.missed / one.pairs}
+            for one in counts
+        ]
+        print(json.dumps([asdict(one) | rate for one, rate in zip(counts, rates, strict=True)], indent=1))
         return
     print("| noise between seeds | pairs | false alarms | drifts shown |\n|---|---:|---:|---:|")
-    gaussian = [one for one in counts if not one.kind.startswith("spikes")]
-    every = Count(
-        "all but spikes",
-        *(sum(getattr(one, name) for one in gaussian) for name in ("pairs", "false_alarms", "missed")),
-    )
-    for one in (*counts, every):
+    for one in counts:
         shown = 1 - one.missed / one.pairs
         print(f"| {one.kind} | {one.pairs} | {one.false_alarms / one.pairs:.1%} | {shown:.1%} |")
+
+
+def together(kind: str, counts: Iterable[Count]) -> Count:
+    """Several counts as one."""
+    sums = zip(*((one.pairs, one.false_alarms, one.missed) for one in counts), strict=True)
+    return Count(kind, *(sum(column) for column in sums))
 
 
 if __name__ == "__main__":

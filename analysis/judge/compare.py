@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.judge.band import FEWEST_SEEDS, Band, Floats, tolerance_band
 from analysis.judge.convergence import Curve, divergence, judge
@@ -19,6 +20,7 @@ from harness.diagnose.curve import Curve as Logged
 from harness.study import Rule
 from harness.system.errors import HarnessError
 
+Steps = NDArray[np.int64]
 Verdict = Literal["exact", "rounding", "within", "equivalent", "drifted", "diverged"]
 SAME: tuple[Verdict, ...] = ("exact", "rounding", "within", "equivalent")
 WORST: tuple[Verdict, ...] = (*SAME, "drifted", "diverged")
@@ -89,7 +91,7 @@ def _one(
     band: Band | None,
     within: float | None,
     rule: Rule,
-    steps: Floats,
+    steps: Steps,
 ) -> One:
     found = [judge(run, one, band, rule) for one in left]
     nearest = min(found, key=lambda one: (one.verdict != "exact", one.max_abs_loss_difference or 0.0))
@@ -117,7 +119,7 @@ def _one(
     return One(name, "rounding", alike(a[0], logged), None, largest)
 
 
-def _aligned(a: Sequence[Logged], b: Sequence[Logged]) -> tuple[list[Curve], list[Curve], Floats, list[str]]:
+def _aligned(a: Sequence[Logged], b: Sequence[Logged]) -> tuple[list[Curve], list[Curve], Steps, list[str]]:
     """The curves at the steps that all have, as the judge takes them; what was rounded is said."""
     for side, curves in (("A", a), ("B", b)):
         if any(not len(one) or not one.has_loss for one in curves):
@@ -142,7 +144,7 @@ def _aligned(a: Sequence[Logged], b: Sequence[Logged]) -> tuple[list[Curve], lis
     return taken[: len(a)], taken[len(a) :], steps, notes
 
 
-def _at(one: Logged, steps: Floats) -> Logged:
+def _at(one: Logged, steps: Steps) -> Logged:
     rows = np.searchsorted(one.step, steps)
     return replace(
         one,

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from analysis.judge.convergence import Floats, bootstrap_median
+from analysis.judge.band import Floats
+from analysis.judge.convergence import bootstrap_median
 from harness.study import Rule
 
 MAX_BLOCKS = 30
@@ -52,7 +53,7 @@ def block_length(values: Floats) -> int:
     slope = 2 * float(taper @ (reach * covariance[reach]))
     if not after or spectrum <= 0:
         return 1
-    best = (2 * slope**2 / (4 / 3 * spectrum**2)) ** (1 / 3) * steps ** (1 / 3)
+    best: float = float(2 * slope**2 / (4 / 3 * spectrum**2) * steps) ** (1 / 3)
     return max(1, min(math.ceil(best), math.ceil(min(3 * math.sqrt(steps), steps / 3))))
 
 

@@ -16,7 +16,6 @@ from harness.variants.series import (
     supported_releases,
 )
 from harness.variants.sources import (
-    cache_folder,
     patch_hashes,
     release_source,
     released_variant,
@@ -33,7 +32,6 @@ __all__ = [
     "Variant",
     "Verification",
     "all_variants",
-    "cache_folder",
     "check_overlay",
     "describe",
     "installed_release",

@@ -11,10 +11,11 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 from harness.system.errors import HarnessError
+from harness.system.places import cache_folder
 from harness.variants.apply import apply_patches, check_hashes, patched_files
 from harness.variants.families import PACKAGE, touched_files
 from harness.variants.series import Series, sha256
-from harness.variants.sources import cache_folder, resolve
+from harness.variants.sources import resolve
 from harness.variants.variant import Variant
 
 MANIFEST = "overlay.json"

@@ -19,8 +19,8 @@ from pydantic import Field, field_validator, model_validator
 
 from harness.study import Frozen, Run
 from harness.system.errors import HarnessError
+from harness.system.places import cache_folder
 from harness.system.whole_file import write_json
-from harness.variants import cache_folder
 
 VARIABLE = "HPZ_CONTAINED"  # set for ranks in a container
 UNKNOWN = "unknown"

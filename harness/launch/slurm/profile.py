@@ -15,6 +15,7 @@ from harness.launch.slurm.site import Site
 from harness.study import Frozen
 from harness.study.messages import first_message
 from harness.system.errors import HarnessError
+from harness.system.places import shipped
 from harness.system.secrets import hidden, is_secret, refuse_secrets
 from harness.system.yaml_file import read_keys
 
@@ -170,7 +171,7 @@ def with_options(profile: Profile, given: Mapping[str, Any]) -> Profile:
 
 def load_profile(path: str | Path) -> Profile:
     """Read a profile. Raises HarnessError naming file and key, with the nearest valid key."""
-    file = Path(path)
+    file = shipped(Path(path))
     content = read_keys(file, "--cluster takes a profile, as slurm/clusters/generic-8gpu.yaml")
     try:
         profile = Profile.model_validate({"name": file.stem, **content})

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.judge.band import tolerance_band
+from analysis.judge.band import Floats, tolerance_band
 from analysis.judge.convergence import (
     Curve,
-    Floats,
     bootstrap_mean,
     divergence,
     final_difference,
