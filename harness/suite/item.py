@@ -7,7 +7,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from _pytest.skipping import evaluate_xfail_marks
@@ -24,17 +23,6 @@ WORDS = {
     "freed-in-use": "block freed while in use",
     "unwritten-read": "read of unwritten memory",
 }
-
-
-class Told(str):
-    """A failure as text, whose first line stands in pytest's summary."""
-
-    reprcrash: SimpleNamespace
-
-    def __new__(cls, lines: Sequence[str]) -> Told:
-        told = super().__new__(cls, "\n".join(lines))
-        told.reprcrash = SimpleNamespace(message=lines[0])
-        return told
 
 
 def run_item(item: pytest.Item, wanted: Wanted) -> list[pytest.TestReport]:
@@ -62,7 +50,7 @@ def run_item(item: pytest.Item, wanted: Wanted) -> list[pytest.TestReport]:
         last.outcome = "failed"
         told = [f"hpz_streams: the test does not pass under {IN_ORDER} on the virtual device, races or not"]
         told += [f"hpz_streams: {analysed.ended}"] if analysed.ended else []
-        last.longrepr = last.longrepr or Told(told)
+        last.longrepr = last.longrepr or "\n".join(told)
         last.sections.append(("hpz_streams", "\n".join([*told, *(text(report) if report.races else ())])))
         return reports
     failing = [other for other in others if other.ended is None and _failed(other) is not None]
@@ -70,7 +58,7 @@ def run_item(item: pytest.Item, wanted: Wanted) -> list[pytest.TestReport]:
         last.sections.append(("hpz_streams", "\n".join([*_became(others), *summary(report)])))
         return reports
     last.outcome = "failed"
-    last.longrepr = Told([_verdict(report, failing), *_became(others), "", *text(report)])
+    last.longrepr = "\n".join([_verdict(report, failing), *_became(others), "", *text(report)])
     for one in failing:
         last.sections += [(f"under {one.policy}", told.longreprtext) for told in one.reports if told.failed]
     if (expected := evaluate_xfail_marks(item)) is not None:
@@ -121,7 +109,7 @@ def failure(item: pytest.Item, sentence: str) -> pytest.TestReport:
         location=item.location,
         keywords={},
         outcome="failed",
-        longrepr=Told([sentence]),
+        longrepr=sentence,
         when="call",
     )
 
