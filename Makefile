@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Where `make wheelhouse` was run before, nothing is fetched.
 OFFLINE := $(if $(wildcard wheelhouse/*.whl),--no-index --find-links wheelhouse)
 
-.PHONY: reproduce artifact kick wheelhouse test soak chaos matrix releases scripts lint types packages figures historical clean setup
+.PHONY: reproduce artifact kick wheelhouse test soak chaos matrix releases scripts lint types packages figures docs historical clean setup
 setup: .venv/.ready
 
 # torch comes first, so that nothing that depends on it brings another build.
@@ -97,5 +97,11 @@ historical: setup
 figures: setup
 	$(BIN)/python -m analysis figures $(patsubst %/study.yaml,%,$(wildcard results/reference/*/study.yaml))
 
+# The generated pages of docs/reference anew, and all of docs as a site in site/.
+docs: setup
+	$(BIN)/python -m harness.manual
+	$(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache

@@ -21,7 +21,7 @@ torch.manual_seed(0)
 master = torch.nn.Parameter(torch.randn(SIZE).to(get_accelerator().current_device_name()))
 weight = master.detach().to(torch.bfloat16).requires_grad_()
 optimizer = torch.optim.Adam([master], lr=1e-2, foreach=False)
-on_host = get_accelerator().pin_memory(torch.empty(SIZE))
+on_host = get_accelerator().pin_memory(torch.zeros(SIZE))
 offload.optimizer, offload.device = optimizer, master.device
 offload.nz3 = SimpleNamespace(is_profiling=lambda: False)
 offload.lazy_init()

@@ -8,15 +8,15 @@ from typing import Any
 import typer
 
 from harness.cli.main import app
-from harness.manual.keys import GENERATED, cell
+from harness.manual.keys import GENERATED, cell, code
 
 
 def commands() -> str:
     """The page of all commands."""
     parts = ["# Commands", GENERATED.format(source="the commands' --help")]
     parts.append(
-        "Every command takes a study file or its results folder, is safe to repeat, and ends with 0 (fine), 1 (a run "
-        "failed, or a fault was found) or 2 (bad input, told in one sentence)."
+        "Every command is safe to repeat, and ends with 0 (fine), 1 (a run failed) or 2 (bad input, told in one "
+        "sentence). Where STUDY is asked for, a study file and its results folder do alike."
     )
     return "\n\n".join([*parts, *_sections(typer.main.get_command(app), "hpz", None)])
 
@@ -39,7 +39,7 @@ def _section(command: Any, path: str, context: Any, group: bool) -> str:
     if not group:
         parts.append(f"```text\n{usage}\n```")
     if rows:
-        parts.append("\n".join(["| | | |", "|---|---|---|", *rows]))
+        parts.append("\n".join(["| | what it is | default |", "|---|---|---|", *rows]))
     return "\n\n".join(parts)
 
 
@@ -52,4 +52,4 @@ def _row(parameter: Any, context: Any) -> str | None:
     text, _, default = said.rpartition("  [")
     if not text:
         text, default = said, ""
-    return f"| `{cell(name)}` | {cell(text)} | {cell(default.rstrip(']'))} |"
+    return f"| `{code(name)}` | {cell(text)} | {cell(default.rstrip(']'))} |"

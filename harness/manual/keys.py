@@ -77,6 +77,11 @@ def comments(record: type[Any]) -> dict[str, str]:
 
 def cell(text: str) -> str:
     """Text as it may stand in a cell of a table."""
+    return code(text).replace("<", "&lt;")
+
+
+def code(text: str) -> str:
+    """The same between backquotes."""
     return " ".join(text.split()).replace("|", "\\|")
 
 

@@ -19,12 +19,14 @@ from typing import Literal
 
 from rich.console import Console
 
-from harness.race.explore import Run, differs, explore, what_changed
+from harness.race.effects import what_changed
+from harness.race.explore import Run, differs, explore
 from harness.race.fault import Case, Side
 from harness.race.fault_pairs import NotHere, Pair, Pairs, Shown, order_of, per_step, silent
 from harness.race.investigate import Settings, analysed, conclude
 from harness.race.job import Job, Outcome, Program
 from harness.race.launch import Ranks
+from harness.race.repeat import repeated
 from harness.race.report import Race, Report
 from harness.record.provenance import package_versions
 from harness.system.errors import HarnessError, RunFailed
@@ -154,7 +156,8 @@ class Sides:
 
     def _one(self, task: Task, run: Run, imports: float) -> None:
         """Analyse a side; `imports` is what the warm process took before, unknown to the first, whose time holds it."""
-        started, job = time.monotonic(), Job(task.program)
+        started, budget = time.monotonic(), self.settings.budget
+        job = Job(task.program, every=budget is not None and budget.mode == "exhaustive")
         outcome = run(job)
         report, shown = analysed(job, outcome), None
         if task.key == "has":
@@ -230,6 +233,8 @@ def shown_by(
         return shown
     if fault.find.kind == "unwritten-read":
         shown = poisoned(shown, job, run)
+    elif not (bits := repeated(job, outcome, run)).repeatable:
+        return missed(task, f"the same schedule gives other values each time, first at {bits.differs_at}")
     else:
         for wanted in (met[:1], met[1:]):  # one is enough to show what the fault does
             if wanted and shown.changed is None:

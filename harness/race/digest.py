@@ -13,19 +13,19 @@ from harness.device.torch_private import below_dispatch
 from harness.race.names import roots
 
 
-def digest_of(names: Mapping[str, Any]) -> str:
-    """Hash of this rank's final values: parameters or their shards, and the script's global numbers and tensors."""
+def digest_of(names: Mapping[str, Any], numbers: bool = True) -> str:
+    """Hash of this rank's final values: parameters or their shards, and the script's global tensors and numbers."""
     gc.collect()
     with below_dispatch():
-        return _digest_of(names)
+        return _digest_of(names, numbers)
 
 
-def _digest_of(names: Mapping[str, Any]) -> str:
+def _digest_of(names: Mapping[str, Any], numbers: bool) -> str:
     parts = [_digest_module(module) for module in roots()]
     for name, value in sorted(names.items()):
         if isinstance(value, torch.Tensor):
             parts.append(f"{name} {digest_tensor(value)}")
-        elif isinstance(value, int | float | list | tuple) and not name.startswith("_"):
+        elif numbers and isinstance(value, int | float | list | tuple) and not name.startswith("_"):
             parts.append(f"{name} {_plain(value)}")
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 

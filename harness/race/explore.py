@@ -17,15 +17,15 @@ it is complete for nothing: "none found" says that so many schedules were tried.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from harness.race.classes import Class, classes
 from harness.race.job import Flip, Job, Outcome
 from harness.race.minimise import minimise
-from harness.race.report import HOST_STREAM, Effect, Race, Report
+from harness.race.report import HOST_STREAM, Race
 from harness.race.searched import Bound, Classes, Mode
-from harness.race.text import ranks_text
 
 Run = Callable[[Job], Outcome]
 REUSING = "stale"  # the poison, and with it the allocator
@@ -43,6 +43,11 @@ class Budget:
     mode: Mode = "named"
     schedules: int = 64  # of mode `pct`: of random priorities; of `exhaustive`: classes
     depth: int = 2  # of the faults that `pct` is to meet: how many orders must come together
+
+    def asked(self) -> dict[str, Any]:
+        """As reports keep it; what the mode does not look at is left out, as it was before there were modes."""
+        unused = ("mode", "schedules", "depth") if self.mode == "named" else ("seeds",)
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
 
 @dataclass
@@ -258,55 +263,3 @@ def came_out(one: Class, outcome: Outcome) -> bool:
     ran = [(order.get(first, never), order.get(second, never)) for first, second in one.kept]
     ran += [(order.get(second, never), order.get(first, never)) for first, second in one.swapped]
     return outcome.problem is None and all(early <= late for early, late in ran)
-
-
-def effects(report: Report, search: Search) -> Iterator[tuple[Race, Effect, Found | None]]:
-    """For each race that was searched, what was found; see `Effect.schedules` for how far."""
-    for race in report.races:
-        if race.id not in search.searched:
-            continue
-        # The named policies run on an allocator that never hands out a block in use.
-        changing = tuple(search.policies) if race.kind == "race" else ()
-        found = search.found.get(race.id)
-        if found is None:
-            policy = policy_found(search) if changing else None
-            yield race, Effect(found=False, schedules=search.tried, also=changing), policy
-        else:
-            effect = Effect(
-                found=True,
-                schedules=search.tried,
-                schedule=in_words(found.job.flips),
-                decisions=len(found.job.flips),
-                changed=what_changed(found.reference, found.outcome),
-                also=changing,
-            )
-            yield race, effect, found
-
-
-def policy_found(search: Search) -> Found:
-    """The first named policy that changes values, for all races whose own pairs show nothing."""
-    job, outcome = next(iter(search.policies.values()))
-    open_races = sorted(search.searched - search.found.keys())
-    return Found(tuple(open_races), job, outcome, search.reference)
-
-
-def in_words(flips: Sequence[Flip]) -> str:
-    count = len(flips)
-    shown = ", ".join(f"op {flip.until} before op {flip.hold}" for flip in flips[:3])
-    return f"{count} swapped pair{'s' if count > 1 else ''} ({shown}{' …' if count > 3 else ''})"
-
-
-def what_changed(reference: Outcome, outcome: Outcome) -> str:
-    """The first difference that a reader can check: a failure, a step's loss, or the ranks whose values differ."""
-    if outcome.problem is not None:
-        return f"the program fails ({outcome.problem})"
-    for step, (right, wrong) in enumerate(zip(reference.losses, outcome.losses, strict=False)):
-        if right != wrong:
-            return f"the loss of step {step} is {_short(wrong)} instead of {_short(right)}"
-    pairs = zip(reference.digests, outcome.digests, strict=False)
-    ranks = [rank for rank, (right, wrong) in enumerate(pairs) if right != wrong]
-    return f"the final values of {ranks_text(ranks)} change"
-
-
-def _short(number: str) -> str:
-    return "not finite" if number == "None" else number[:9]

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.race.explore import Budget, Found, Search, effects, explore, what_changed
+from harness.race.effects import effects, what_changed
+from harness.race.explore import Budget, Found, Search, explore
 from harness.race.job import Job, Outcome
 from harness.race.launch import Ranks
 from harness.race.merge import merge, with_effects
@@ -50,7 +51,7 @@ def investigate(
     swapped = [*report.of_kind("race"), *report.of_kind("freed-in-use")]
     if settings.budget is not None and swapped and outcome.problem is None:
         say(f"{len(swapped)} unordered pairs of lines; searching for schedules that change values")
-        searched = repeated(job, outcome, run)
+        searched, job, outcome = repeated(job, outcome, run)
         if searched.repeatable:
             search = explore(report.races, outcome, job, run, settings.budget, began)
             report = conclude(report, search, folder)

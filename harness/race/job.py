@@ -96,6 +96,9 @@ class Job:
     order: bool = False  # record that order alone
     every: bool = False  # of the analysis: list every unordered pair, and what is ordered among their ops
     values: bool = False  # write down what each op's result hashes to
+    numbers: bool = (
+        True  # of a script: whether its global numbers count among its final values, besides tensors
+    )
 
     def json(self) -> str:
         return json.dumps(asdict(self), indent=1)

@@ -198,7 +198,7 @@ def run_script(job: Job, watch: Watch) -> str:
         """The steps that were asked for are made: whatever the script would do next, it ends here."""
         device.machine.finish()
         meet_again()
-        watch.write(digest_of(main.names))
+        watch.write(digest_of(main.names, job.numbers))
         leave()
 
     count_steps(watch, program.steps, enough)
@@ -212,7 +212,7 @@ def run_script(job: Job, watch: Watch) -> str:
         raise HarnessError(
             f"{program.title} ran no op on the virtual device, so nothing was analysed: {advice}"
         )
-    return digest_of(main.names)
+    return digest_of(main.names, job.numbers)
 
 
 def count_steps(watch: Watch, limit: int | None, enough: Callable[[], None]) -> None:

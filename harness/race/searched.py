@@ -66,6 +66,9 @@ class Searched(Frozen):
     )
     repeatable: bool | None = None  # whether the order of issue gave the same bits twice; None: not asked
     differs_at: str | None = None  # where not: the first op whose result differed
+    numbers: bool = (
+        True  # whether a script's global numbers were compared; not, where only they differ each time
+    )
     bound: Bound | None = None
     classes: Classes | None = None
 
@@ -76,6 +79,8 @@ class Searched(Frozen):
                 "NOT REPEATABLE: the same schedule gave other bits, which no order explains (host time, unseeded "
                 f"random numbers, threads); it begins at {self.differs_at or 'no op on the device: look at the host'}"
             )
+        if not self.numbers:
+            yield "numbers among the script's globals differ each time (as times that it took): they are not compared"
         if self.bound is not None:
             yield from _bound_text(self.bound)
         if self.classes is not None:
@@ -104,6 +109,6 @@ def _classes_text(classes: Classes) -> Iterator[str]:
             f"are left; {classes.changing} change values"
         )
     if classes.missed:
-        yield f"in {classes.missed} of them some pair ran in another order than was asked for: they count as not run"
+        yield f"in {classes.missed} of these some pair ran in another order than was asked for, as where ranks wait"
     if classes.branched:
         yield f"under {classes.branched} of them the program issued other ops, whose own classes are not counted"

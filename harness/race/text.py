@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from harness.race.explain import TIMED_OUT
 from harness.race.report import LABELS, TRAINED_NOTHING, Access, Coverage, Effect, Held, Race, Report
+from harness.words import WORDS
 
 
 def text(report: Report, full: bool = False) -> Iterator[str]:
@@ -18,6 +19,8 @@ def text(report: Report, full: bool = False) -> Iterator[str]:
         yield from _held_text(report.held)
     if report.search is not None:
         yield from report.search.text()
+    for kind in dict.fromkeys(race.kind for race in report.races):
+        yield f"{_TITLES[kind].lower()}: {WORDS[_TITLES[kind].lower()]}"
     for race in report.races:
         yield ""
         yield from _race_text(race, full, report.schedules_tried > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -51,7 +52,8 @@ def run_item(item: pytest.Item, wanted: Wanted) -> list[pytest.TestReport]:
         analysed = run("busy")
         report = merge(analysed.ranks, item.nodeid)
         # A test that does nothing on the device has but one schedule.
-        others = [run(policy) for policy in wanted.policies] if analysed.passed and report.ops else []
+        policies = _counted(wanted.policies, analysed) if analysed.passed and report.ops else []
+        others = [run(policy) for policy in policies]
     reports = [*analysed.reports] or [failure(item, f"hpz_streams: {analysed.ended}")]
     if analysed.ended is None and any(one.skipped for one in reports):
         return reports
@@ -63,15 +65,23 @@ def run_item(item: pytest.Item, wanted: Wanted) -> list[pytest.TestReport]:
         last.longrepr = last.longrepr or Told(told)
         last.sections.append(("hpz_streams", "\n".join([*told, *(text(report) if report.races else ())])))
         return reports
-    failing = [other for other in others if not other.passed and other.ended is None]
+    failing = [other for other in others if other.ended is None and _failed(other) is not None]
     if not report.races and not failing:
         last.sections.append(("hpz_streams", "\n".join([*_became(others), *summary(report)])))
         return reports
     last.outcome = "failed"
     last.longrepr = Told([_verdict(report, failing), *_became(others), "", *text(report)])
+    for one in failing:
+        last.sections += [(f"under {one.policy}", told.longreprtext) for told in one.reports if told.failed]
     if (expected := evaluate_xfail_marks(item)) is not None:
         last.outcome, last.wasxfail = "skipped", expected.reason
     return reports
+
+
+def _counted(policies: Sequence[str], analysed: Execution) -> list[str]:
+    """The policies; one of random priorities, `pct(SEED)`, falls at random among as many ops as the test issues."""
+    ops = max(rank.ops for rank in analysed.ranks)
+    return [re.sub(r"^pct\((\d+)\)$", rf"pct(\1,2,{ops})", policy) for policy in policies]
 
 
 def _verdict(report: Report, failing: Sequence[Execution]) -> str:
@@ -92,12 +102,16 @@ def _became(others: Sequence[Execution]) -> Iterator[str]:
 def _short(one: Execution) -> str:
     if one.ended is not None:
         return f"says nothing ({one.ended.strip().splitlines()[-1]})"
-    failed = next((report for report in one.reports if report.failed), None)
+    failed = _failed(one)
     if failed is None:
         return "skipped"
     crash = getattr(failed.longrepr, "reprcrash", None)
     message = crash.message if crash is not None else str(failed.longrepr)
     return f"FAILED: {message.strip().splitlines()[0]}"
+
+
+def _failed(one: Execution) -> pytest.TestReport | None:
+    return next((report for report in one.reports if report.failed), None)
 
 
 def failure(item: pytest.Item, sentence: str) -> pytest.TestReport:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 POLICIES = ("side-first", "main-first")
-POLICY = re.compile(r"side-first|main-first|eager|random\(\d+\)|pct\(\d+(,\d+)*\)|timed(\(.*\))?")
+POLICY = re.compile(r"side-first|main-first|eager|random\(\d+\)|pct\(\d+(,\d+,\d+)?\)|timed(\(.*\))?")
 MARK = "hpz_streams"
 USE = "@pytest.mark.hpz_streams(policies=[…], ranks=N, timeout=SECONDS)"
 

@@ -77,6 +77,9 @@ WORDS = {
         "chance."
     ),
     "rank": "One process of a training, usually one GPU.",
+    "read of unwritten memory": (
+        "Memory that nobody has written since it was handed out is computed with: what comes out is chance."
+    ),
     "replay": (
         "A file that holds one order under which values change; `hpz race --replay FILE` runs it again, to "
         "the bit."

@@ -79,6 +79,15 @@ def test_random_priorities_meet_it_and_say_how_likely_that_was(ranks: Ranks, tmp
     assert line.endswith("in the 40 schedules that ran (PCT)")
 
 
+def test_a_global_number_that_differs_each_time_is_no_effect_and_hides_none(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    report = searched(ranks, tmp_path, "clocked", "named")
+    assert report.search is not None
+    assert not report.search.numbers
+    assert changes(report)
+
+
 def test_the_op_where_two_runs_of_one_schedule_part_is_named(ranks: Ranks, tmp_path: Path) -> None:
     report = searched(ranks, tmp_path, "unseeded", "named")
     (line,) = (line for line in text(report) if line.startswith("NOT REPEATABLE"))

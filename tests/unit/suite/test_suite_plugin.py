@@ -64,3 +64,9 @@ def test_unused_it_imports_nothing_heavy(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_random_priorities_take_a_seed_or_all_three_numbers() -> None:
+    assert policies_of("pct(1),pct(2,3,100)") == ("pct(1)", "pct(2,3,100)")
+    with pytest.raises(ValueError, match="is no policy"):
+        policies_of("pct(2,3)")

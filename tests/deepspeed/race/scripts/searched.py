@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 import torch
 from deepspeed.accelerator import get_accelerator
@@ -48,6 +49,19 @@ def unseeded() -> float:
         seen = x.clone()
     A.synchronize()
     return seen.sum().item()
+
+
+def clocked() -> torch.Tensor:
+    """A pair that nothing orders, and a global number that differs each time."""
+    global started
+    started = time.time_ns()
+    x, side = torch.zeros(4, device=DEVICE), A.Stream()
+    A.synchronize()
+    x.fill_(1)
+    with A.stream(side):
+        seen = x.clone()
+    A.synchronize()
+    return seen
 
 
 result = globals()[sys.argv[1]]()
