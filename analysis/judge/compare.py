@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from analysis.judge.band import FEWEST_SEEDS, Band, Floats, tolerance_band
 from analysis.judge.convergence import Curve, divergence, judge
-from harness.diagnose.against import alike, differing, first_differences
+from harness.diagnose.against import ROUNDING, alike, differing, first_differences
 from harness.diagnose.curve import Curve as Logged
 from harness.study import Rule
 from harness.system.errors import HarnessError
@@ -72,10 +72,11 @@ def compare(a: Sequence[Logged], b: Sequence[Logged], within: float | None = Non
     ]
     verdict = max((one.verdict for one in found), key=WORST.index)
     missed = band.smallest_drift if band and verdict == "equivalent" else None
+    if verdict == "rounding":
+        notes.append(f"drifts of the loss below {ROUNDING:.2%} pass as rounding; --within asks for less")
     if band is None and within is None and verdict != "exact":
         notes.append(
-            f"with {FEWEST_SEEDS} or more seeds on side A (--a) it is known what seeds alone do, and the verdict says "
-            "which drift it would have shown"
+            f"{FEWEST_SEEDS} or more seeds on side A (--a) tell what seeds alone do, and what was missed"
         )
     return Comparison(
         verdict, verdict in SAME, len(steps), (len(a), len(b)), missed, tuple(found), tuple(notes)
@@ -106,8 +107,8 @@ def _one(
         off = np.min([np.abs(run.loss - one.loss) / np.abs(one.loss) for one in left], axis=0)
         bad = np.flatnonzero(~(off <= within))
         if not bad.size:
-            return One(name, "within", f"the loss is off by at most {off.max():.2%}", None, largest)
-        reason = f"the loss is off by {off[bad[0]]:.2%}, more than {within:.2%}"
+            return One(name, "within", f"the loss is off by at most {100 * off.max():.2g}%", None, largest)
+        reason = f"the loss is off by {100 * off[bad[0]]:.2g}%, more than {100 * within:.2g}%"
         return One(name, "drifted", reason, int(steps[bad[0]]), largest)
     against = min((first_differences(one, logged) for one in a), key=len)
     if against:

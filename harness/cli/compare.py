@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -45,8 +46,8 @@ def compare(
     """
     from analysis.judge.compare import compare as judge
 
-    left = [*_named(first, run_a), *(curve for path in a or [] for curve in read_curves(path))]
-    right = [*_named(second, run_b), *(curve for path in b or [] for curve in read_curves(path))]
+    left = [*_named(first, run_a), *(curve for path in a or [] for curve in _named(path))]
+    right = [*_named(second, run_b), *(curve for path in b or [] for curve in _named(path))]
     found = judge(left, right, within)
     if as_json:
         print(json.dumps(found.record(), indent=1))
@@ -61,10 +62,11 @@ def compare(
     raise typer.Exit(0 if found.same else 1)
 
 
-def _named(path: Path, run: str | None) -> list[Curve]:
+def _named(path: Path, run: str | None = None) -> list[Curve]:
+    """The curves of a source, or the one named `run`; a curve without a name has that of its file."""
     curves = read_curves(path)
     if run is None:
-        return curves
+        return [replace(curve, name=curve.name or str(path)) for curve in curves]
     named = [curve for curve in curves if curve.name == run]
     if not named:
         names = [curve.name for curve in curves if curve.name]

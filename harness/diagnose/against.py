@@ -54,7 +54,7 @@ def alike(one: Curve, other: Curve) -> str:
     if not known.any():
         return f"is the same in all digits of {steps} common steps"
     if known.max() <= ROUNDING:
-        return f"differs by at most {known.max():.2%} in {steps} common steps: rounding, no fault"
+        return f"differs by at most {100 * known.max():.2g}% in {steps} common steps: rounding, no fault"
     return f"differs more only after {SOON} steps, as rounding can grow to: no finding"
 
 
