@@ -1,4 +1,5 @@
-# Two commands: `make reproduce` (everything, from nothing to the report) and `make test` (lint, types, tests).
+# Three commands: `make reproduce` (everything, from nothing to the report), `make artifact` (what is claimed, held against
+# what is found; ARTIFACT.md) and `make test` (lint, types, tests).
 PYTHON ?= python3
 BIN := .venv/bin
 STUDY ?= experiments/laptop.yaml
@@ -16,19 +17,34 @@ MAY_INSTALL := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] ||
 # Ranks are processes by the hundred; each would compile what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: reproduce test soak chaos matrix releases scripts lint types packages figures historical clean setup
+# Where `make wheelhouse` was run before, nothing is fetched.
+OFFLINE := $(if $(wildcard wheelhouse/*.whl),--no-index --find-links wheelhouse)
+
+.PHONY: reproduce artifact kick wheelhouse test soak chaos matrix releases scripts lint types packages figures docs historical clean setup
 setup: .venv/.ready
 
 # torch comes first, so that nothing that depends on it brings another build.
 .venv/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[train,dev]'
+	$(BIN)/pip install -q $(OFFLINE) -c constraints.txt torch
+	$(BIN)/pip install -q $(OFFLINE) -c constraints.txt -e '.[train,dev]'
 	touch $@
 
 reproduce: setup
 	$(BIN)/hpz run $(STUDY)
+
+# What ARTIFACT.md claims: claim, expected, found, ok or different; `kick` takes five minutes of it.
+artifact kick: setup
+	$(BIN)/python -m analysis $@ results/$@
+
+# All that a machine without network needs, built where it must be: copy the checkout with wheelhouse/ there.
+wheelhouse:
+	rm -rf .venv-wheels
+	$(PYTHON) -m venv .venv-wheels
+	.venv-wheels/bin/pip wheel -q -c constraints.txt -w wheelhouse torch 'setuptools>=77' wheel
+	.venv-wheels/bin/pip wheel -q -c constraints.txt -w wheelhouse --find-links wheelhouse '.[train,dev]'
+	rm -rf .venv-wheels wheelhouse/hpz_lab-*.whl
 
 lint: setup
 	$(BIN)/ruff check .
@@ -69,7 +85,7 @@ matrix: setup
 	$(BIN)/nox $(if $(TORCH),--session "matrix(torch='$(TORCH)')")
 
 # Public training scripts under `hpz race`, fetched from their repositories and run as they are; rewrites the table of
-# docs/scripts.md. SCRIPTS_PYTHON names an environment that has what the scripts import (their README says).
+# docs/howto/scripts.md. SCRIPTS_PYTHON names an environment with torchvision, for the scripts that need it.
 scripts: setup
 	$(BIN)/python -m tests.scripts $(NAMES)
 
@@ -79,7 +95,13 @@ historical: setup
 
 # From the committed reference results; the same input gives the same svg, byte for byte.
 figures: setup
-	$(BIN)/python -m analysis figures $(wildcard results/reference/*)
+	$(BIN)/python -m analysis figures $(patsubst %/study.yaml,%,$(wildcard results/reference/*/study.yaml))
+
+# The generated pages of docs/reference anew, and all of docs as a site in site/.
+docs: setup
+	$(BIN)/python -m harness.manual
+	$(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache

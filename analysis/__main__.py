@@ -3,6 +3,9 @@
 python -m analysis figures FOLDER...   rebuild the figures (what `make figures` runs)
 python -m analysis keep FOLDER...      copy what a report needs to results/reference/<study>, to be committed
 python -m analysis keep-unfinished FOLDER...   the same of a study that was stopped; its report says what is missing
+python -m analysis artifact OUT        run what ARTIFACT.md claims and compare (what `make artifact` runs)
+python -m analysis kick OUT            the part of it that takes five minutes
+python -m analysis claims              its steps and claims, as they stand in ARTIFACT.md
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ def main(words: list[str]) -> int:
         "figures": rebuild,
         "keep": keep_all,
         "keep-unfinished": partial(keep_all, unfinished=True),
+        "artifact": examine,
+        "kick": partial(examine, kick=True),
+        "claims": claims,
     }
     if not words or words[0] not in verbs:
         print((__doc__ or "").strip(), file=sys.stderr)
@@ -58,10 +64,30 @@ def rebuild(folders: list[Path]) -> int:
 
 def keep_all(folders: list[Path], unfinished: bool = False) -> int:
     """Copy the reference results of each folder and print where they lie."""
+    from analysis.reference.corpus import NAME, keep_corpus
     from analysis.reference.keep import keep
 
     for folder in folders:
-        print(keep(folder, unfinished=unfinished))
+        is_corpus = (folder / NAME).is_file()
+        print(keep_corpus(folder) if is_corpus else keep(folder, unfinished=unfinished))
+    return 0
+
+
+def examine(folders: list[Path], kick: bool = False) -> int:
+    """Run the artefact's claims into a folder and print the table; 1 where one is different."""
+    from analysis.reference.artifact import examine, table
+
+    (out,) = folders or [Path("results/artifact")]
+    found = examine(out, kick, say=lambda text: print(text, flush=True))
+    print("", *table(found), f"\nlogs and artifact.json: {out}", sep="\n")
+    return 0 if all(one.ok for one in found) else 1
+
+
+def claims(_: list[Path]) -> int:
+    """Print the steps and claims of the artefact."""
+    from analysis.reference.artifact import page
+
+    print(page())
     return 0
 
 

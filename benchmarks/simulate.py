@@ -26,8 +26,8 @@ from harness.simulate.engine import simulate
 from harness.simulate.trace import load
 from harness.simulate.traces import traces
 from harness.study import Run, Study, load_study
-from harness.system.places import REPOSITORY
-from harness.variants import Variant, cache_folder, overlay_path
+from harness.system.places import REPOSITORY, cache_folder
+from harness.variants import Variant, overlay_path
 
 MODELS = ("llama2-7b", "llama2-13b", "llama2-70b", "falcon-7b", "falcon-40b")
 

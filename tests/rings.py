@@ -20,6 +20,7 @@ TOGETHER = (
     "tests/browser/",
     "tests/deepspeed/diagnose/test_triage_real.py",
     "tests/deepspeed/launch/test_finished.py",
+    "tests/deepspeed/wheel/",
     "tests/deepspeed/race/test_race_programs.py",
     "tests/deepspeed/race/test_race_study.py",
     "tests/deepspeed/simulate/test_trace.py",

@@ -1,15 +1,20 @@
-"""Makes tiny models, a tokenizer and data sets in the current folder, under the names that public scripts look for.
+"""Makes tiny models, a tokenizer and data sets in a folder, under the names that public scripts look for.
 
+`python -m tests.script_data FOLDER`.
 `datasets` and `transformers` take a folder of that name before they ask the Hub, so that scripts run unmodified and
-offline. All of it is random: it is there to be trained on for three steps.
+offline. All of it is random: it is there to be trained on for three steps. Pictures and tokens: tests/script_arrays.py.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import sys
 from pathlib import Path
 from typing import Any
+
+from tests import script_arrays
 
 WORDS = [
     "the",
@@ -62,6 +67,10 @@ def tokenizer(folder: str) -> Any:
         **dict(zip(roles, SPECIAL, strict=True)),
     )
     fast.save_pretrained(folder)
+    config = Path(folder, "tokenizer_config.json")  # under the name that every transformers knows
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    )
     return fast
 
 
@@ -95,6 +104,18 @@ def models() -> None:
         "bert-base-cased"
     )
     tokenizer("roberta-base")
+    tokenizer("tiny-bert")
+    hf.BertForMaskedLM(hf.BertConfig(**sizes, intermediate_size=64)).save_pretrained("tiny-bert")
+    hf.AutoModelForCausalLM.from_pretrained("tiny-llama").save_pretrained("HuggingFaceTB/SmolLM-360M")
+    tokenizer("HuggingFaceTB/SmolLM-360M")
+    tokenizer("tiny-neox")
+    hf.GPTNeoXForCausalLM(
+        hf.GPTNeoXConfig(**sizes, intermediate_size=64, max_position_embeddings=256)
+    ).save_pretrained("tiny-neox")
+    tokenizer("tiny-opt")
+    hf.OPTForCausalLM(
+        hf.OPTConfig(**sizes, ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=256, **ends)
+    ).save_pretrained("tiny-opt")
 
 
 def rows(file: str, items: list[Any]) -> None:
@@ -103,13 +124,19 @@ def rows(file: str, items: list[Any]) -> None:
     path.write_text("".join(json.dumps(item) + "\n" for item in items))
 
 
-def named(folder: str, configurations: tuple[str, ...], prefix: str, items: list[Any]) -> None:
-    """A data set with configurations, each of three splits."""
+def named(
+    folder: str, configurations: tuple[str, ...], prefix: str, items: list[Any], features: Any = None
+) -> None:
+    """A data set with configurations, each of three splits; `features` as a data set's card describes them."""
     splits = ("train", "validation", "test")
     for split in splits:
         rows(f"{folder}/{prefix}{split}.jsonl", items)
     files = [{"split": split, "path": f"{prefix}{split}.jsonl"} for split in splits]
-    card = {"configs": [{"config_name": name, "data_files": files} for name in configurations]}
+    card: dict[str, Any] = {
+        "configs": [{"config_name": name, "data_files": files} for name in configurations]
+    }
+    if features:
+        card["dataset_info"] = [{"config_name": name, "features": features} for name in configurations]
     Path(folder, "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
 
 
@@ -131,8 +158,11 @@ def data() -> None:
     texts = [{"text": " ".join(sentence() for _ in range(6))} for _ in range(64)]
     named("wikitext", ("wikitext-2-raw-v1", "wikitext-2-v1"), "", texts)
     pairs = [{"sentence1": sentence(), "sentence2": sentence(), "label": i % 2, "idx": i} for i in range(48)]
+    names = {"class_label": {"names": {"0": "not_equivalent", "1": "equivalent"}}}
+    kinds: dict[str, Any] = {"sentence1": "string", "sentence2": "string", "label": names, "idx": "int32"}
     for folder in ("glue", "nyu-mll/glue"):
-        named(folder, ("mrpc",), "mrpc-", pairs)
+        features = [{"name": name, "dtype": kind} for name, kind in kinds.items()]
+        named(folder, ("mrpc",), "mrpc-", pairs, features)
     Path("glue/glue.py").write_text(METRIC)
     orders = [
         {"instruction": sentence(), "input": "", "output": sentence(), "text": sentence()} for _ in range(64)
@@ -160,6 +190,45 @@ def data() -> None:
         "openrlhf/train.jsonl",
         [{k: sentence() for k in ("input", "output", "prompt", *chosen)} for _ in range(64)],
     )
+    rows("questions/train.jsonl", [{"prompt": says("user")} for _ in range(64)])
+    for split in ("train", "test"):
+        rows(
+            f"Dahoas/rm-static/{split}.jsonl",
+            [{key: sentence() for key in ("prompt", *chosen)} for _ in range(64)],
+        )
+    Path("data").mkdir(exist_ok=True)
+    Path("data/wikitext-2.txt").write_text("\n".join(sentence(100) for _ in range(1500)))
+
+
+def second_half() -> None:
+    """Data of the projects that do not take the rows above under their own names."""
+    talk = [[{"from": "human", "value": sentence()}, {"from": "gpt", "value": sentence()}] for _ in range(64)]
+    choice = [{"conversations": t[:1], "chosen": sentence(), "rejected": sentence()} for t in talk]
+    rows("medical-sft/train.jsonl", [{"conversations": t} for t in talk])
+    rows("medical-pt/train.jsonl", [{"text": " ".join(sentence() for _ in range(60))} for _ in talk])
+    rows("medical-reward/train.jsonl", choice)
+    Path("lf/pref.json").write_text(
+        json.dumps(
+            [
+                {
+                    "conversations": item["conversations"],
+                    "chosen": {"from": "gpt", "value": item["chosen"]},
+                    "rejected": {"from": "gpt", "value": item["rejected"]},
+                }
+                for item in choice
+            ]
+        )
+    )
+    columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
+    preferences = {"file_name": "pref.json", "ranking": True, "formatting": "sharegpt", "columns": columns}
+    known = json.loads(Path("lf/dataset_info.json").read_text())
+    Path("lf/dataset_info.json").write_text(json.dumps(known | {"pref_local": preferences}))
+    keys = ("instruction", "context", "response", "category")
+    rows("dolly/train.jsonl", [dict.fromkeys(keys, "") | {k: sentence() for k in keys[::2]} for _ in talk])
+    Path("lmflow").mkdir(exist_ok=True)
+    Path("lmflow/train.json").write_text(
+        json.dumps({"type": "text_only", "instances": [{"text": sentence()} for _ in range(64)]})
+    )
 
 
 def configurations() -> None:
@@ -172,6 +241,25 @@ def configurations() -> None:
     )
     ds = {"bf16": {"enabled": True}, "zero_optimization": zero} | dict.fromkeys(auto, "auto")
     Path("ds.json").write_text(json.dumps(ds))
+    offload = {"device": "cpu", "pin_memory": True, "ratio": 0.8, "super_offload": True}
+    zero = {"stage": 3, "overlap_comm": False, "offload_optimizer": offload}
+    Path("superoffload.json").write_text(
+        json.dumps({"train_batch_size": 4, "bf16": {"enabled": True}, "zero_optimization": zero})
+    )
+    parallel = {"tensor_parallel": {"autotp_size": 2}, "zero_optimization": {"stage": 1}}
+    Path("autotp.json").write_text(
+        json.dumps({"bf16": {"enabled": True}} | parallel | dict.fromkeys(auto, "auto"))
+    )
+    Path("megatron.json").write_text(
+        json.dumps(
+            {
+                "train_batch_size": 4,
+                "train_micro_batch_size_per_gpu": 2,
+                "bf16": {"enabled": True},
+                "zero_optimization": {"stage": 1},
+            }
+        )
+    )
     accelerate = {"distributed_type": "DEEPSPEED", "mixed_precision": "bf16", "num_processes": 2}
     accelerate["deepspeed_config"] = {
         "zero_stage": 3,
@@ -182,7 +270,13 @@ def configurations() -> None:
 
 
 if __name__ == "__main__":
+    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+    os.chdir(sys.argv[1])
     random.seed(0)
     models()
     data()
+    second_half()
+    script_arrays.torchvision_sets()
+    script_arrays.pictures()
+    script_arrays.tokens()
     configurations()

@@ -32,6 +32,7 @@ def matrix_figure(summary: Record) -> Figure:
             "variant": pair["variant"],
             "verdict": pair["verdict"],
             "first_bad_step": pair["first_bad_step"],
+            "smallest_drift": pair["smallest_drift"],
             "evidence": pair["evidence"],
             "run_id": pair["run_id"],
         }
@@ -77,6 +78,8 @@ def draw_matrix(table: pd.DataFrame) -> Canvas:
         x, y = columns.index(tuple(row[name] for name in names)), variants.index(row["variant"])
         axes.add_patch(Rectangle((x, y), 1, 1, facecolor=VERDICT_COLOURS[row["verdict"]], edgecolor="white"))
         bad = "" if pd.isna(row["first_bad_step"]) else f" {int(row['first_bad_step'])}"
+        if row["verdict"] == "equivalent":
+            bad = f" {row['smallest_drift']:.2g}"
         axes.text(
             x + 0.5,
             y + 0.5,
@@ -98,5 +101,8 @@ def draw_matrix(table: pd.DataFrame) -> Canvas:
         axes.axvline(places[-1] + 1, color=MUTED, linewidth=0.6)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    canvas.supxlabel("= exact   ≈ equivalent   △ drifted   ✕ diverged; number: first bad step", fontsize=7.5)
+    words = "= exact   ≈ equivalent   △ drifted   ✕ diverged; number: first bad step"
+    if (table["verdict"] == "equivalent").any():
+        words += "; of ≈: the drift that would have shown, nats"
+    canvas.supxlabel(words, fontsize=7.5)
     return canvas

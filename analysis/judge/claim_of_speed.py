@@ -72,8 +72,9 @@ Ends = tuple[float | None, float | None]
 
 
 def _ends(pair: Record) -> Ends:
-    """The interval of the pair's step time over its baseline's; an end is None where too few blocks gave none."""
-    return pair["step_seconds_ratio"]["low"], pair["step_seconds_ratio"]["high"]
+    """The interval of the pair's step time over its baseline's; without ends where there are too few blocks for one."""
+    ratio = pair["step_seconds_ratio"]
+    return (None, None) if ratio["too_narrow"] else (ratio["low"], ratio["high"])
 
 
 def _inverse(ends: Ends) -> Ends:

@@ -1,4 +1,4 @@
-"""What a pair's losses show: the verdict, where the run first went wrong, and the band that the baseline's seeds span.
+"""What a pair's losses show: the verdict, where the run first went wrong, and what an equivalence could have missed.
 
 Everything here is a function of arrays over steps; which runs form a pair is decided in analysis.judge.pairs.
 """
@@ -10,16 +10,15 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage, stats
+from scipy import stats
 
+from analysis.judge.band import FEWEST_SEEDS, Band, Floats
 from harness.study import Rule
 
-Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Verdict = Literal["exact", "equivalent", "drifted", "diverged"]
 VERDICTS: tuple[Verdict, ...] = ("exact", "equivalent", "drifted", "diverged")
 RESAMPLES = 999
-FEWEST_SEEDS = 3  # of a tolerance band, whatever the rule asks for: all but one must have a spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,19 +32,6 @@ class Curve:
         return len(self.loss)
 
 
-@dataclass(frozen=True, eq=False)
-class Band:
-    """Where another baseline seed's loss is expected to stay at every step at once; arrays of shape (steps,)."""
-
-    centre: Floats
-    half_width: Floats
-    seeds: int
-    level: float  # probability that one more seed stays inside at every step
-
-    def first_outside(self, loss: Floats) -> int | None:
-        return first(~(np.abs(loss - self.centre) <= self.half_width))
-
-
 @dataclass(frozen=True)
 class Judgement:
     """The verdict of one pair; `reason` says in words what decided it."""
@@ -55,6 +41,9 @@ class Judgement:
     first_bad_step: int | None
     first_differing_step: int | None
     max_abs_loss_difference: float | None  # over the steps where both losses are finite; None: there is none
+    smallest_drift: float | None = (
+        None  # of an equivalence: what would have been seen (`Band.smallest_drift`)
+    )
 
 
 @dataclass(frozen=True)
@@ -83,10 +72,15 @@ def judge(run: Curve, baseline: Curve, band: Band | None, rule: Rule) -> Judgeme
         return Judgement("drifted", reason, differing, differing, largest)
     outside = band.first_outside(run.loss)
     if outside is None:
-        reason = f"inside the band of {band.seeds} baseline seeds at every step"
-        return Judgement("equivalent", reason, None, differing, largest)
+        reason = f"inside the band of {band.seeds} baseline seeds at every step; {would_show(band)}"
+        return Judgement("equivalent", reason, None, differing, largest, band.smallest_drift)
     reason = f"finite, but outside the band of {band.seeds} baseline seeds"
     return Judgement("drifted", reason, outside, differing, largest)
+
+
+def would_show(band: Band) -> str:
+    """What an equivalence could have missed, in words."""
+    return f"a loss higher by {band.smallest_drift:.2g} over the last half would have shown (95 %)"
 
 
 def divergence(curve: Curve, rule: Rule) -> tuple[int, str] | None:
@@ -112,39 +106,6 @@ def _first_stuck(curve: Curve, count: int) -> int | None:
     same = np.isfinite(loss[1:]) & (loss[1:] == loss[:-1]) & (norm[1:] == norm[:-1])
     streaks = np.lib.stride_tricks.sliding_window_view(same, count - 1)
     return first(np.asarray(streaks.all(axis=1)))
-
-
-def tolerance_band(losses: Floats, rule: Rule) -> Band | None:
-    """Simultaneous band from baseline losses of shape (seeds, steps); None with fewer seeds than the rule asks for.
-
-    Half-width is a common factor times the smoothed spread between seeds. The factor is the largest deviation, over
-    seeds and steps, of a seed from the mean of the others in units of their spread; as in the jackknife+ (Barber et
-    al. 2021, with the maximum over steps as score) one more seed then stays inside with probability n / (n + 1).
-    """
-    seeds = len(losses)
-    if seeds < max(rule.minimum_seeds, FEWEST_SEEDS) or not np.isfinite(losses).all():
-        return None
-    centre = losses.mean(axis=0)
-    own = losses - centre
-    squares = (own**2).sum(axis=0)
-    # Mean and variance of all seeds but one, in closed form: shape (seeds, steps).
-    distance = np.abs(own) * seeds / (seeds - 1)
-    variance = np.maximum(squares - own**2 * seeds / (seeds - 1), 0) / (seeds - 2)
-    largest = float((distance / _spread(variance)).max()) / np.sqrt(1 + 1 / (seeds - 1))
-    half_width = largest * np.sqrt(1 + 1 / seeds) * _spread(squares / (seeds - 1))
-    return Band(centre, half_width, seeds, seeds / (seeds + 1))
-
-
-def _spread(variance: Floats) -> Floats:
-    """Standard deviation between seeds from its variance, shape (..., steps).
-
-    Half of it is pooled over all steps, because few seeds lie close together at some step by chance.
-    """
-    window = max(1, variance.shape[-1] // 4)
-    local = ndimage.uniform_filter1d(variance, size=window, axis=-1, mode="nearest")
-    pooled = variance.mean(axis=-1, keepdims=True)
-    spread: Floats = np.sqrt((np.maximum(local, 0) + pooled) / 2) + np.finfo(float).tiny
-    return spread
 
 
 def final_difference(runs: list[Floats], baselines: list[Floats], rule: Rule) -> Interval | None:

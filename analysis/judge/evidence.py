@@ -9,7 +9,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 Record = Mapping[str, Any]
-LEVELS = ("multi-node", "one-gpu", "cpu", "virtual-device", "simulated-time")  # strongest first
+OBTAINED = {  # strongest first
+    "multi-node": "NCCL between nodes",
+    "one-gpu": "real CUDA streams; ranks share a GPU",
+    "cpu": "real network, real bytes, no streams",
+    "virtual-device": "real values, schedules that CUDA would allow",
+    "simulated-time": "a cost model's clock",
+}
+LEVELS = tuple(OBTAINED)
 
 SOUND = ("exact", "equivalent")
 

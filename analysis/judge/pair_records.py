@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from analysis.judge.axes import further_axes
-from analysis.judge.convergence import Band, Judgement, divergence, judge, tolerance_band
+from analysis.judge.band import Band, tolerance_band
+from analysis.judge.convergence import Judgement, divergence, judge
 from analysis.judge.evidence import weaker
 from analysis.judge.pairs import Matched, Pair, Recorded, mean_or_none
 from analysis.judge.throughput import step_seconds_ratio
@@ -103,6 +104,7 @@ def pair_record(pair: Pair, bands: Bands, study: Study) -> Record:
         "first_bad_step": judgement.first_bad_step if judgement else None,
         "first_differing_step": judgement.first_differing_step if judgement else None,
         "max_abs_loss_difference": judgement.max_abs_loss_difference if judgement else None,
+        "smallest_drift": judgement.smallest_drift if judgement else None,
         **_measures(pair, study),
         "races": _races(pair.recorded),
         "shards_sha256": pair.recorded.row["shards_sha256"] if pair.recorded else None,

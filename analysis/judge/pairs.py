@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.collect.collect import Collected
-from analysis.judge.convergence import Curve, Floats, first
+from analysis.judge.band import Floats
+from analysis.judge.convergence import Curve, first
 from harness.study import Run, Study
 
 NEEDED = (

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from analysis.judge.axes import axis_words, further_axes
-from analysis.judge.convergence import Floats, bootstrap_median
+from analysis.judge.band import Floats
+from analysis.judge.convergence import bootstrap_median
 from analysis.judge.pairs import Matched, Recorded
 from analysis.judge.throughput import steady_blocks
 from harness.budget import (

@@ -34,6 +34,7 @@ from analysis.judge.evidence import (
 from analysis.judge.gpu import gpu_record
 from analysis.judge.pair_records import Bands, check_secondary_gathers, pair_record
 from analysis.judge.pairs import Matched, Pair, match
+from analysis.judge.paper_form import load_form, paper_rows
 from analysis.judge.race_matrix import load_matrix, matrix_record
 from analysis.judge.speed import throughput_record
 from analysis.judge.stragglers import straggler_records
@@ -127,7 +128,7 @@ def summarise_matched(matched: Matched, collected: Collected) -> Record:
     }
     if (collected.folder / "slurm").is_dir():
         summary["hours"] = [asdict(row) for row in study_hours(study, collected.folder)]
-    return summary | {"claims": judge_claims(summary)}
+    return summary | {"claims": judge_claims(summary), "paper": paper_rows(study, summary, load_form())}
 
 
 def variant_record(variant: str, pairs: list[Record]) -> Record:

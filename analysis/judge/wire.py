@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from analysis.judge.audit import volume_bound
-from analysis.judge.convergence import Floats
+from analysis.judge.band import Floats
 from analysis.judge.pairs import Matched, Pair, Recorded
 from analysis.judge.throughput import step_seconds_ratio
 from harness.study import Rule, bits_per_second

@@ -75,6 +75,8 @@ def _safety(one: Record, pairs: list[Record], every: list[Record]) -> str:
         shared = "" if one["variant"].startswith("zero3") else shared
         return f"{words} in {len(failed)} of {judged} pairs, the earliest at step {first}{shared}{missing}."
     words = count_words(one["verdicts"])
+    if drifts := [pair["smallest_drift"] for pair in pairs if pair.get("smallest_drift")]:
+        missing = f"; a lasting drift of {max(drifts):.2g} nats would have shown{missing}"
     if changed := sum(map(moved, pairs)):
         return f"{words}: an order changed values in {changed} of {judged} pairs, inside the band of seeds{missing}."
     if one["safe"] is None:

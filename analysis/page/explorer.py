@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.draw.style import line_of
 from analysis.judge.axes import axes_text, further_axes
-from analysis.judge.convergence import Floats
+from analysis.judge.band import Floats
 from analysis.judge.pairs import Matched, Recorded, few_seeds
 
 TOTAL_POINTS = 150_000  # over all runs and both series: what a phone still loads at once

@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.draw.style import SIGNS
 from analysis.judge.axes import axes_text
-from analysis.judge.convergence import FEWEST_SEEDS
+from analysis.judge.band import FEWEST_SEEDS
 from analysis.judge.evidence import LEVELS, RANK, SOUND
 
 Record = Mapping[str, Any]
@@ -108,6 +108,8 @@ def _cell(pairs: list[Record]) -> Cell | None:
     if verdict is None:
         return Cell(None, SIGNS[None], "not judged", worst["reason"])
     text = verdict if verdict in SOUND else f"{verdict} at {worst['first_bad_step']}"
+    if verdict == "equivalent":
+        text += f" ±{max(pair['smallest_drift'] or 0 for pair in pairs):.2g}"
     text += ", no band" if verdict == "drifted" and not worst["band"] else ""
     if len(pairs) > 1:
         same = sum(pair["verdict"] == verdict for pair in pairs)
@@ -124,10 +126,9 @@ def band_note(summary: Record) -> str:
         f"a band needs {rule['minimum_seeds']} baseline seeds, "
         f"and {rule['stuck_steps']} equal losses and gradient norms in a row are stuck. "
     )
-    level = rule["minimum_seeds"] / (rule["minimum_seeds"] + 1)
-    if level < rule["confidence"]:
-        words += (
-            f"A band of {rule['minimum_seeds']} seeds holds one more seed with probability {level:.0%} at least, "
-            f"less than the {rule['confidence']:.0%} of the other intervals."
-        )
+    words += (
+        f"A band holds one more seed at all steps together with probability {rule['confidence']:.0%}; beside each "
+        "equivalence stands how far (nats per token) a loss must be off over the last half of the steps to be seen "
+        "with 95 %. "
+    )
     return " ".join([words.strip(), *no_band(summary)])

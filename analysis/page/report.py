@@ -37,6 +37,7 @@ from analysis.page.tables import faults, interval, pair_rows, seed_rows, size
 from analysis.page.text import latex, latex_orders, markdown
 from harness.study import load_study
 from harness.system.whole_file import write_text_whole
+from harness.words import WORDS
 
 UPLOT = "1.6.32"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -124,6 +125,7 @@ def render(summary: Mapping[str, Any], **parts: Any) -> str:
     }
     return environment.get_template("report.html.j2").render(
         summary=summary,
+        words=dict(sorted(WORDS.items())),
         headline=headline(summary),
         release_notes=notes_of(summary),
         ran=ran(summary),

@@ -67,7 +67,8 @@ def interval(ratio: Record | None) -> str:
     ends = "" if ratio["low"] is None else f" [{ratio['low']:.3g}, {ratio['high']:.3g}]"
     spread = f", IQR {ratio['spread']:.2g}" if "spread" in ratio else ""
     odd = f", {ratio['outliers']} stand out" if ratio.get("outliers") else ""
-    return f"{middle:.3g}{ends}, n={ratio['n']}{spread}{odd}"
+    narrow = ", too few blocks to use the interval" if ends and ratio.get("too_narrow") else ""
+    return f"{middle:.3g}{ends}, n={ratio['n']}{spread}{odd}{narrow}"
 
 
 def seed_rows(summary: Record) -> list[dict[str, Any]]:

@@ -61,6 +61,9 @@ def markdown(summary: Record) -> str:
             for c in summary["claims"]
         )
         parts += ["## The paper's claims", _md_table(("claim", "reading", "judged", "why", "evidence"), rows)]
+    if summary.get("paper"):
+        filled = ((p["what"], p["paper"], p["here"] or "–", p["same"]) for p in summary["paper"])
+        parts += ["## The paper's numbers", _md_table(("what", "paper", "this study", ""), filled)]
     parts.append("## Not run")
     parts.append(
         "\n".join(f"- `{one['run_id']}`: {_md(one['reason'])}" for one in summary["not_run"])
@@ -252,7 +255,8 @@ def _tex_cell(pair: Record | None) -> str:
     if pair["verdict"] is None:
         return "--"
     bad = "" if pair["first_bad_step"] is None else f" (step {pair['first_bad_step']})"
-    return _tex(pair["verdict"] + bad)
+    missed = f" ±{pair['smallest_drift']:.2g}" if pair["verdict"] == "equivalent" else ""
+    return _tex(pair["verdict"] + missed + bad)
 
 
 def _tex(text: str) -> str:

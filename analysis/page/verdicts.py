@@ -41,7 +41,7 @@ def verdict_table(summary: Mapping[str, Any]) -> Table:
             *(str(pair[key]) for key in varying),
             *(str(pair["axes"].get(axis)) for axis in axes),
             pair["schedule"],
-            _styled(pair["verdict"]),
+            _styled(pair),
             *(_text(pair[key]) for key in NUMBERS),
             *((_text(rates.get(pair["run_id"])),) if rates else ()),
         )
@@ -60,9 +60,12 @@ def _rates(summary: Mapping[str, Any]) -> dict[str, float]:
     return {run["run_id"]: run["tokens_per_second_per_rank"]["estimate"] for run in runs}
 
 
-def _styled(verdict: str) -> str:
+def _styled(pair: Mapping[str, Any]) -> str:
+    """The verdict; of an equivalence with the drift that would have shown, in nats per token."""
+    verdict = pair["verdict"]
     style = {"exact": "green", "equivalent": "green", "drifted": "yellow", "diverged": "red"}[verdict]
-    return f"[{style}]{verdict}[/]"
+    missed = f" ±{pair['smallest_drift']:.2g}" if verdict == "equivalent" else ""
+    return f"[{style}]{verdict}{missed}[/]"
 
 
 def _text(value: float | None) -> str:

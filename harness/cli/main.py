@@ -10,9 +10,11 @@ import typer
 
 from harness.cli.archive import archive
 from harness.cli.cluster import app as cluster_app
+from harness.cli.compare import compare
 from harness.cli.dashboard import dashboard
 from harness.cli.data import app as data_app
 from harness.cli.diagnose import audit, doctor, triage
+from harness.cli.explain import explain
 from harness.cli.logs import logs
 from harness.cli.mirror import wandb
 from harness.cli.model import app as model_app
@@ -40,7 +42,7 @@ INTERRUPTED = 128 + signal.SIGINT
 VERBS: tuple[Callable[..., None], ...] = (
     *(plan, run, brought(collect), brought(report), brought(archive), brought(wandb), brought(dashboard)),
     *(submit, there(status), there(watch), there(logs), there(cancel, jobs=True)),
-    *(race, simulate, calibrate, doctor, audit, triage),
+    *(race, simulate, calibrate, doctor, audit, triage, compare, explain),
 )
 for verb in VERBS:
     app.command()(verb)

@@ -23,8 +23,10 @@ from harness.cli.race_options import (
     ReleaseOption,
     ReplayOption,
     ResultsOption,
+    SchedulesOption,
     ScriptArguments,
     ScriptOption,
+    SearchOption,
     SeedsOption,
     StepsOption,
     TargetArgument,
@@ -33,7 +35,10 @@ from harness.cli.race_options import (
     VerboseOption,
 )
 from harness.configuration import checked, read_configuration
+from harness.race.corpus import race_corpus
 from harness.race.explore import Budget
+from harness.race.fault import is_corpus, load_corpus
+from harness.race.fault_pairs_table import print_pairs
 from harness.race.investigate import Settings, investigate
 from harness.race.job import Job, Program
 from harness.race.launch import Ranks
@@ -62,6 +67,8 @@ def race(
     unpinned: UnpinnedOption = False,
     steps: StepsOption = None,
     seeds: SeedsOption = 2,
+    search: SearchOption = "named",
+    schedules: SchedulesOption = 64,
     explore: ExploreOption = True,
     replay: ReplayOption = None,
     results: ResultsOption = None,
@@ -74,14 +81,16 @@ def race(
     """Find accesses that nothing orders, and what they can do. Example: hpz race --script train.py --ranks 4
 
     Runs real DeepSpeed on the virtual device, needs no GPU. Also: hpz race -- deepspeed --num_gpus 4 train.py ARGS,
-    hpz race experiments/races.yaml, hpz race results/laptop/runs/RUN, hpz race --replay FILE.
+    hpz race experiments/races.yaml, hpz race results/laptop/runs/RUN, hpz race --replay FILE; and a corpus of faults,
+    each on the release that has it and on the one that ended it: hpz race experiments/corpus.
     """
     for lock in dead_locks():
         Console(stderr=True).print(
             f"Warning: {sentence(lock)}", highlight=False, markup=False, soft_wrap=True
         )
     release = wanted_release(release, unpinned)
-    settings = Settings(Budget(seeds=seeds) if explore else None, timeout)
+    budget = Budget(seeds=seeds, mode=search, schedules=schedules)
+    settings = Settings(budget if explore else None, timeout)
     if replay is not None:
         _replay(replay, settings, as_json)
     elif (launched := launched_by(script, module, target, arguments or [])) is not None:
@@ -102,6 +111,8 @@ def race(
     elif (target / "run.json").is_file():
         program = Program.of_run(RunDirectory(target).run(), steps or STEPS)
         _one(program, results or target, settings, verbose, as_json)
+    elif is_corpus(target):
+        _corpus(target, results or Path("results") / "corpus", settings, as_json)
     else:
         _study(target, release, results, settings, steps or STEPS, as_json)
 
@@ -116,6 +127,16 @@ def _study(
     else:
         print_matrix(matrix, wide_console())
     if any(row.problem for row in matrix.rows):
+        raise typer.Exit(1)
+
+
+def _corpus(path: Path, results: Path, settings: Settings, as_json: bool) -> None:
+    pairs = race_corpus(load_corpus(path), results, settings, quiet=as_json)
+    if as_json:
+        print(pairs.model_dump_json(indent=1))
+    else:
+        print_pairs(pairs, wide_console())
+    if not all(pair.good for pair in pairs.pairs):
         raise typer.Exit(1)
 
 

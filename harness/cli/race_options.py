@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
+from harness.race.searched import Mode
+
 STEPS = 4  # optimizer steps of a run that are analysed
 RANKS = 4  # of a script whose launcher does not say
 
 TargetArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="RUN|STUDY", help="A run directory, a study file or its results folder."),
+    typer.Argument(
+        metavar="RUN|STUDY|CORPUS",
+        help="A run directory, a study file or its results folder, or a folder of faults.",
+    ),
 ]
 ScriptArguments = Annotated[
     list[str] | None,
@@ -47,6 +52,17 @@ StepsOption = Annotated[
 ]
 SeedsOption = Annotated[
     int, typer.Option(min=0, help="Random schedules to try, besides the systematic ones.")
+]
+SearchOption = Annotated[
+    Mode,
+    typer.Option(
+        help="Besides swapping what nothing orders, run: a few named policies; schedules of random priorities (PCT), "
+        "with a bound on what they miss; or one schedule for each class of them. Races between ranks (one-sided, "
+        "shared memory) are out of scope."
+    ),
+]
+SchedulesOption = Annotated[
+    int, typer.Option(min=1, help="Schedules of --search pct, or classes of --search exhaustive, at most.")
 ]
 ExploreOption = Annotated[bool, typer.Option(help="Search for schedules that change values.")]
 ReplayOption = Annotated[Path | None, typer.Option(help="Run the schedule of a replay file again.")]

@@ -4,6 +4,7 @@ from harness.configuration.autos import resolved
 from harness.configuration.found import Found
 from harness.configuration.keys import Checked, checked
 from harness.configuration.read import read_arguments, read_configuration, script_facts
+from harness.configuration.recipes import brought_along
 from harness.configuration.releases import FIRST, Release, named_release, no_zeropp
 from harness.configuration.remarks import Remark
 
@@ -13,6 +14,7 @@ __all__ = [
     "Found",
     "Release",
     "Remark",
+    "brought_along",
     "checked",
     "named_release",
     "no_zeropp",

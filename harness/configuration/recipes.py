@@ -162,13 +162,23 @@ def named_configuration(named: str, follow: Follow) -> Found:
 
     Of the latter, read are stage and offloading; the rest differs between that trainer's releases.
     """
-    name = PurePath(named).name.removesuffix(".json").removeprefix("default-").replace("-", "_")
-    if name not in BUILT_IN:
+    brought = brought_along(named)
+    if brought is None:
         return follow(named)
     try:
         return follow(named)
     except HarnessError:
-        text = f"{named} is taken for the file of that name that the trainer brings: known are stage and offloading"
+        return brought
+
+
+def brought_along(named: str) -> Found | None:
+    """What is known of the configuration that a trainer brings along under this name; None where none does."""
+    name = PurePath(named).name.removesuffix(".json").removeprefix("default-").replace("-", "_")
+    if name not in BUILT_IN:
+        return None
+    text = (
+        f"{named} is taken for the file of that name that the trainer brings: known are stage and offloading"
+    )
     return Found(
         deepspeed={**OPEN, "zero_optimization": {**BUILT_IN[name], "overlap_comm": "auto"}},
         unread=frozenset({"zero_optimization.overlap_comm"}),

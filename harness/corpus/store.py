@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from harness.corpus.files import local_files
 from harness.corpus.records import Corpus, Shard, Source
 from harness.system.errors import HarnessError
+from harness.system.places import cache_folder
 from harness.system.whole_file import write_json, write_text_whole
-from harness.variants.sources import cache_folder
 
 INDEX, STAMPS, REQUESTS = "index.json", "stamps.json", "requests"
 Stamps = dict[str, list[int]]  # file → size and time of its last change, nanoseconds

@@ -309,3 +309,5 @@ class Dispatcher(PlainDispatchMode):
         )
         for observer in machine.observers:
             observer.on_op(record)
+        if machine.recorder is not None:
+            machine.recorder(record, writes)

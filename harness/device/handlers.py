@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import full as torch_full  # zero.Init puts its own in their place
+from torch import tensor as torch_tensor
 
 from harness.device import backward
 from harness.device.errors import DeviceError
@@ -164,6 +166,14 @@ def transfer(
     return mode.asking(device, torch.ops.aten._to_copy.default, (tensor,), options)  # type: ignore[no-any-return]
 
 
+PYTHON_TYPES: dict[Any, torch.dtype] = {
+    int: torch.int64,
+    float: torch.float64,
+    bool: torch.bool,
+    complex: torch.complex128,
+}  # as Tensor.to takes them for a dtype
+
+
 @handles(Tensor.to)
 def _to(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     tensor, *rest = args
@@ -175,11 +185,14 @@ def _to(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
         dtype: Any = other.dtype
         rest = [None, None, *rest]
     else:
-        if rest and isinstance(rest[0], torch.dtype):
+        if rest and isinstance(rest[0], torch.dtype | type):
             rest = [None, *rest]
         device = rest[0] if rest else kwargs.get("device")
         dtype = rest[1] if len(rest) > 1 else kwargs.get("dtype")
+        dtype = PYTHON_TYPES.get(dtype, dtype)
         wanted = on_device(tensor) if device is None else names_device(device)
+        if device is None and tensor.is_meta:
+            wanted = None
     if wanted is None:  # a third kind of device, as meta
         return func(*args, **kwargs)
     non_blocking = rest[2] if len(rest) > 2 else kwargs.get("non_blocking", False)
@@ -214,7 +227,7 @@ def _setitem(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
         index = _send_lists(mode, index) if _holds_list(index) else index
         if not isinstance(value, Tensor):
             with mode:
-                value = torch.full((), value, dtype=tensor.dtype, device=DEVICE)
+                value = torch_full((), value, dtype=tensor.dtype, device=DEVICE)
     return mode.calling(func, tensor, index, value)
 
 
@@ -226,7 +239,7 @@ def _send_lists(mode: Functions, index: Any) -> Any:
     """Indices written as lists are built on the host and sent over, and the host waits, as with CUDA."""
     if isinstance(index, tuple):
         return tuple(_send_lists(mode, part) if isinstance(part, list) else part for part in index)
-    return transfer(mode, torch.tensor(index), True)
+    return transfer(mode, torch_tensor(index), True)
 
 
 # ---- reading memory behind the dispatcher's back

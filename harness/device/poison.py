@@ -12,6 +12,15 @@ from collections import defaultdict
 from typing import Any, NamedTuple
 
 import torch
+from torch import (
+    empty as torch_empty,
+)  # zero.Init puts its own in their place
+from torch import (
+    full as torch_full,
+)
+from torch import (
+    zeros as torch_zeros,
+)
 
 from harness.device.schedule import Queue
 from harness.system.errors import HarnessError
@@ -28,8 +37,8 @@ def pattern_of(dtype: torch.dtype) -> Any:
     """The number whose bytes are all BYTE; True for booleans."""
     if dtype is torch.bool:
         return True
-    size = torch.empty((), dtype=dtype).element_size()
-    return torch.full((size,), BYTE, dtype=torch.uint8).view(dtype).item()
+    size = torch_empty((), dtype=dtype).element_size()
+    return torch_full((size,), BYTE, dtype=torch.uint8).view(dtype).item()
 
 
 class Poison:
@@ -87,7 +96,7 @@ class Buffer:
     __slots__ = ("bytes",)
 
     def __init__(self, nbytes: int) -> None:
-        self.bytes = torch.zeros(nbytes, dtype=torch.uint8).numpy()
+        self.bytes = torch_zeros(nbytes, dtype=torch.uint8).numpy()
 
     def held(self) -> bool:
         """Whether an op that has not run is still to touch it: it then has a view of its own."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import zeros as torch_zeros  # zero.Init puts its own in their place
 
 from harness.device.arguments import argument, map_tensors
 from harness.device.memory import Memory
@@ -64,7 +65,7 @@ class Results:
 
 def _zeros(tensor: Tensor) -> Tensor:
     extent = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return torch.zeros(max(extent, 1), dtype=tensor.dtype).as_strided(tensor.size(), tensor.stride())
+    return torch_zeros(max(extent, 1), dtype=tensor.dtype).as_strided(tensor.size(), tensor.stride())
 
 
 def _shape(value: Any) -> Shape | None:

@@ -7,7 +7,7 @@ the head of their queue with everything that they wait for done.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -67,6 +67,7 @@ class Policy:
 
     immediate = False  # True: every op runs as it is issued; nothing is ever deferred
     lags = False  # True: a query finds an event pending until the host has waited for it, as on a busy device
+    ahead = False  # True: of ops that start unasked, and while the host waits, the lowest rank of all streams is first
 
     def starts(self, op: Op) -> bool:
         """Whether a ready op runs although nothing waits for it yet."""
@@ -115,6 +116,11 @@ class Schedule:
     def run_what_starts(self) -> None:
         """Run ready ops that the policy starts unasked, until none is left."""
         starts = self.policy.starts
+        if self.policy.ahead:
+            while free := [op for op in self._heads(self.streams) if starts(op)]:
+                with below_dispatch():
+                    self._run_head(min(free, key=self.policy.rank).stream)
+            return
         moved = True
         while moved:
             moved = False
@@ -136,10 +142,13 @@ class Schedule:
         needed = self._closure(self.policy.widen(self, self._closure({stream: position})))
         with below_dispatch():
             while behind := [s for s, end in needed.items() if s.done < end]:
-                ready = [s.pending[0] for s in behind if s.pending[0].ready()]
+                ready = self._heads(self.streams if self.policy.ahead else behind)
                 if not ready:
                     raise DeviceError(f"streams wait for each other: {behind}")
                 self._run_head(min(ready, key=self.policy.rank).stream if len(ready) > 1 else ready[0].stream)
+
+    def _heads(self, streams: Iterable[Queue]) -> list[Op]:
+        return [s.pending[0] for s in streams if s.pending and s.pending[0].ready()]
 
     def _closure(self, needed: dict[Queue, int]) -> dict[Queue, int]:
         """For each stream, up to where it must have run: what happens before any of `needed`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import torch
 
 from harness.device.errors import DeviceError
 from harness.device.nodes import NodeStreams
-from harness.device.observe import Collective, Site, WaitTarget, call_site
+from harness.device.observe import Collective, OpRecord, Site, WaitTarget, call_site
 from harness.device.schedule import Eager, Op, Policy, Queue, Run, Schedule
 from harness.device.shown import shown
 from harness.device.torch_private import below_dispatch
@@ -143,6 +143,9 @@ class Machine(Schedule):
         self.unseen: Counter[tuple[str, Site]] = (
             Counter()
         )  # ways into memory that no op shows, by who took them
+        self.recorder: Callable[[OpRecord, Sequence[torch.Tensor]], None] | None = (
+            None  # told of each op with what it gave, or a collective was given; for policies that run ops at once
+        )
         self.memory: Any = None  # the device's, see harness.device.memory
         self.collectives: Any = None  # its communication backend, see harness.device.virtual_collectives
         with use(self):

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from harness.device.c10d import HOST_CALLS, SHAPES, StreamWork, answer, call_of
 from harness.device.collectives import Backend, Call, Tensor
 from harness.device.errors import DeviceError
@@ -118,6 +120,8 @@ class VirtualBackend(Backend):
         )
         for observer in self._machine.observers:
             observer.on_op(record)
+        if self._machine.recorder is not None:
+            self._machine.recorder(record, reads)
 
     def all_gather_coalesced(
         self,
@@ -165,8 +169,8 @@ class _Run:
     def __call__(self) -> Flight | None:
         self._after_conflicting()
         with self._explained():
-            self.staged = [t.clone() for t in self.writes]  # all_reduce and its kin read what they write
-            self.work = self.call([t.clone() for t in self.reads], self.staged, True)
+            self.staged = self._copies(self.writes)  # all_reduce and its kin read what they write
+            self.work = self.call(self._copies(self.reads), self.staged, True)
         return self._end
 
     def _end(self) -> None:
@@ -174,7 +178,13 @@ class _Run:
             if self.work is not None:
                 self.work.wait()
         for target, result in zip(self.writes, self.staged, strict=True):
-            target.copy_(result)
+            target.copy_(result.view_as(target))
+
+    def _copies(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Flat, as NCCL counts elements where gloo compares shapes; the splits of an all-to-all count rows."""
+        if self.collective.op == "all_to_all" and len(tensors) == 1:
+            return [t.clone() for t in tensors]
+        return [t.clone(memory_format=torch.contiguous_format).view(-1) for t in tensors]
 
     def _after_conflicting(self) -> None:
         """A stream is a FIFO: what it has in flight ends first, where it writes what this reads or writes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,9 +16,18 @@ SOON = 20  # steps; in more, differences as small as rounding grow by themselves
 
 def runs_differ(case: Case) -> str | None:
     """The first value that differs by more than rounding, soon after the start or without any difference before it."""
-    found = _first_differences(case)
+    found = [] if case.other is None else first_differences(case.curve, case.other)
     if not found:
         return None
+    return f"a second run differs from step {found[0][1]} on; by more than rounding: {differing(found)}"
+
+
+Difference = tuple[int, int, str, float, float]
+"""Place among the common steps, step, name of the value, and both values."""
+
+
+def differing(found: Sequence[Difference]) -> str:
+    """What `first_differences` found, in words."""
     values = "; ".join(
         f"the {name} from step {step} on ({one:.4g} against {other:.4g}{_percent(one, other)})"
         for _, step, name, one, other in found
@@ -24,36 +35,40 @@ def runs_differ(case: Case) -> str | None:
     at_once = (
         "; already in the first step, so see that seed and data are the same" if found[0][0] == 0 else ""
     )
-    return f"a second run differs from step {found[0][1]} on; by more than rounding: {values}{at_once}"
+    return values + at_once
 
 
 def compared(case: Case) -> str | None:
     """What a comparison without a finding shows, in words; None without a second run."""
-    if case.other is None or _first_differences(case):
+    if case.other is None or first_differences(case.curve, case.other):
         return None
-    differences = np.concatenate([difference for _, _, difference in _columns(case.curve, case.other)])
-    steps, known = len(_common(case.curve, case.other)), differences[~np.isnan(differences)]
+    return f"the second run {alike(case.curve, case.other)}"
+
+
+def alike(one: Curve, other: Curve) -> str:
+    """How two curves compare that do not differ by more than rounding, in words that follow the name of the second."""
+    differences = np.concatenate([difference for _, _, difference in _columns(one, other)])
+    steps, known = len(_common(one, other)), differences[~np.isnan(differences)]
     if not len(known):
-        return "the second run has no step in common with the first"
+        return "has no step in common with the first"
     if not known.any():
-        return f"the second run is the same in all digits of {steps} common steps"
+        return f"is the same in all digits of {steps} common steps"
     if known.max() <= ROUNDING:
-        return (
-            f"the second run differs by at most {known.max():.2%} in {steps} common steps: rounding, no fault"
-        )
-    return f"the second run differs more only after {SOON} steps, as rounding can grow to: no finding"
+        return f"differs by at most {known.max():.2%} in {steps} common steps: rounding, no fault"
+    return f"differs more only after {SOON} steps, as rounding can grow to: no finding"
 
 
-def _first_differences(case: Case) -> list[tuple[int, int, str, float, float]]:
-    """Per value that differs by more than rounding: place among the common steps, step, name and both values."""
-    if case.other is None:
-        return []
+def first_differences(left: Curve, right: Curve, anywhere: bool = False) -> list[Difference]:
+    """The first difference beyond rounding of each value, soon after the start or without any difference before it.
+
+    `anywhere`: also later, where rounding may have grown to it.
+    """
     found = []
-    steps = _common(case.curve, case.other)
-    for name, (one, other), difference in _columns(case.curve, case.other):
+    steps = _common(left, right)
+    for name, (one, other), difference in _columns(left, right):
         if (difference > ROUNDING).any():
             at = int(np.argmax(difference > ROUNDING))
-            if at < SOON or not np.nan_to_num(difference[:at]).any():
+            if anywhere or at < SOON or not np.nan_to_num(difference[:at]).any():
                 found.append((at, int(steps[at]), name, float(one[at]), float(other[at])))
     return sorted(found)
 

@@ -45,6 +45,8 @@ class Told:
     """`bf16`, `fp16` or `fp32`."""
     config: dict[str, Any] | None = None
     """The DeepSpeed configuration, as DeepSpeed prints it when it starts."""
+    names_config: str | None = None
+    """Else the file that a command line or recipe in the log names."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

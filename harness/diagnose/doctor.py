@@ -119,6 +119,11 @@ PREFIX = {
     "unknown": "Possible",
     "not examined": "Open",
 }
+IN_FP16 = (
+    "in fp16 the first steps may overflow and be skipped, with a gradient norm that is inf or nan, until the loss "
+    "scale fits: no fault. Overflows that do not end are fp16's own (hpz doctor --explain 'fp16 overflow'); models "
+    "that were pretrained in bf16 often have them"
+)
 WARNS = ("refused", "ignored")
 """Kinds of remarks on a configuration that come first."""
 
@@ -131,7 +136,7 @@ def examine(setup: Setup) -> Examination:
         setup=_described(setup, found),
         release=setup.release,
         remarks=setup.remarks,
-        notes=(setup.release_note,) if setup.release_note else (),
+        notes=tuple(note for note in (setup.release_note, IN_FP16 if setup.dtype == "fp16" else "") if note),
         exposures=tuple(found),
     )
 

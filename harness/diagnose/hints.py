@@ -21,6 +21,8 @@ from harness.diagnose.signs import (
     worse_after_a_restart,
 )
 
+NOISY_UNTIL = 20  # losses; more of them show a trend
+
 
 def curve_signs(case: Case) -> dict[str, str]:
     """Every sign that the curve shows, hard or soft, with its numbers."""
@@ -122,6 +124,20 @@ def jumps_about(case: Case) -> str | None:
     if spread < 0.25 or np.ptp(loss) < 1.5:
         return None
     return f"the loss jumps between {loss.min():.3g} and {loss.max():.3g} without a trend"
+
+
+def too_noisy(case: Case) -> bool:
+    """Fewer than 20 losses, of which a third rise, by more than a quarter of the usual from one to the next: whether
+    that is noise or a fault shows in more of them only."""
+    loss = case.curve.loss
+    if len(loss) >= NOISY_UNTIL or len(loss) < 5 or not np.isfinite(loss).all() or is_policy(case.curve):
+        return False
+    jumps = np.diff(loss)
+    return bool(
+        (jumps > 0).mean() > 1 / 3
+        and np.median(np.abs(jumps)) > 0.25 * abs(np.median(loss))
+        and np.ptp(loss) > 1.5
+    )
 
 
 def first_loss_above_guessing(case: Case) -> str | None:

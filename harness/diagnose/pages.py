@@ -1,4 +1,4 @@
-"""A fault's page, and all of them as docs/faults.md: `hpz doctor --explain FAULT`, `hpz doctor --explain all`."""
+"""A fault's page, and all of them as docs/reference/faults.md: `hpz doctor --explain FAULT` (or `all`)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _settings(fault: Fault) -> str:
 
 
 def all_pages() -> str:
-    """docs/faults.md."""
+    """docs/reference/faults.md."""
     parts = [INTRODUCTION]
     for name in FILES:
         found = [fault for fault in table() if fault.table == name]

@@ -48,7 +48,7 @@ def doctor_lines(found: Examination) -> list[str]:
             lines += wrapped(f"{answer}: {names}", "  ", "    ")
     if of["not applicable"]:
         lines.append(f"  not applicable: {len(of['not applicable'])} faults of other stages and settings")
-    return [*lines, "", "More about one: hpz doctor --explain FAULT"]
+    return [*lines, "", "More about one: hpz doctor --explain FAULT; about a word: hpz explain WORD"]
 
 
 ANSWERS = ("yes", "unknown", "not examined", *NOES)

@@ -2,7 +2,7 @@
 
 A *sign* is something seen in the curve; a fault's entry says how many points a sign gives for or against it. Exposure
 (`harness.diagnose.faults`) adds to them or rules the fault out. No fault that settings decide is named by a curve
-alone. The rules are measured on curves with and without each fault: docs/triage.md has the table.
+alone. The rules are measured on curves with and without each fault: docs/explanation/triage.md has the table.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from harness.diagnose.against import compared
 from harness.diagnose.broken import overflows
 from harness.diagnose.cases import Case
 from harness.diagnose.faults import Exposure, Fault, Frozen, named, table, worst_first
-from harness.diagnose.hints import curve_signs
+from harness.diagnose.hints import curve_signs, too_noisy
 from harness.diagnose.signs import HARD
 
 ENOUGH = 3  # points that name a fault
@@ -179,7 +179,7 @@ def _verdict(case: Case, chosen: Finding | None, hard: bool, risks: list[Exposur
         return "fault"
     if hard:
         return "broken"
-    if len(case.curve) < SHORT:
+    if len(case.curve) < SHORT or too_noisy(case):
         return "too short"
     return "at risk" if risks else "healthy"
 
@@ -221,7 +221,8 @@ def _headline(case: Case, verdict: Verdict, fault: str, sure: Sure, hard: list[s
     if verdict == "at risk":
         return _shorten(f"No sign in {_steps(case)}, but at risk: {named(fault).plain}", 79) + "."
     if verdict == "too short":
-        return f"Too short to judge: {_steps(case)}. First: give more of the log."
+        what = " that jump about" if len(case.curve) >= SHORT else ""
+        return f"Too short to judge: {_steps(case)}{what}. First: give more of the log."
     if _only_in_fp16(case):
         return f"No sign of a fault in {_steps(case)}, if they were trained in fp16."
     return f"No sign of a fault in {_steps(case)}."
@@ -250,7 +251,11 @@ def _next(case: Case, verdict: Verdict, fault: str, question: str) -> tuple[str,
     if (verdict == "broken" or fault == "plain instability") and case.hpz:
         steps.append("train a few steps without hpZ (zero_hpz_partition_size 1): is the curve the same?")
     if verdict == "too short":
-        steps.append("log every step (logging_steps 1) and give ten of them")
+        noisy = len(case.curve) >= SHORT
+        more = (
+            "give fifty steps or more" if noisy else "log every step (logging_steps 1) and give ten of them"
+        )
+        steps.append(more)
     if verdict == "healthy" and _only_in_fp16(case):
         steps.append(f"{OF_PRECISION} In bf16 a gradient norm that is not finite is a fault")
     elif verdict == "healthy":

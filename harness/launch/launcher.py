@@ -16,9 +16,10 @@ from harness.launch.memory import out_of_memory
 from harness.record import Exit, RunDirectory, Status
 from harness.study import Run, Study
 from harness.system.child import Child, python_path
+from harness.system.places import cache_folder
 from harness.system.ports import free_port
 from harness.system.utc import utc_now
-from harness.variants import Variant, cache_folder, overlay_path
+from harness.variants import Variant, overlay_path
 
 GIB = 2**30
 RANK_MEMORY = 0.7 * GIB  # a rank of a toy model, forked warm, with room to spare

@@ -13,32 +13,33 @@ from harness.device.torch_private import below_dispatch
 from harness.race.names import roots
 
 
-def digest_of(names: Mapping[str, Any]) -> str:
-    """Hash of this rank's final values: parameters or their shards, and the script's global numbers and tensors."""
+def digest_of(names: Mapping[str, Any], numbers: bool = True) -> str:
+    """Hash of this rank's final values: parameters or their shards, and the script's global tensors and numbers."""
     gc.collect()
     with below_dispatch():
-        return _digest_of(names)
+        return _digest_of(names, numbers)
 
 
-def _digest_of(names: Mapping[str, Any]) -> str:
+def _digest_of(names: Mapping[str, Any], numbers: bool) -> str:
     parts = [_digest_module(module) for module in roots()]
     for name, value in sorted(names.items()):
         if isinstance(value, torch.Tensor):
-            parts.append(f"{name} {_digest_tensor(value)}")
-        elif isinstance(value, int | float | list | tuple) and not name.startswith("_"):
+            parts.append(f"{name} {digest_tensor(value)}")
+        elif numbers and isinstance(value, int | float | list | tuple) and not name.startswith("_"):
             parts.append(f"{name} {_plain(value)}")
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 
 
 def _digest_module(module: torch.nn.Module) -> str:
     shards = (
-        f"{name} {_digest_tensor(shard if (shard := getattr(p, 'ds_tensor', None)) is not None else p.data)}"
+        f"{name} {digest_tensor(shard if (shard := getattr(p, 'ds_tensor', None)) is not None else p.data)}"
         for name, p in sorted(module.named_parameters())
     )
     return hashlib.sha256("\n".join(shards).encode()).hexdigest()
 
 
-def _digest_tensor(tensor: torch.Tensor) -> str:
+def digest_tensor(tensor: torch.Tensor) -> str:
+    """Hash of its bytes. Call it below the device's dispatch."""
     flat = tensor.detach().contiguous().reshape(-1)
     return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"").hexdigest()
 
@@ -47,5 +48,5 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(_plain(item) for item in value)}]"
     if isinstance(value, torch.Tensor):
-        return _digest_tensor(value)
+        return digest_tensor(value)
     return repr(value) if isinstance(value, int | float | str) else type(value).__name__

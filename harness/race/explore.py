@@ -9,21 +9,27 @@ A block that is freed while in use matters once somebody else is given it. Pairs
 allocator that hands freed blocks out at once (poison `stale`), and their values compared with those of the program on
 that allocator in the order of issue.
 
-The search is bounded by `Budget` and complete for nothing: "none found" says that so many schedules were tried.
+By its mode a search runs, in place of the named policies, schedules of random priorities (PCT), which promise something
+of what was not met, or one schedule for each class of them (harness.race.classes), as many as may be tried. Otherwise
+it is complete for nothing: "none found" says that so many schedules were tried.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
+from harness.race.classes import Class, classes
 from harness.race.job import Flip, Job, Outcome
 from harness.race.minimise import minimise
-from harness.race.report import HOST_STREAM, Effect, Race, Report
-from harness.race.text import ranks_text
+from harness.race.report import HOST_STREAM, Race
+from harness.race.searched import Bound, Classes, Mode
 
 Run = Callable[[Job], Outcome]
 REUSING = "stale"  # the poison, and with it the allocator
+LISTED = 4096  # classes that are counted
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,14 @@ class Budget:
     races: int = 12  # races whose pairs are flipped
     single: int = 3  # pairs of one race that are flipped one by one, where all at once shows nothing
     shrink: int = 8  # schedules to shrink one found schedule
+    mode: Mode = "named"
+    schedules: int = 64  # of mode `pct`: of random priorities; of `exhaustive`: classes
+    depth: int = 2  # of the faults that `pct` is to meet: how many orders must come together
+
+    def asked(self) -> dict[str, Any]:
+        """As reports keep it; what the mode does not look at is left out, as it was before there were modes."""
+        unused = ("mode", "schedules", "depth") if self.mode == "named" else ("seeds",)
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
 
 @dataclass
@@ -56,8 +70,14 @@ class Search:
     budget: Budget
     tried: int = 0
     searched: set[str] = field(default_factory=set)  # ids of the races whose pairs were flipped
-    policies: dict[str, Outcome] = field(default_factory=dict)  # named policy under which values change
+    policies: dict[str, tuple[Job, Outcome]] = field(
+        default_factory=dict
+    )  # schedule by its name → values change
     found: dict[str, Found] = field(default_factory=dict)  # race id → its schedule
+    began: float = field(default_factory=time.monotonic)  # of the whole work, imports included
+    seconds: float | None = None  # until the first failing schedule was minimised
+    bound: Bound | None = None
+    classes: Classes | None = None
     reusing: Outcome | None = None  # the order of issue on an allocator that hands freed blocks out at once
 
     def reference_of(self, job: Job) -> Outcome:
@@ -74,17 +94,74 @@ class Search:
         Ranks that end up waiting for each other show nothing: on a device with real streams they would not.
         """
         self.tried += 1
-        outcome = self.run(job)
+        return self.changed(job, self.run(job))
+
+    def changed(self, job: Job, outcome: Outcome) -> Outcome | None:
+        """The outcome of a schedule, where it shows something."""
         if outcome.problem is not None:
             return outcome if outcome.problem.startswith("rank ") else None
         return outcome if differs(self.reference_of(job), outcome) else None
 
     def named_policies(self) -> None:
         """side-first, main-first and the random seeds."""
-        names = ["side-first", "main-first", *(f"random({seed + 1})" for seed in range(self.budget.seeds))]
-        for policy in names:
-            if (outcome := self.changes(self.job.under(policy))) is not None:
-                self.policies[policy] = outcome
+        for policy in [
+            "side-first",
+            "main-first",
+            *(f"random({seed + 1})" for seed in range(self.budget.seeds)),
+        ]:
+            job = self.job.under(policy)
+            if (outcome := self.changes(job)) is not None:
+                self.policies[policy] = job, outcome
+
+    def random_priorities(self) -> None:
+        """As many schedules of PCT as may be tried; those that came to their end count for its bound."""
+        reports, ended, budget = self.reference.reports, 0, self.budget
+        ops = max((report.ops for report in reports), default=0)
+        streams = max((report.coverage.streams for report in reports), default=0)
+        for seed in range(budget.schedules):
+            job = self.job.under(f"pct({seed + 1},{budget.depth},{max(1, ops)})")
+            self.tried += 1
+            outcome = self.run(job)
+            if self.changed(job, outcome) is not None:
+                self.policies[job.policy] = job, outcome
+            ended += outcome.problem is None or job.policy in self.policies
+        self.bound = Bound.of(ended, budget.depth, ops, streams)
+
+    def each_class(self, races: Sequence[Race]) -> None:
+        """One schedule for each class, those with fewest swaps first; the order of issue has run."""
+        reference = self.reference
+        listed, counted = classes(reference.pairs, reference.before, LISTED)
+        run, changing, missed, branched = 1, 0, 0, 0
+        for one in listed[1 : self.budget.schedules]:
+            job = self.job.under("ordered", directed(one), order=True)
+            self.tried += 1
+            outcome = self.run(job)
+            changed = self.changed(job, outcome) is not None
+            as_asked = changed or came_out(one, outcome)
+            run, missed, changing = run + as_asked, missed + (not as_asked), changing + changed
+            branched += outcome.problem is None and outcome.issued != reference.issued
+            if changed:
+                self._keep_class(
+                    f"class {changing} with {len(one.swapped)} swapped pairs", job, outcome, one, races
+                )
+        self.classes = Classes(
+            pairs=len(reference.pairs),
+            total=len(listed),
+            counted=counted,
+            run=run,
+            changing=changing,
+            missed=missed,
+            branched=branched,
+        )
+
+    def _keep_class(self, name: str, job: Job, outcome: Outcome, one: Class, races: Sequence[Race]) -> None:
+        """A class that changes values: its swapped pairs, shrunk, are the schedule of their races."""
+        self.policies[name] = job, outcome
+        flips = [Flip(first, second if second >= 0 else ~second) for first, second in one.swapped]
+        involved = [race for race in races if race.id not in self.found and {*flips} & {*flips_of(race)}]
+        listed = [flip for flip in flips if any(flip in flips_of(race) for race in involved)]
+        if listed:
+            self._flip(involved, listed)
 
     def each_race(self, races: Sequence[Race]) -> None:
         """Flip all pairs of one race at once; where that shows nothing or stalls the ranks, a few of them singly."""
@@ -118,6 +195,8 @@ class Search:
         outcome = self.run(job)
         if not all(turned_around(flip, races, outcome.order) for flip in few):
             return False
+        if self.seconds is None:
+            self.seconds = time.monotonic() - self.began
         self.found |= dict.fromkeys(ids, Found(ids, job, outcome, self.reference_of(job)))
         return True
 
@@ -147,66 +226,40 @@ def flips_of(race: Race) -> list[Flip]:
     return sorted({Flip(case.first, case.second) for cases in race.cases.values() for case in cases})
 
 
-def explore(races: Sequence[Race], reference: Outcome, job: Job, run: Run, budget: Budget) -> Search:
-    """Search the schedules of a program for effects of these races; `reference` is its eager execution."""
-    search = Search(reference, job, run, budget)
+def explore(
+    races: Sequence[Race], reference: Outcome, job: Job, run: Run, budget: Budget, began: float | None = None
+) -> Search:
+    """Search the schedules of a program for effects of these races; `reference` is its eager execution.
+
+    `began` is the moment (time.monotonic) from which seconds are counted; default now.
+    """
+    search = Search(reference, job, run, budget, began=time.monotonic() if began is None else began)
     races = [race for race in races if race.kind != "unwritten-read" and flips_of(race)]
     unordered = [race for race in races if race.kind == "race"]
-    if unordered:
+    if unordered and budget.mode == "exhaustive":
+        search.each_class(unordered)
+    search.each_race([race for race in races if race.id not in search.found])
+    if unordered and budget.mode == "pct":
+        search.random_priorities()
+    elif unordered and budget.mode == "named":
         search.named_policies()
-    search.each_race(races)
     if search.policies and not search.found:
         search.together(unordered)
     return search
 
 
-def effects(report: Report, search: Search) -> Iterator[tuple[Race, Effect, Found | None]]:
-    """For each race that was searched, what was found; see `Effect.schedules` for how far."""
-    for race in report.races:
-        if race.id not in search.searched:
-            continue
-        # The named policies run on an allocator that never hands out a block in use.
-        changing = tuple(search.policies) if race.kind == "race" else ()
-        found = search.found.get(race.id)
-        if found is None:
-            policy = policy_found(search) if changing else None
-            yield race, Effect(found=False, schedules=search.tried, also=changing), policy
-        else:
-            effect = Effect(
-                found=True,
-                schedules=search.tried,
-                schedule=in_words(found.job.flips),
-                decisions=len(found.job.flips),
-                changed=what_changed(found.reference, found.outcome),
-                also=changing,
-            )
-            yield race, effect, found
+def directed(one: Class) -> list[Flip]:
+    """The flips of a schedule of this class: each pair's later op is held for its earlier one; the host holds nothing.
+
+    An op that is to run after an access of the host is held for the op that the host issues next.
+    """
+    swapped = [Flip(first, second if second >= 0 else ~second) for first, second in one.swapped]
+    return [*swapped, *(Flip(second, first) for first, second in one.kept if second >= 0)]
 
 
-def policy_found(search: Search) -> Found:
-    """The first named policy that changes values, for all races whose own pairs show nothing."""
-    policy, outcome = next(iter(search.policies.items()))
-    open_races = sorted(search.searched - search.found.keys())
-    return Found(tuple(open_races), search.job.under(policy), outcome, search.reference)
-
-
-def in_words(flips: Sequence[Flip]) -> str:
-    count = len(flips)
-    shown = ", ".join(f"op {flip.until} before op {flip.hold}" for flip in flips[:3])
-    return f"{count} swapped pair{'s' if count > 1 else ''} ({shown}{' …' if count > 3 else ''})"
-
-
-def what_changed(reference: Outcome, outcome: Outcome) -> str:
-    """The first difference that a reader can check: a failure, a step's loss, or the ranks whose values differ."""
-    if outcome.problem is not None:
-        return f"the program fails ({outcome.problem})"
-    for step, (right, wrong) in enumerate(zip(reference.losses, outcome.losses, strict=False)):
-        if right != wrong:
-            return f"the loss of step {step} is {_short(wrong)} instead of {_short(right)}"
-    pairs = zip(reference.digests, outcome.digests, strict=False)
-    ranks = [rank for rank, (right, wrong) in enumerate(pairs) if right != wrong]
-    return f"the final values of {ranks_text(ranks)} change"
-
-
-def _short(number: str) -> str:
-    return "not finite" if number == "None" else number[:9]
+def came_out(one: Class, outcome: Outcome) -> bool:
+    """Whether rank 0 ran every pair as the class has it."""
+    order, never = outcome.order, len(outcome.order)
+    ran = [(order.get(first, never), order.get(second, never)) for first, second in one.kept]
+    ran += [(order.get(second, never), order.get(first, never)) for first, second in one.swapped]
+    return outcome.problem is None and all(early <= late for early, late in ran)

@@ -8,6 +8,7 @@ before the other, are a race, whether or not it changed a number in this executi
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ from harness.race.findings import (
 )
 from harness.race.freed import Freed
 from harness.race.memory import Footprint, Written, covers, overlap
+from harness.race.pairs import Pairs
 from harness.race.unwritten import CONVEYS, KEEPS, Access, Carried, carry
 
 HISTORY = 32  # accesses kept for one storage before those that a newer one stands for are dropped
@@ -49,8 +51,10 @@ class Analysis:
         step: Callable[[], int | None] = lambda: None,
         history: int = HISTORY,
         on_new: Callable[[Finding], None] = lambda finding: None,
+        pairs: Pairs | None = None,
     ) -> None:
-        self.namer, self.step, self.history, self.on_new = namer, step, history, on_new
+        self.namer, self.step, self.on_new, self.pairs = namer, step, on_new, pairs
+        self.history = history if pairs is None else sys.maxsize  # a dropped access would be a dropped pair
         self.clocks = Clocks()
         self.storages: dict[int, Storage] = {}
         self.freed = Freed()
@@ -83,6 +87,8 @@ class Analysis:
         self.window.append(mark)
         self.costs.ops += 1
         self.carried = [] if pointwise or name in CONVEYS else None
+        if self.pairs is not None:
+            self.pairs.issued(index, stream, time, clock)
         if name in KEEPS:
             self._count_as_written(writes)
         for storage, view in reads:
@@ -183,7 +189,7 @@ class Analysis:
                 unordered = clock.get(old.stream, 0) < old.time
                 if unordered and (write or old.write) and overlap(old.view, view):
                     self._report("race", old, new, storage, block.nbytes)
-            elif old.view is view and _repeats(old, new):
+            elif old.view is view and self.pairs is None and _repeats(old, new):
                 continue
             kept.append(old)
         kept.append(new)
@@ -261,6 +267,8 @@ class Analysis:
         nbytes: int,
         takeover: Touch | None = None,
     ) -> None:
+        if self.pairs is not None and kind == "race":
+            self.pairs.add(first, second)
         key = (kind, *((t.op.name, t.op.site[:1], t.write, t.stream) for t in (first, second)))
         found = self.findings.get(key)
         if found is None:

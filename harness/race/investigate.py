@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.race.explore import Budget, Found, Search, effects, explore, what_changed
+from harness.race.effects import effects, what_changed
+from harness.race.explore import Budget, Found, Search, explore
 from harness.race.job import Job, Outcome
 from harness.race.launch import Ranks
 from harness.race.merge import merge, with_effects
 from harness.race.picture import picture
+from harness.race.repeat import repeated
 from harness.race.replay import write_replay
 from harness.race.report import Effect, Race, Report
+from harness.race.searched import Searched
 from harness.race.story import cases_of, story
 from harness.system.whole_file import write_json
 
@@ -38,17 +42,37 @@ def investigate(
     def run(job: Job) -> Outcome:
         return ranks.run(job, settings.timeout)
 
+    began = ranks.started if not ranks.jobs else time.monotonic()
+    if settings.budget is not None and settings.budget.mode == "exhaustive":
+        job = replace(job, every=True)
     say(f"analysing {job.program.title} on {job.program.ranks} ranks")
     outcome = run(job)
     report = analysed(job, outcome)
     swapped = [*report.of_kind("race"), *report.of_kind("freed-in-use")]
     if settings.budget is not None and swapped and outcome.problem is None:
         say(f"{len(swapped)} unordered pairs of lines; searching for schedules that change values")
-        search = explore(report.races, outcome, job, run, settings.budget)
-        report = conclude(report, search, folder)
+        searched, job, outcome = repeated(job, outcome, run)
+        if searched.repeatable:
+            search = explore(report.races, outcome, job, run, settings.budget, began)
+            report = conclude(report, search, folder)
+            searched = what_was_searched(search, searched)
+        report = report.model_copy(update={"search": searched})
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "races.json", report.model_dump(mode="json"))
     return report
+
+
+def what_was_searched(search: Search, searched: Searched) -> Searched:
+    """The record of a search that has ended."""
+    return searched.model_copy(
+        update={
+            "mode": search.budget.mode,
+            "schedules": search.tried,
+            "seconds_to_failure": search.seconds,
+            "bound": search.bound,
+            "classes": search.classes,
+        }
+    )
 
 
 def analysed(job: Job, outcome: Outcome) -> Report:

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness.race.classes import Before, Pair
 from harness.race.report import RankReport, Trace
 from harness.study import Run
-from harness.variants import Variant, overlay_path
+from harness.variants import Variant, overlay_path, overlay_with
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Program:
     local_rank: bool = False  # whether its launcher adds --local_rank=N
     steps: int | None = None  # of a script: it ends after so many optimizer steps
     python: str | None = None  # the interpreter that it runs under; None: this one
+    patch: str | None = None  # file of one more patch, on top of the variant's
 
     @property
     def title(self) -> str:
@@ -41,7 +43,10 @@ class Program:
     @property
     def overlay(self) -> Path | None:
         """The folder to put first on PYTHONPATH; built if need be."""
-        return overlay_path(Variant.parse(self.variant), self.release) if self.variant else None
+        if self.variant is None:
+            return None
+        overlay = overlay_path(Variant.parse(self.variant), self.release)
+        return overlay_with(overlay, Path(self.patch)) if self.patch else overlay
 
     @classmethod
     def of_run(cls, run: Run, steps: int | None = None) -> Program:
@@ -88,6 +93,12 @@ class Job:
     seed: int = 0
     analyse: bool = True
     excerpt: bool = False  # record what happens around the first flip, and the order in which ops run
+    order: bool = False  # record that order alone
+    every: bool = False  # of the analysis: list every unordered pair, and what is ordered among their ops
+    values: bool = False  # write down what each op's result hashes to
+    numbers: bool = (
+        True  # of a script: whether its global numbers count among its final values, besides tensors
+    )
 
     def json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -113,7 +124,11 @@ class Outcome:
     window: tuple[Trace, ...] = ()  # with `excerpt`: rank 0 around the first flip
     order: dict[int, int] = field(
         default_factory=dict
-    )  # with `excerpt`: op index (~index of the host's accesses) → place in the executed order of rank 0
+    )  # with `excerpt` or `order`: op index (~index of the host's accesses) → place in the executed order of rank 0
+    issued: tuple[int, ...] = ()  # ops, one a rank
+    pairs: tuple[Pair, ...] = ()  # with `every`: unordered pairs of any rank
+    before: Before = field(default_factory=dict)  # likewise, what is ordered among their ops on every rank
+    values: tuple[tuple[str, ...], ...] = ()  # with `values`: for each rank its ops, with what they gave
 
     @property
     def digests(self) -> tuple[str | None, ...]:

@@ -10,11 +10,13 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
+from harness.race.classes import Before, Pair
 from harness.race.explain import explain, lines_of, text_of
 from harness.race.job import Job, Outcome, Program
 from harness.race.report import RankReport, Trace
@@ -52,7 +54,9 @@ class Ranks:
     ) -> None:
         self.own = tempfile.TemporaryDirectory(prefix="hpz-race-") if scratch is None else None
         self.scratch = scratch = scratch or Path(self.own.name if self.own else "")
+        self.started = time.monotonic()
         self.jobs, self.idle = 0, 0.0  # seconds for which a program that ended well was idle at a stretch
+        self.imports = 0.0  # seconds that the process took to import everything; known after its first job
         scratch.mkdir(parents=True, exist_ok=True)
         self.child = Child(
             "the process that starts ranks",
@@ -106,6 +110,7 @@ class Ranks:
             }
         )
         self.idle = max(self.idle, ended.get("idle", 0.0))
+        self.imports = ended["imports"]
         return collect(job, folder, ended)
 
 
@@ -119,6 +124,7 @@ def own_packages(python: str | None) -> dict[str, str]:
 def collect(job: Job, folder: Path, ended: dict[str, Any]) -> Outcome:
     """Read what the ranks wrote; turn a stall, a mismatch or a failure into one clear sentence."""
     reports, order, window = list[RankReport](), dict[int, int](), list[Trace]()
+    contents = list[dict[str, Any]]()
     for rank in range(job.program.ranks):
         file = folder / f"rank-{rank}.json"
         if file.exists():
@@ -127,6 +133,7 @@ def collect(job: Job, folder: Path, ended: dict[str, Any]) -> Outcome:
                 order = {index: place for place, index in enumerate(content.get("order", []))}
                 window = [Trace(**mark) for mark in content.get("window", [])]
             reports.append(RankReport.model_validate(content["report"]))
+            contents.append(content)
     refused = [text for rank in range(job.program.ranks) if (text := text_of(folder / f"refused-{rank}.txt"))]
     if refused:
         raise HarnessError(refused[0])
@@ -135,4 +142,30 @@ def collect(job: Job, folder: Path, ended: dict[str, Any]) -> Outcome:
     problem = None
     if ended["how"] != "done":
         problem = explain(folder, job.program.ranks, ended, job.program.script)
-    return Outcome(tuple(reports), problem, ended.get("processor_seconds"), losses, tuple(window), order)
+    pairs, before = joined(contents)
+    values = (
+        [lines_of(folder / f"values-{rank}.txt") for rank in range(job.program.ranks)] if job.values else []
+    )
+    return Outcome(
+        tuple(reports),
+        problem,
+        ended.get("processor_seconds"),
+        losses,
+        tuple(window),
+        order,
+        issued=tuple(content["issued"] for content in contents),
+        pairs=pairs,
+        before=before,
+        values=tuple(map(tuple, values)),
+    )
+
+
+def joined(contents: list[dict[str, Any]]) -> tuple[tuple[Pair, ...], Before]:
+    """The unordered pairs of any rank, and what is ordered among their ops on every rank that has these ops."""
+    pairs = sorted({(first, second) for content in contents for first, second in content.get("pairs", ())})
+    before: dict[int, frozenset[int]] = {}
+    for content in contents:
+        for name, earlier in content.get("before", {}).items():
+            op, mine = int(name), frozenset(earlier)
+            before[op] = before[op] & mine if op in before else mine
+    return tuple(pairs), before

@@ -1,4 +1,4 @@
-"""Command lines of launchers (`deepspeed`, `torchrun`, `accelerate launch`, `python -m …`), read for our own ranks.
+"""Command lines of launchers (`deepspeed`, `torchrun`, `accelerate launch`, `fabric run`, `python -m …`), for ours.
 
 What they say of machines, ports and hosts has no meaning here. What reaches a rank does: how many there are, the
 program, its arguments, and the environment that the launcher sets for it.
@@ -16,7 +16,8 @@ import yaml
 
 from harness.system.errors import HarnessError
 
-LAUNCHERS = ("deepspeed", "torchrun", "accelerate", "python", "python3")
+LAUNCHERS = ("deepspeed", "torchrun", "accelerate", "fabric", "python", "python3")
+COMMANDS = {"accelerate": "launch", "fabric": "run"}  # the one that starts a program
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 MODULE_FLAGS = ("-m", "--module")
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -51,12 +52,11 @@ def read_launch(words: Sequence[str]) -> Launched:
             f"{' '.join(words[:1]) or 'nothing'}: not a launcher that is known here; use one of {KNOWN}"
         )
     name = Path(words[0]).name
-    if name == "accelerate" and words[1:2] != ["launch"]:
-        raise HarnessError("accelerate: only `accelerate launch …` starts a program")
-    if name.startswith("python"):
-        launched = _python(words[1:])
-    else:
-        launched = _READERS[name](words[2:] if name == "accelerate" else words[1:])
+    command = COMMANDS.get(name)
+    if command and words[1:2] != [command]:
+        raise HarnessError(f"{name}: only `{name} {command} …` starts a program")
+    read = _python if name.startswith("python") else _READERS[name]
+    launched = read(words[2:] if command else words[1:])
     launched.environment = {**environment, **launched.environment}
     return launched
 
@@ -117,6 +117,19 @@ def _accelerate(words: list[str]) -> Launched:
     elif "use_fsdp" in options or config.get("distributed_type") == "FSDP":
         raise HarnessError("accelerate launch: FSDP is not analysed; give a configuration of type DEEPSPEED")
     launched.environment = environment
+    return launched
+
+
+def _fabric(words: list[str]) -> Launched:
+    """Lightning's: what `L.Fabric()` takes from its environment where the script does not say."""
+    options, launched = _split(words)
+    devices, nodes = options.get("devices", "1"), options.get("num_nodes", "1")
+    if devices not in ("auto", "-1"):
+        each = int(devices) if devices.isdigit() else len(devices.strip("[],").split(","))
+        launched.ranks = each * int(nodes)
+    said = {"devices": devices, "num_nodes": nodes, "cli_used": "1"}
+    said |= {key: options[key] for key in ("accelerator", "strategy", "precision") if key in options}
+    launched.environment = {f"LT_{key.upper()}": value for key, value in said.items()}
     return launched
 
 
@@ -190,4 +203,4 @@ FLAGS = (
     "quiet",
 )
 KNOWN = ", ".join(LAUNCHERS[:-1])
-_READERS = {"torchrun": _torchrun, "deepspeed": _deepspeed, "accelerate": _accelerate}
+_READERS = {"torchrun": _torchrun, "deepspeed": _deepspeed, "accelerate": _accelerate, "fabric": _fabric}

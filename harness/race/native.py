@@ -1,10 +1,22 @@
-"""Packages whose kernels need a real GPU, and what a user of each switches off."""
+"""Packages whose kernels need a real GPU, and what a user of each switches off.
+
+They are not found: a library that looks for one does without. A program that imports one without asking, as many do at
+their top for a switch that may be off, gets a stand-in that refuses once it is used.
+"""
 
 from __future__ import annotations
 
+import ast
+import builtins
+import functools
 import re
 import sys
 import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from harness.device.as_cuda import flash_attention
 
 NATIVE = {
     "flash_attn": 'attn_implementation="sdpa" (or the script\'s own switch for flash attention)',
@@ -23,10 +35,81 @@ NATIVE = {
 
 
 def hide_native() -> None:
-    """Let these packages not be found, so that libraries take the branch without them; who asks for one is told."""
+    """Put that in place for this process. Modules of flash_attn that need no kernel are found under their full names."""
     for package in NATIVE:
         if package not in sys.modules:
             sys.modules[package] = None  # type: ignore[assignment]  # Python's own sign for "not there"
+    sys.modules.update(dict.fromkeys(flash_attention.MODULES, flash_attention))
+    load = builtins.__import__
+
+    def import_module(name: str, *args: Any, **kwargs: Any) -> Any:
+        root = name.partition(".")[0]
+        if root in NATIVE and sys.modules.get(root) is None:
+            fromlist = args[2] if len(args) > 2 else kwargs.get("fromlist")
+            found = sys.modules.get(name) if fromlist else None
+            if found is None and not _is_trial(sys._getframe(1)):
+                return StandIn(name if fromlist else root)
+        return load(name, *args, **kwargs)
+
+    builtins.__import__ = import_module
+
+
+class StandIn:
+    """In the place of such a package, its modules and what they hold."""
+
+    __version__ = "2.8.3"  # of flash_attn, which programs ask
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        full = f"{self.__name__}.{name}"
+        return sys.modules.get(full) or StandIn(full)
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        raise ModuleNotFoundError(f"{self.__name__} is not here", name=self.__name__)
+
+    def __instancecheck__(self, thing: object) -> bool:
+        return False
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        """As a base class: whoever makes an instance is refused."""
+        return (type(self.__name__, (), {"__new__": lambda *_, **__: self()}),)
+
+
+def _is_trial(frame: FrameType | None) -> bool:
+    """Whether somebody who waits for this import, on the way up to the program, is prepared for its failure."""
+    while frame is not None and frame.f_globals.get("__name__") != "harness.race.script":
+        file = frame.f_code.co_filename
+        if not file.startswith("<") and any(frame.f_lineno in lines for lines in _trials(file)):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@functools.cache
+def _trials(file: str) -> tuple[range, ...]:
+    """The lines of a file inside `try` with a handler for failing imports; all of them where it cannot be read."""
+    try:
+        tree = ast.parse(Path(file).read_bytes())
+    except (OSError, SyntaxError):
+        return (range(1 << 30),)
+    return tuple(
+        range(node.lineno, (node.body[-1].end_lineno or node.lineno) + 1)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try) and any(CAUGHT & _names(handler) for handler in node.handlers)
+    )
+
+
+CAUGHT = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
+
+
+def _names(handler: ast.ExceptHandler) -> set[str]:
+    if handler.type is None:
+        return {"BaseException"}
+    return {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)}
 
 
 TOGGLED = re.compile(

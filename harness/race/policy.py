@@ -1,4 +1,4 @@
-"""The policies of a job: those that runs have, and two of the analysis: scripted and busy."""
+"""The policies of a job: those that runs have, and three of the analysis: scripted, ordered and busy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from harness.clock.policy import policy_named
+from harness.device.observe import Observer
 from harness.device.schedule import Eager, Op, Policy, Schedule
 from harness.race.job import Flip, Job
 
@@ -17,6 +18,8 @@ def policy_of(job: Job, begun: Callable[[], None]) -> Policy:
         return Busy(begun)
     if job.policy == "scripted":
         return Scripted(job.flips)
+    if job.policy == "ordered":
+        return Ordered(job.flips)
     return policy_named(job.policy, job.program.run["seed"] if job.program.run is not None else job.seed)
 
 
@@ -50,6 +53,29 @@ class Scripted(Policy):
     def _ran(self, index: int) -> bool:
         op = self.met.get(index)
         return op is not None and op.stream.done > op.position
+
+
+class Ordered(Scripted):
+    """The same, of flips that direct every conflicting pair: on all streams, what no flip holds goes first."""
+
+    ahead = True
+
+    def begin(self, schedule: Schedule) -> None:
+        self.done = Done()
+        schedule.observers.append(self.done)
+
+    def _ran(self, index: int) -> bool:
+        return index in self.done.ops
+
+
+class Done(Observer):
+    """Which ops have run."""
+
+    def __init__(self) -> None:
+        self.ops: set[int] = set()
+
+    def on_run(self, index: int) -> None:
+        self.ops.add(index)
 
 
 class Busy(Eager):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from harness.device import Device, VirtualDevice, as_cuda, open_device, open_process_device
 from harness.device.stream_names import stream_names
@@ -26,12 +27,14 @@ from harness.race.job import Job
 from harness.race.merge import rank_report, traced
 from harness.race.names import Namer
 from harness.race.native import hide_native
+from harness.race.pairs import Pairs
 from harness.race.policy import policy_of
 from harness.race.report import TRAINED_NOTHING, Coverage, Place, Unseen
 from harness.race.script import ADVICE, MAPPED_ADVICE, CleanExit, Main
 from harness.race.sites import visible
 from harness.race.unseen import libraries, native_libraries
-from harness.race.watch import CollectiveLog, Excerpt, Watcher
+from harness.race.values import Values
+from harness.race.watch import CollectiveLog, Excerpt, Order, Watcher
 from harness.record import RunDirectory
 from harness.system.errors import HarnessError
 from harness.system.whole_file import write_text_whole
@@ -75,16 +78,21 @@ def run_job(folder: Path, rank: int) -> None:
 
 
 class Watch:
-    """The observers of one rank, attached once the device is open."""
+    """The observers of one rank, attached once the device is open; `name` is that of its files, else the rank."""
 
-    def __init__(self, job: Job, folder: Path, rank: int) -> None:
+    def __init__(self, job: Job, folder: Path, rank: int, name: str | None = None) -> None:
         self.job, self.folder, self.rank = job, folder, rank
+        self.name = name or str(rank)
         self.namer = Namer()
-        self.analysis = Analysis(self.namer, self.namer.step, on_new=lambda finding: self.name_streams())
+        self.pairs = Pairs() if job.every else None
+        self.analysis = Analysis(
+            self.namer, self.namer.step, on_new=lambda finding: self.name_streams(), pairs=self.pairs
+        )
         self.watcher = Watcher(self.analysis, rank)
         self.libraries = libraries()
         self.streams: dict[int, str] = {}
         self.excerpt: Excerpt | None = None
+        self.order: Order | None = None
         self.device: VirtualDevice | None = None
         self.began = False
         self.steps: int | None = None
@@ -94,12 +102,17 @@ class Watch:
         assert isinstance(device, VirtualDevice)
         self.device = device
         if self.job.analyse:
-            device.observe(CollectiveLog(self.folder / f"collectives-{self.rank}.txt"))
+            device.observe(CollectiveLog(self.folder / f"collectives-{self.name}.txt"))
             device.observe(self.watcher)
         if self.job.excerpt and self.rank == 0:
             flip = self.job.flips[0]
-            self.excerpt = Excerpt(flip.hold, flip.until, self.name_streams)
+            self.order = self.excerpt = Excerpt(flip.hold, flip.until, self.name_streams)
             device.observe(self.excerpt)
+        elif self.job.order and self.rank == 0:
+            self.order = Order()
+            device.observe(self.order)
+        if self.job.values:
+            device.observe(Values(self.folder / f"values-{self.name}.txt", device.machine))
 
     def begin(self) -> None:
         """The engine stands and training begins (after a pause, again): what start-up waited for is no step's cost."""
@@ -138,11 +151,15 @@ class Watch:
             self.rank, self.analysis, self.streams, self.coverage(), steps=self.steps, digest=digest
         )
         report = report.model_copy(update={"problem": self.problem(digest)})
-        content: dict[str, Any] = {"report": report.model_dump(mode="json")}
+        content: dict[str, Any] = {"report": report.model_dump(mode="json"), "issued": self.device_ops}
+        if self.order is not None:
+            content["order"] = self.order.order
         if self.excerpt is not None:
             marks = [traced(mark, self.streams) for mark in shortened(self.excerpt.marks)]
-            content |= {"window": [mark.model_dump() for mark in marks], "order": self.excerpt.order}
-        write_text_whole(self.folder / f"rank-{self.rank}.json", json.dumps(content))
+            content["window"] = [mark.model_dump() for mark in marks]
+        if self.pairs is not None:
+            content |= self.pairs.content()
+        write_text_whole(self.folder / f"rank-{self.name}.json", json.dumps(content))
 
     def problem(self, digest: str | None) -> str | None:
         """Why a script that came to its end says nothing about training; None where that is not so."""
@@ -181,7 +198,7 @@ def run_script(job: Job, watch: Watch) -> str:
         """The steps that were asked for are made: whatever the script would do next, it ends here."""
         device.machine.finish()
         meet_again()
-        watch.write(digest_of(main.names))
+        watch.write(digest_of(main.names, job.numbers))
         leave()
 
     count_steps(watch, program.steps, enough)
@@ -195,13 +212,14 @@ def run_script(job: Job, watch: Watch) -> str:
         raise HarnessError(
             f"{program.title} ran no op on the virtual device, so nothing was analysed: {advice}"
         )
-    return digest_of(main.names)
+    return digest_of(main.names, job.numbers)
 
 
 def count_steps(watch: Watch, limit: int | None, enough: Callable[[], None]) -> None:
     """Count optimizer steps as they are made: the engine may be gone by the time that its script has ended.
 
-    Once `limit` steps are made, `enough` is called where a training loop gets control back.
+    They are DeepSpeed's, or where a script makes no engine, those of torch's optimizers. Once `limit` steps are made,
+    `enough` is called where a training loop gets control back.
     """
     from deepspeed.runtime.engine import DeepSpeedEngine
     from deepspeed.runtime.pipe.engine import PipelineEngine
@@ -219,6 +237,14 @@ def count_steps(watch: Watch, limit: int | None, enough: Callable[[], None]) -> 
     DeepSpeedEngine._take_model_step, DeepSpeedEngine.__init__ = counted, made
     for engine, method in ((DeepSpeedEngine, "step"), (PipelineEngine, "train_batch")):
         setattr(engine, method, _until(getattr(engine, method), watch, limit, enough))
+
+    def without_engine(*_: Any) -> None:
+        if not watch.engines:
+            watch.steps = (watch.steps or 0) + 1
+            if watch.steps == limit:
+                enough()
+
+    register_optimizer_step_post_hook(without_engine)
 
 
 def _until(

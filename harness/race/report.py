@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from harness.race.searched import Searched
 from harness.race.sites import Frame
 
 SCHEMA_FILE = Path(__file__).with_name("races.schema.json")
@@ -187,6 +188,7 @@ class Report(Frozen):
     coverage: Coverage = Coverage()
     problems: tuple[str, ...] = ()
     schedules_tried: int = 0
+    search: Searched | None = None
 
     def of_kind(self, kind: str) -> list[Race]:
         return [race for race in self.races if race.kind == kind]

@@ -34,16 +34,17 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 def main() -> None:
     """Serve until the launcher wants no more or is gone; the ranks then die with this process."""
-    launcher = Parent()
+    launcher, started = Parent(), time.monotonic()
     with explained_imports():
         from harness.race.rank import import_everything
 
         import_everything(with_transformers="transformers" in sys.argv, map_cuda="map-cuda" in sys.argv)
     gc.collect()
+    imports = time.monotonic() - started
     gc.freeze()  # what looks through all objects for names, in the ranks, then passes over what was imported
     while (commands := launcher.commands()) is not None:
         for command in commands:
-            launcher.answer(serve(command, launcher))
+            launcher.answer({**serve(command, launcher), "imports": imports})
 
 
 def serve(message: dict[str, Any], launcher: Parent) -> dict[str, Any]:

@@ -17,6 +17,7 @@ HARNESS = Path(__file__).resolve().parent.parent
 HIDDEN = (
     f"{HARNESS / 'device'}/",
     f"{HARNESS / 'race'}/",
+    f"{HARNESS / 'suite'}/",
     f"{HARNESS / 'system'}/",
     "/site-packages/torch/",
     "/deepspeed/comm/",
@@ -25,6 +26,9 @@ HIDDEN = (
     "/contextlib.py",
     "/functools.py",
     "/runpy.py",
+    "/multiprocessing/",
+    "/_pytest/",
+    "/pluggy/",
     "<frozen ",
 )
 

@@ -11,17 +11,18 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from harness.race.explore import explore
-from harness.race.investigate import Settings, analysed, conclude, settings_of
+from harness.race.investigate import Settings, analysed, conclude, settings_of, what_was_searched
 from harness.race.job import Job, Outcome, Program
 from harness.race.launch import Ranks
 from harness.race.matrix import Fault, Matrix, grouped, line_costs, row_of
 from harness.race.report import Effect, Race, Report
+from harness.race.searched import Searched
 from harness.record import RunDirectory
 from harness.study import Run, Study, save_study
 from harness.system.whole_file import write_json
@@ -172,16 +173,25 @@ def searched(
     """The report with the effects of these races; searched once, then kept in the run's races.json."""
     assert settings.budget is not None
     job, budget = Job(Program.of_run(run, steps)), settings.budget
-    if report.schedules_tried and report.settings.get("budget") == asdict(budget):
+    if report.schedules_tried and report.settings.get("budget") == budget.asked():
         return report
     with Ranks(job.program.overlay, transformers=True) as ranks:
 
         def execute(job: Job) -> Outcome:
             return ranks.run(job, settings.timeout)
 
-        search = explore(races, execute(job.under("eager")), job, execute, budget)
+        # Classes need every pair, and the bound of PCT how many ops there are: both take another analysis.
+        first = (
+            job.under("eager") if budget.mode == "named" else replace(job, every=budget.mode == "exhaustive")
+        )
+        search = explore(races, execute(first), job, execute, budget)
         report = conclude(report, search, report_file(folder, run).parent)
-    report = report.model_copy(update={"settings": {**report.settings, "budget": asdict(budget)}})
+    report = report.model_copy(
+        update={
+            "settings": {**report.settings, "budget": budget.asked()},
+            "search": what_was_searched(search, Searched()),
+        }
+    )
     write_json(report_file(folder, run), report.model_dump(mode="json"))
     return report
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from harness.race.explain import TIMED_OUT
 from harness.race.report import LABELS, TRAINED_NOTHING, Access, Coverage, Effect, Held, Race, Report
+from harness.words import WORDS
 
 
 def text(report: Report, full: bool = False) -> Iterator[str]:
@@ -16,6 +17,10 @@ def text(report: Report, full: bool = False) -> Iterator[str]:
         yield from _coverage_text(report.coverage)
     if report.held.accesses_peak:
         yield from _held_text(report.held)
+    if report.search is not None:
+        yield from report.search.text()
+    for kind in dict.fromkeys(race.kind for race in report.races):
+        yield f"{_TITLES[kind].lower()}: {WORDS[_TITLES[kind].lower()]}"
     for race in report.races:
         yield ""
         yield from _race_text(race, full, report.schedules_tried > 0)
@@ -51,12 +56,11 @@ def _found(report: Report) -> str:
         return "nothing ran, so nothing was analysed"
     kinds = Counter[str](race.kind for race in report.races)
     found = ", ".join(f"{kinds[kind]} {word}" for kind, word in _WORDS.items() if kinds[kind])
-    trained = (
-        ""
-        if report.steps != 0 or report.problems
-        else "; no optimizer step was made: it says nothing of training"
-    )
-    return (found or "no unordered accesses") + trained
+    if report.steps != 0:
+        return found or "no unordered accesses"
+    if report.problems:
+        return found or "too little to judge"
+    return (found or "no unordered accesses") + "; no optimizer step was made: it says nothing of training"
 
 
 def _many(count: int, thing: str) -> str:

@@ -3,9 +3,10 @@
 To move memory without content from place to place is no use of it: a copy, a cast, an all-gather leave their target as
 unwritten as their source was, element by element, and so does an op that works element by element, as on the padding of
 a flat buffer. What is overwritten or left aside before anything else computes with it does no harm. Any other op that
-reads it uses it, and so does the host that reads a value, and a message that only other ranks get. Of collectives this
-rank follows what it gets back itself, which stands for all ranks where they do alike. What a copy brings to pageable
-host memory is not followed.
+reads it uses it, and so does the host that reads a value, and a message to another rank of which nothing was written.
+One that is written in part is a buffer of fixed size behind what it says of itself (pipelines send such headers): the
+rank that gets it reads what was written. Of collectives this rank follows what it gets back itself, which stands for
+all ranks where they do alike. What a copy brings to pageable host memory is not followed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ CONVEYS = {"copy_", "_to_copy", "clone", "cat", "_foreach_copy_", "constant_pad_
     "broadcast",
     "reduce",
     "reduce_scatter",
+    "send_recv",
 }
 """Ops that leave their target unwritten where their source was, besides those that work element by element."""
 
@@ -66,6 +68,10 @@ def carry(
     if name == HOST_COPY and not writes:
         return list(carried)
     for at, one in [(at, one) for one in carried for at, access in enumerate(reads) if access == one.access]:
+        if name == "send_recv":
+            if sum(last - first for first, last in one.gaps) == one.access[1].nbytes:
+                used.append(one)
+            continue
         if name not in CONVEYS:
             if len(writes) != 1 or writes[0][1].nbytes != one.access[1].nbytes:
                 used.append(one)  # it broadcasts or compares, or has several results

@@ -63,27 +63,37 @@ class Watcher(Observer):
         self.analysis.record_stream(storage, stream)
 
 
-class Excerpt(Observer):
-    """What was issued around one pair of ops, and the order in which ops ran, for the picture."""
+class Order(Observer):
+    """The order in which ops ran."""
+
+    def __init__(self) -> None:
+        self.order: list[int] = []  # of the host's accesses: ~index
+
+    def on_op(self, op: OpRecord) -> None:
+        if op.stream == HOST:  # it has no index of its own
+            self.order.append(~op.index)
+
+    def on_run(self, index: int) -> None:
+        self.order.append(index)
+
+
+class Excerpt(Order):
+    """The same, and what was issued around one pair of ops, for the picture."""
 
     MARGIN = 5  # ops before and after the pair
 
     def __init__(self, first: int, last: int, name_streams: Callable[[], None]) -> None:
+        super().__init__()
         self.first, self.last, self.name_streams = first - self.MARGIN, last + self.MARGIN, name_streams
         self.marks: list[Mark] = []
-        self.order: list[int] = []  # of the host's accesses: ~index
         self.next = 0
 
     def on_op(self, op: OpRecord) -> None:
+        super().on_op(op)
         self.next = op.index + (op.stream != HOST)
-        if op.stream == HOST:  # it has no index of its own
-            self.order.append(~op.index)
         self._add(Mark(op.index, op.stream, "op", op.name, capture()))
         if op.index == self.last:
             self.name_streams()
-
-    def on_run(self, index: int) -> None:
-        self.order.append(index)
 
     def on_event_record(self, event: int, stream: int) -> None:
         self._add(Mark(self.next, stream, "record", f"record event {event}", capture(1), event))

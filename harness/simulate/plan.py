@@ -39,8 +39,11 @@ class Settings(BaseModel):
     hardware: Hardware = NONE
     """Profiles beside the shipped ones; in a study file also the name of a file of them."""
     gpu: str = "a100-sxm-80gb"
+    """The card, by its profile."""
     host: str = "server"
+    """What hands work to it, by its profile."""
     networks: list[str] = Field(default=["ethernet-12.5gbps"], min_length=1)
+    """Between nodes, by their profiles."""
     lanes: int = Field(default=2, ge=1)
     """Traces taken side by side."""
     sync_cost: list[Block] = []

@@ -18,8 +18,8 @@ from harness.simulate.trace import Trace, load
 from harness.study import Run
 from harness.system.child import last_words, python_path, run_to_end
 from harness.system.errors import HarnessError, RunFailed
-from harness.system.places import REPOSITORY
-from harness.variants import Variant, cache_folder, overlay_path
+from harness.system.places import REPOSITORY, cache_folder
+from harness.variants import Variant, overlay_path
 
 HARNESS = REPOSITORY / "harness"
 MAKERS = (  # what decides a trace's content

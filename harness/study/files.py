@@ -21,7 +21,7 @@ from harness.study.packed import check_corpus_fits, located_corpus
 from harness.study.records import SHIPPED, Data, Training
 from harness.study.study import Study
 from harness.system.errors import HarnessError
-from harness.system.places import REPOSITORY
+from harness.system.places import REPOSITORY, shipped
 from harness.system.whole_file import write_text_whole
 from harness.system.yaml_file import read_keys
 
@@ -31,7 +31,7 @@ def load_study(path: str | Path, release: str | None = None) -> Study:
 
     `release` puts one DeepSpeed release in the place of those that the file names.
     """
-    file = Path(path)
+    file = shipped(Path(path))
     file = file / "study.yaml" if file.is_dir() else file
     content, folders = read_extended(
         file, "give a study file, as experiments/laptop.yaml, or a results folder"

@@ -28,9 +28,9 @@ from harness.study.scale import scaled
 from harness.study.shape_ranges import Shapes, compress, expand
 from harness.system.child import python_path
 from harness.system.errors import HarnessError
+from harness.system.places import cache_folder
 from harness.system.whole_file import write_json
 from harness.system.yaml_file import read_keys
-from harness.variants import cache_folder
 
 PROGRAM = "harness.workload.shapes"  # knows torch, which nothing here may
 HUB = "https://huggingface.co/{}/blob/main/config.json"

@@ -50,9 +50,9 @@ class Frozen(BaseModel):
 class Shape(Frozen):
     """Cluster shape: `nodes` × `ranks_per_node` ranks, secondary shards over `hpz` ranks (1: hpZ off)."""
 
-    nodes: int = Field(ge=1)
-    ranks_per_node: int = Field(ge=1)
-    hpz: int = Field(default=1, ge=1)
+    nodes: int = Field(ge=1)  # groups of ranks that stand for machines
+    ranks_per_node: int = Field(ge=1)  # usually a GPU each
+    hpz: int = Field(default=1, ge=1)  # zero_hpz_partition_size: ranks of an hpZ group
 
     @property
     def world_size(self) -> int:
@@ -97,32 +97,32 @@ class Training(Frozen):
     what they had. `global_batch` is a way to say `gradient_accumulation`, which is all that a resolved run holds.
     """
 
-    task: Literal["pretrain", "finetune"] = "pretrain"
+    task: Literal["pretrain", "finetune"] = "pretrain"  # from random weights, or from a checkpoint's
     checkpoint: str | None = (
         None  # finetune: folder or Hub name of the weights; {model} stands for the model's name
     )
-    steps: int = Field(default=24, ge=1)
+    steps: int = Field(default=24, ge=1)  # of the optimizer
     micro_batch: int = Field(default=2, ge=1)  # sequences per rank and micro-step
     sequence_length: int = Field(default=32, ge=2)  # tokens
-    gradient_accumulation: int = Field(default=1, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)  # micro-batches of a step
     global_batch: int | None = Field(default=None, ge=1)  # tokens of a step over all ranks
-    dtype: Literal["bf16", "fp32"] = "bf16"
-    attention: Attention | None = None
-    optimizer: Optimizer | None = None
+    dtype: Literal["bf16", "fp32"] = "bf16"  # of weights and computation
+    attention: Attention | None = None  # default: eager; on cuda sdpa
+    optimizer: Optimizer | None = None  # default: adamw; on cuda adamw-fused
     compile: bool = False  # torch.compile, as DeepSpeed's engine.compile() asks for it
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0)  # the peak
     schedule: Literal["constant", "cosine"] = "constant"  # after the warm-up
     final_learning_rate: float = Field(
         default=0.1, ge=0, le=1
     )  # cosine: of the last step, as a share of the peak
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup_steps: int = Field(default=0, ge=0)
-    gradient_clipping: float = Field(default=1.0, ge=0)
-    activation_checkpointing: bool = False
-    overlap_comm: bool = True
-    throughput_timer: bool = True
+    betas: tuple[float, float] = (0.9, 0.999)  # of the optimizer
+    eps: float = Field(default=1e-8, gt=0)  # of the optimizer
+    weight_decay: float = Field(default=0.0, ge=0)  # decoupled
+    warmup_steps: int = Field(default=0, ge=0)  # in which the learning rate grows from 0
+    gradient_clipping: float = Field(default=1.0, ge=0)  # largest norm; 0: none
+    activation_checkpointing: bool = False  # recompute instead of keep
+    overlap_comm: bool = True  # DeepSpeed's: communication on streams of its own
+    throughput_timer: bool = True  # DeepSpeed's: it synchronises from the third step on
     checkpoint_every: int = Field(default=0, ge=0)  # steps between checkpoints; 0: only when asked to stop
     keep_checkpoints: int = Field(default=1, ge=0)  # the newest; 0: one while it trains, none once it is done
     validate_every: int = Field(default=0, ge=0)  # steps between validation losses; 0: none
@@ -143,18 +143,18 @@ class Data(Frozen):
     `packed`: tokenised once, by `hpz data prepare`, into a corpus that all runs map.
     """
 
-    source: Literal["stdlib", "file", "hub", "mmlu"] = "stdlib"
+    source: Literal["stdlib", "file", "hub", "mmlu"] = "stdlib"  # also said as file: PATH or hub: NAME
     path: str | None = (
         None  # mmlu: the shipped questions where there is none; packed: a folder or a glob, too
     )
     name: str | None = None  # configuration of a Hub dataset
-    split: str = "train"
+    split: str = "train"  # of a Hub dataset
     revision: str | None = (
         None  # of a Hub dataset: branch, tag or commit; None: the newest when it is prepared
     )
-    text_column: str = "text"
+    text_column: str = "text"  # where the text stands, in JSONL, Parquet and Hub datasets
     tokenizer: str | None = None  # None: bytes; stdlib has its own, with as many tokens as the model
-    packed: bool = False
+    packed: bool = False  # prepared once by hpz data prepare
     prepared: str | None = None  # packed: the folder where corpora are kept; None: in the cache
     repeat: bool = False  # packed: may be read more than once
     max_tokens: int | None = Field(default=None, ge=1)  # packed: prepare no more than about so many
@@ -202,7 +202,7 @@ class Rule(Frozen):
 
     warmup_steps_dropped: int = Field(default=3, ge=0)  # first steps left out of timings
     final_window: int = Field(default=5, ge=1)  # steps of the final-loss comparison
-    confidence: float = Field(default=0.95, gt=0, lt=1)
+    confidence: float = Field(default=0.95, gt=0, lt=1)  # of intervals
     minimum_seeds: int = Field(default=3, ge=1)  # baseline seeds needed for a tolerance band
     stuck_steps: int = Field(default=5, ge=2)  # equal losses in a row that count as stuck
 
@@ -210,7 +210,7 @@ class Rule(Frozen):
 class Launch(Frozen):
     """How the local launcher treats the runs."""
 
-    timeout_seconds: float = Field(default=600, gt=0)
+    timeout_seconds: float = Field(default=600, gt=0)  # of one run
     lanes: int | None = Field(default=None, ge=1)  # runs side by side; None: as cores and memory allow
 
 

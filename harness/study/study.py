@@ -52,22 +52,25 @@ from harness.variants import Variant, installed_release, patch_hashes, supported
 class Study(Frozen):
     """A study as read; `runs` and `pairs` are derived from it."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
-    question: str = ""
-    device: DeviceKind = "virtual"
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")  # results go to results/<name>
+    question: str = ""  # for people: what the study asks
+    device: DeviceKind = "virtual"  # where runs train; also an axis
     virtual_nodes: bool = False  # cuda: all ranks run on one machine, whatever the shape calls a node
-    release: str | None = None
-    training: Training = Training()
-    data: Data = Data()
-    deepspeed: dict[str, Any] = Field(default_factory=dict)
-    rule: Rule = Rule()
-    launch: Launch = Launch()
+    release: str | None = None  # of DeepSpeed; default: the installed one, else the newest that is known
+    training: Training = Training()  # see training
+    data: Data = Data()  # see data
+    deepspeed: dict[str, Any] = Field(
+        default_factory=dict
+    )  # laid over DeepSpeed's JSON, as training makes it
+    rule: Rule = Rule()  # see rule
+    launch: Launch = Launch()  # see launch
+    # The axes in which a run's baseline differs from it.
     baseline: dict[str, Any] = Field(default_factory=lambda: {"variant": "zero3"})
     gpu: str | None = None  # profile of the card that each rank has, as a100-sxm-80gb; no part of a run's id
-    plan: Plan = Plan()
-    # What `hpz simulate` computes; read by harness.simulate.plan.
+    plan: Plan = Plan()  # see plan
+    # What `hpz simulate` computes; see simulate.
     simulate: dict[str, Any] = Field(default_factory=dict)
-    matrix: tuple[dict[str, Axis], ...]
+    matrix: tuple[dict[str, Axis], ...]  # see matrix
     # Filled in from models/<name>.yaml, beside the study or shipped.
     models: dict[str, dict[str, Any]] = Field(default_factory=dict)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.variants.describe import Description, describe, release_notes
 from harness.variants.families import version_key
-from harness.variants.overlay import check_overlay, overlay_path
+from harness.variants.overlay import check_overlay, overlay_path, overlay_with
 from harness.variants.series import (
     UNPINNED,
     Series,
@@ -16,7 +16,6 @@ from harness.variants.series import (
     supported_releases,
 )
 from harness.variants.sources import (
-    cache_folder,
     patch_hashes,
     release_source,
     released_variant,
@@ -33,12 +32,12 @@ __all__ = [
     "Variant",
     "Verification",
     "all_variants",
-    "cache_folder",
     "check_overlay",
     "describe",
     "installed_release",
     "load_series",
     "overlay_path",
+    "overlay_with",
     "patch_hashes",
     "precondition_note",
     "release_notes",

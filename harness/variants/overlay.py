@@ -11,10 +11,11 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 from harness.system.errors import HarnessError
-from harness.variants.apply import check_hashes, patched_files
+from harness.system.places import cache_folder
+from harness.variants.apply import apply_patches, check_hashes, patched_files
 from harness.variants.families import PACKAGE, touched_files
 from harness.variants.series import Series, sha256
-from harness.variants.sources import cache_folder, resolve
+from harness.variants.sources import resolve
 from harness.variants.variant import Variant
 
 MANIFEST = "overlay.json"
@@ -42,6 +43,17 @@ def build_overlay(variant: Variant, series: Series, folder: Path) -> Path:
             f"{path.parent}: cannot build an overlay there ({error.strerror or error}); "
             "make room, or name another folder with HPZ_CACHE"
         ) from error
+    check_overlay(path)
+    return path
+
+
+def overlay_with(overlay: Path, patch: Path) -> Path:
+    """A copy of an overlay with one more patch applied; built if need be. Raises HarnessError."""
+    path = overlay.with_name(f"{overlay.name}-{sha256(patch)[:16]}")
+    if not path.is_dir():
+        source = overlay / PACKAGE
+        release = json.loads((overlay / MANIFEST).read_text())["release"]
+        _write(f"{release} + {patch.name}", source, apply_patches([patch.resolve()], source), path)
     check_overlay(path)
     return path
 
@@ -89,16 +101,20 @@ def _files(folder: Path) -> list[str]:
 
 
 def _build(series: Series, variant: Variant, source: Path, path: Path) -> None:
-    """Builds beside `path` and renames: whoever comes first wins, and nobody sees half an overlay."""
     patched = patched_files(series, variant, source)
     check_hashes(series, variant, patched)
+    _write(series.release, source, patched, path)
+
+
+def _write(release: str, source: Path, patched: dict[str, bytes], path: Path) -> None:
+    """Builds beside `path` and renames: whoever comes first wins, and nobody sees half an overlay."""
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=path.parent, prefix=".building-"))
     try:
         work.chmod(0o755)
         _fill(work, source, patched)
         digests = {name: sha256(work / name) for name in _files(work)}
-        manifest = {"schema": 1, "release": series.release, "files": digests}
+        manifest = {"schema": 1, "release": release, "files": digests}
         (work / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         _publish(work, path)
     finally:

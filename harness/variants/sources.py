@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from importlib.metadata import distribution
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from harness.system.errors import HarnessError
+from harness.system.places import cache_folder
 from harness.variants.archive import check_complete, fetch
 from harness.variants.families import PACKAGE
 from harness.variants.fit import differences, fit
@@ -25,13 +25,6 @@ from harness.variants.series import (
     supported_releases,
 )
 from harness.variants.variant import Variant
-
-
-def cache_folder() -> Path:
-    """`$HPZ_CACHE`, else `$XDG_CACHE_HOME/hpz-lab`, else `~/.cache/hpz-lab`; not created here."""
-    if own := os.environ.get("HPZ_CACHE"):
-        return Path(own).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "hpz-lab"
 
 
 def resolve(release: str | None, source: Path | None = None) -> tuple[Series, Path]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from harness.study.text import stdlib_sha256, stdlib_text
 from harness.system.errors import HarnessError
-from harness.variants.sources import cache_folder
+from harness.system.places import cache_folder
 
 SMALLEST_VOCABULARY = 256  # every byte; with no more than that a token is a byte
 

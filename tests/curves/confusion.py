@@ -1,4 +1,4 @@
-"""How triage judges the curves of the set: `python -m tests.curves.confusion` prints the tables of docs/triage.md."""
+"""How triage judges the curves of the set: `python -m tests.curves.confusion` prints the tables of its page in docs."""
 
 from __future__ import annotations
 

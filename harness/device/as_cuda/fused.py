@@ -17,6 +17,7 @@ class FusedAdam:
     """What FusedAdamBuilder loads; see csrc/adam/multi_tensor_adam.cu of DeepSpeed."""
 
     @staticmethod
+    @torch.no_grad()  # a kernel writes parameters whether or not they want a gradient
     def multi_tensor_adam(
         chunk_size: int,
         noop_flag: Tensor,

@@ -56,6 +56,7 @@ def map_cuda() -> None:
     translate_default_devices(lambda device: DEVICE if names_device(device) else device)
     group_by_place()
     kernels.add_kernels()
+    kernels.handle_norms()
     tensors.handle_tensors()
     tensors.register_location()
 

@@ -14,6 +14,7 @@ from typing import Any
 from harness.diagnose.curve import Curve, Told, curve_of, empty_curve
 from harness.diagnose.read.console import from_console
 from harness.diagnose.read.events import folders_of_events, from_events, is_events
+from harness.diagnose.read.golden import from_golden
 from harness.diagnose.read.log import errors_in, is_log, overflows_in, told_by
 from harness.diagnose.read.rows import Rows
 from harness.diagnose.read.runs import runs_in
@@ -24,10 +25,11 @@ from harness.system.errors import HarnessError
 
 ACCEPTED = (
     "a run directory, a log as printed, trainer_state.json, CSV, JSON or JSONL with a loss or a gradient norm, "
-    "TensorBoard events or a wandb store"
+    "TensorBoard events, a wandb store, or golden values of torchtitan or Megatron-LM"
 )
 HINT = f"give {ACCEPTED}"
 ADAPTERS: tuple[Callable[[str], Rows | None], ...] = (
+    from_golden,
     from_json,
     from_jsonl,
     from_csv,
@@ -69,7 +71,7 @@ def curves_in(text: str, source: str) -> list[Curve]:
     known: dict[str, Any] = {}
     if not text.strip():
         return [empty_curve(form="empty file")]
-    if (keys := _keys_of_json(text)) is not None and from_json(text) is None:
+    if (keys := _keys_of_json(text)) is not None and not (from_golden(text) or from_json(text)):
         what = (
             "is a DeepSpeed configuration; give it as --config"
             if "zero_optimization" in keys

@@ -32,9 +32,12 @@ WORLD = (
     re.compile(r"dist_world_size=(\d+)"),
 )
 DTYPE = {
-    "bf16": re.compile(r"bfloat16_enabled\s*\.+\s*True|(?<![\w.])bf16\s*[=:]\s*True"),
+    "bf16": re.compile(
+        r"bfloat16_enabled\s*\.+\s*True|(?<![\w.])bf16\s*[=:]?\s*[Tt]rue|--torch_dtype[= ]+bfloat16"
+    ),
     "fp16": re.compile(
-        r"float16_enabled\s*\.+\s*True|fp16_enabled\s*\.+\s*True|(?<![\w.])fp16\s*[=:]\s*True"
+        r"float16_enabled\s*\.+\s*True|fp16_enabled\s*\.+\s*True|(?<![\w.])fp16\s*[=:]?\s*[Tt]rue|"
+        r"--torch_dtype[= ]+float16"
     ),
 }
 PRINTED = re.compile(r"\bjson = (?=\{)")
@@ -48,6 +51,7 @@ SKIPPED = re.compile(r"\[Rank 0\] step=(\d+), skipped=(\d+)")
 ZERO_CONFIG = re.compile(r"zero_config \.+ (.*stage=.*)$", re.MULTILINE)
 ZERO_KEY = re.compile(r"(?<![\w.(])(\w+)=(\d+(?:\.\d+)?|True|False)\b")
 OFFLOADED = re.compile(r"(offload_param|offload_optimizer)=\w+\(device=(?:<[^:]*: )?'(\w+)'")
+NAMED = re.compile(r"(?:--|^\s*)deepspeed(?:_config)?[=:\s]+['\"]?([\w./-]+)", re.MULTILINE)
 ERROR = re.compile(
     r"^.*?(?:\bException: |(?:[A-Z]\w{0,40}|\b\w{1,40}\.)(?:Error|Exception|Timeout)\b[:(]|"
     r"Watchdog caught collective operation timeout|Timed out initializing process group|"
@@ -81,6 +85,7 @@ def told_by(text: str) -> Told:
         world_size=next((int(found[1]) for pattern in WORLD if (found := pattern.search(text))), None),
         dtype=next((name for name, pattern in DTYPE.items() if pattern.search(text)), None),
         config=_printed_config(text) or _printed_zero(text),
+        names_config=_named_config(text),
     )
 
 
@@ -138,3 +143,9 @@ def _printed_zero(text: str) -> dict[str, Any] | None:
     zero |= {key: {"device": device} for key, device in OFFLOADED.findall(found[1]) if device != "none"}
     known = {key: value for key, value in zero.items() if key in KEPT or key.startswith("offload")}
     return {"zero_optimization": known}
+
+
+def _named_config(text: str) -> str | None:
+    """The configuration that command lines and recipes in the log name, where it is one."""
+    named = {found[1] for found in NAMED.finditer(text)}
+    return named.pop() if len(named) == 1 else None

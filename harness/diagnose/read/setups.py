@@ -15,6 +15,7 @@ from harness.configuration import (
     Found,
     Release,
     Remark,
+    brought_along,
     checked,
     named_release,
     no_zeropp,
@@ -56,7 +57,7 @@ def read_setup(
     `told` is what its log says; with `assume_installed` the installed DeepSpeed is taken where no release is known.
     """
     given, told = given or Given(), told or Told()
-    found = read_configuration(config) if config else Found()
+    found = read_configuration(config) if config else _named(told)
     if given.trainer_args:
         found = read_arguments(given.trainer_args).filled(found)
     if given.script:
@@ -91,6 +92,11 @@ def read_setup(
     except HarnessError as error:
         raise HarnessError(f"{config}: {error}" if config else str(error)) from error
     return setup
+
+
+def _named(told: Told) -> Found:
+    """The configuration that a log names without printing it, where a trainer brings it along."""
+    return (brought_along(told.names_config) if told.names_config and not told.config else None) or Found()
 
 
 def _keys(

@@ -23,8 +23,7 @@ import yaml
 from harness.launch.slurm.profile import Profile
 from harness.study import Run
 from harness.system.errors import HarnessError
-from harness.system.places import REPOSITORY
-from harness.variants import cache_folder
+from harness.system.places import REPOSITORY, cache_folder
 
 
 @dataclass(frozen=True)

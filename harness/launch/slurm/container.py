@@ -19,8 +19,8 @@ from pydantic import Field, field_validator, model_validator
 
 from harness.study import Frozen, Run
 from harness.system.errors import HarnessError
+from harness.system.places import cache_folder
 from harness.system.whole_file import write_json
-from harness.variants import cache_folder
 
 VARIABLE = "HPZ_CONTAINED"  # set for ranks in a container
 UNKNOWN = "unknown"
@@ -89,8 +89,8 @@ class Image(Frozen):
 class Container(Frozen):
     """One of the three ways; a bare list in a profile is `words`."""
 
-    pyxis: Image | None = None
-    apptainer: Image | None = None
+    pyxis: Image | None = None  # enroot images, by srun's --container-image
+    apptainer: Image | None = None  # a .sif file or what apptainer pulls
     words: tuple[str, ...] = ()  # of another runtime, put before python as they are: [podman, run, …, image]
 
     @model_validator(mode="before")

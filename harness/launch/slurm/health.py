@@ -24,9 +24,9 @@ class Health(Frozen):
     gpu: str | None = None  # part of the name that nvidia-smi gives every card
     gpu_memory_free: float = Field(default=0.9, ge=0, le=1)  # share of each card's
     memory_free_gb: float | None = Field(default=None, gt=0)  # of the node
-    tmp_free_gb: float = Field(default=1, ge=0)
-    results_free_gb: float = Field(default=1, ge=0)
-    clock_skew_seconds: float = Field(default=5, gt=0)
+    tmp_free_gb: float = Field(default=1, ge=0)  # where temporary files go
+    results_free_gb: float = Field(default=1, ge=0)  # where results go
+    clock_skew_seconds: float = Field(default=5, gt=0)  # from the node that looks
     # Bandwidth is judged where network_baseline measures it. Over gloo both are what processors and memory allow.
     inside_node_gbit_s: float | None = Field(default=None, gt=0)  # bus bandwidth of an all-gather
     between_nodes_gbit_s: float | None = Field(

@@ -15,6 +15,7 @@ from harness.launch.slurm.site import Site
 from harness.study import Frozen
 from harness.study.messages import first_message
 from harness.system.errors import HarnessError
+from harness.system.places import shipped
 from harness.system.secrets import hidden, is_secret, refuse_secrets
 from harness.system.yaml_file import read_keys
 
@@ -35,12 +36,12 @@ def seconds_of(text: str) -> int:
 class Profile(Frozen):
     """One cluster as seen by `hpz submit`; a key left out is not asked for."""
 
-    name: str
+    name: str  # default: the file's
     note: str = ""  # for people: who may use it, how throttled it is
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
+    partition: str | None = None  # sbatch's --partition
+    account: str | None = None  # sbatch's --account
+    qos: str | None = None  # sbatch's --qos
+    constraint: str | None = None  # sbatch's --constraint
     options: tuple[str, ...] = ()  # further sbatch options, as --segment=4
     after: tuple[str, ...] = ()  # other jobs to wait for: 1234 (ended well), or afterany:1234
     mail: str | None = None  # SLURM writes to this address
@@ -48,10 +49,10 @@ class Profile(Frozen):
     job_name: str | None = None  # default: hpz-<study>
     notify: str | None = None  # shell line that tasks tell of runs, and of the study, that ended
     max_nodes: int | None = Field(default=None, ge=1)  # larger studies are refused before sbatch sees them
-    gpus_per_node: int = Field(default=0, ge=0)
-    cpus_per_rank: int | None = Field(default=None, ge=1)
+    gpus_per_node: int = Field(default=0, ge=0)  # 0: none is asked for
+    cpus_per_rank: int | None = Field(default=None, ge=1)  # sbatch's --cpus-per-task
     memory_per_node: str | None = None  # sbatch's --mem; "0" is all of a node's
-    exclusive: bool = False
+    exclusive: bool = False  # whole nodes
     time: str = "04:00:00"  # of one pair group; a longer one goes on after a requeue
     signal_lead_seconds: int = Field(default=300, ge=10)  # before the limit: time for a step and a checkpoint
     budget: float | None = Field(
@@ -66,7 +67,7 @@ class Profile(Frozen):
     container: Container | None = (
         None  # pyxis: {image: …}, apptainer: {image: …}, or a list of words before python
     )
-    srun_options: tuple[str, ...] = ()
+    srun_options: tuple[str, ...] = ()  # further srun options, as --mpi=none
     environment: dict[str, str] = Field(default={})  # of the ranks: NCCL and gloo settings
     network_interface: str | None = None  # whose byte counter each step records
     shapes_links: bool = False  # jobs may limit that interface (as root), for studies with a link axis
@@ -170,7 +171,7 @@ def with_options(profile: Profile, given: Mapping[str, Any]) -> Profile:
 
 def load_profile(path: str | Path) -> Profile:
     """Read a profile. Raises HarnessError naming file and key, with the nearest valid key."""
-    file = Path(path)
+    file = shipped(Path(path))
     content = read_keys(file, "--cluster takes a profile, as slurm/clusters/generic-8gpu.yaml")
     try:
         profile = Profile.model_validate({"name": file.stem, **content})

@@ -56,8 +56,8 @@ def test_the_patches_apply_together(tmp_path: Path) -> None:
 
 
 def test_the_patches_are_there_and_say_where_they_come_from() -> None:
-    assert [patch.name[:4] for patch in PATCHES] == ["0001", "0002", "0003"]
+    assert [patch.name[:4] for patch in PATCHES] == ["0001", "0002", "0003", "0004"]
     for patch in PATCHES:
         text = patch.read_text()
-        for line in ("Subject: [PATCH] zero3:", "Origin: vendor", "Forwarded: no", "Applied-Upstream: no"):
+        for line in ("Subject: [PATCH] zero", "Origin: vendor", "Forwarded: no", "Applied-Upstream: no"):
             assert line in text

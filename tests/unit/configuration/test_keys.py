@@ -10,7 +10,8 @@ import pytest
 
 from harness.configuration.keys import checked, sections
 from harness.system.errors import HarnessError
-from harness.variants import cache_folder, supported_releases
+from harness.system.places import cache_folder
+from harness.variants import supported_releases
 
 
 def zero(**keys: Any) -> dict[str, Any]:

@@ -105,6 +105,22 @@ def test_host_tensors_are_reduced_at_once(device: VirtualDevice) -> None:
     assert device.counters().host_syncs_by_reason() == {"barrier": 1}
 
 
+@pytest.mark.parametrize("shape", [(4, 1), (1, 4), (2, 2)])
+def test_a_gather_counts_elements_as_nccl_does_and_not_shapes(
+    device: VirtualDevice, shape: tuple[int, ...]
+) -> None:
+    x, outputs = torch.arange(4.0, device=DEVICE), [torch.empty(shape, device=DEVICE)]
+    dist.all_gather(outputs, x)
+    assert outputs[0].shape == shape
+    assert outputs[0].flatten().tolist() == [0, 1, 2, 3]
+
+
+def test_a_reduce_scatter_of_a_matrix_is_read_row_by_row(device: VirtualDevice) -> None:
+    x, output = torch.arange(4.0, device=DEVICE).view(2, 2).t().contiguous(), torch.empty(4, device=DEVICE)
+    dist.reduce_scatter_tensor(output, x)
+    assert output.tolist() == [0, 2, 1, 3]
+
+
 def test_a_collective_around_the_backend_is_deferred_as_those_of_the_backend(device: VirtualDevice) -> None:
     x = torch.ones(2, device=DEVICE)
     work = dist.all_reduce(x, async_op=True)

@@ -43,6 +43,14 @@ def syncs(device: VirtualDevice) -> dict[str, int]:
 # ---- where memory is
 
 
+@pytest.mark.parametrize("kind", [int, float, bool, complex])
+def test_python_types_are_taken_for_dtypes_as_torch_takes_them(kind: type) -> None:
+    expected = torch.ones(2).to(kind).dtype
+    with on("eager"):
+        assert torch.ones(2, device=DEVICE).to(kind).dtype == expected
+        assert torch.ones(2).to(dtype=kind).dtype == expected
+
+
 def test_a_factory_without_a_device_makes_host_memory() -> None:
     with on("eager"):
         assert torch.zeros(2).device == torch.device("cpu")
@@ -554,3 +562,18 @@ def test_ops_have_the_same_numbers_under_every_policy(policy: str) -> None:
         return [op.name for op in seen.ops]
 
     assert issued(policy) == issued("eager")
+
+
+def test_a_shape_without_memory_keeps_its_place_when_its_type_changes() -> None:
+    with on("side-first"):
+        assert torch.empty(2, device="meta").to(torch.bfloat16).is_meta
+
+
+def test_functions_that_zero_init_puts_in_torchs_place_are_not_called_by_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("zeros", "empty", "full"):
+        monkeypatch.setattr(torch, name, lambda *_, **__: pytest.fail("called by the device itself"))
+    with on("side-first"):
+        x = torch.arange(4.0, device=DEVICE).half()
+        assert (x.view(2, 2) @ x.view(2, 2)).sum().item() == 22

@@ -135,6 +135,15 @@ def test_a_usual_threshold_above_the_one_size_given_is_not_blamed(app: typer.Typ
     assert "stays gathered" not in output
 
 
+def test_what_fp16_may_do_without_a_fault_is_said_where_it_is_trained_in(
+    app: typer.Typer, config: Path
+) -> None:
+    sentence = "in fp16 the first steps may overflow and be skipped"
+    assert sentence not in words(RUN.invoke(app, ["--config", str(config)]).stdout)
+    config.write_text(json.dumps(CONFIG | {"fp16": {"enabled": True}}))
+    assert sentence in words(RUN.invoke(app, ["--config", str(config)]).stdout)
+
+
 def test_what_is_assumed_of_an_unknown_release_is_said(app: typer.Typer, config: Path) -> None:
     arguments = ["--config", str(config), "--release", "0.20.1"]
     sentence = "0.20.1 is newer than the newest known release, 0.19.8; judged as that"

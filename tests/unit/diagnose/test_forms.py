@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from harness.diagnose.curve import Curve
 from harness.diagnose.read import read_curve, read_curves
 from harness.diagnose.read.curves import curves_in, curves_of_bytes
+from harness.diagnose.read.setups import read_setup
 from harness.system.errors import HarnessError
 
 Row = tuple[int, float, float]
@@ -579,3 +580,17 @@ def test_any_bytes_are_read_or_refused(content: bytes, head: bytes) -> None:
         curves_of_bytes(head + content, "here")
     except HarnessError as refused:
         assert "\n" not in str(refused)
+
+
+@pytest.mark.parametrize(
+    "line", ["swift sft --deepspeed zero2 --lr 1e-5", "deepspeed: examples/deepspeed/ds_z2_config.json"]
+)
+def test_a_log_that_names_a_trainers_own_configuration_tells_its_stage(line: str) -> None:
+    told = read(f"{line}\n{{'loss': 2.0, 'grad_norm': 1.0}}\n{{'loss': 0.0, 'grad_norm': nan}}\n").told
+    setup = read_setup(None, told=told)
+    assert (setup.has_config, setup.stage, setup.overlap) == (True, 2, None)
+
+
+def test_a_log_that_names_two_configurations_tells_none() -> None:
+    told = read("--deepspeed zero2\n--deepspeed zero3\n{'loss': 2.0}\n{'loss': 1.9}\n").told
+    assert not read_setup(None, told=told).has_config

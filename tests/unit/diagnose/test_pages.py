@@ -11,7 +11,7 @@ DOCS = REPOSITORY / "docs"
 
 
 def test_the_page_of_faults_is_the_table() -> None:
-    assert (DOCS / "faults.md").read_text() == all_pages(), "hpz doctor --explain all > docs/faults.md"
+    assert (DOCS / "reference" / "faults.md").read_text() == all_pages(), "hpz doctor --explain all writes it"
 
 
 def test_every_fault_has_a_page_with_its_way_out() -> None:
@@ -19,7 +19,7 @@ def test_every_fault_has_a_page_with_its_way_out() -> None:
 
 
 def test_the_figures_of_triage_are_what_the_set_gives() -> None:
-    assert tables() in (DOCS / "triage.md").read_text(), "python -m tests.curves.confusion"
+    assert tables() in (DOCS / "explanation" / "triage.md").read_text(), "python -m tests.curves.confusion"
 
 
 def test_triage_is_good_enough() -> None:

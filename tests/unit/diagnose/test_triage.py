@@ -354,3 +354,13 @@ def test_what_is_sound_in_fp16_alone_asks_for_the_precision() -> None:
     assert found.headline == "No sign of a fault in 24 steps, if they were trained in fp16."
     assert found.question == "Does it train in fp16? Give --config ds_config.json."
     assert not any("nothing to do" in step for step in found.next)
+
+
+def test_a_dozen_losses_that_jump_by_half_of_themselves_are_too_few_to_call_sound() -> None:
+    found = triage(case([12.0, 14.4, 5.3, 7.6, 4.6, 9.2, 6.0, 6.4, 5.0, 0.3, 1.5, 2.6]))
+    assert found.verdict == "too short"
+    assert found.headline.startswith("Too short to judge: 12 steps that jump about.")
+
+
+def test_a_dozen_losses_that_only_fall_are_sound_however_fast() -> None:
+    assert triage(case([2.0, 1.55, 0.58, 0.32, 0.13, 0.09])).verdict == "healthy"

@@ -41,7 +41,7 @@ def pair(variant: str, verdict: str, policy: str = "side-first", **changes: Any)
         "first_bad_step": None if verdict in ("exact", "equivalent") else 3,
         "host_syncs_per_step": 36.0 if variant == "fixed" else 6.0,
         "baseline_host_syncs_per_step": 6.0,
-        "step_seconds_ratio": {"median": 1.0, "low": 0.9, "high": 1.1, "n": 9},
+        "step_seconds_ratio": {"median": 1.0, "low": 0.9, "high": 1.1, "n": 12, "too_narrow": False},
         "races": None,
         "evidence": "virtual-device",
         **changes,
@@ -157,7 +157,7 @@ def test_metered_bytes_go_before_counted_ones() -> None:
 
 
 def timed(variant: str, low: float, high: float, **changes: Any) -> dict[str, Any]:
-    times = {"median": (low + high) / 2, "low": low, "high": high, "n": 9}
+    times = {"median": (low + high) / 2, "low": low, "high": high, "n": 12, "too_narrow": False}
     return pair(
         variant, "exact", "native", evidence="multi-node", step_seconds_ratio=times, device="cuda", **changes
     ) | {"baseline_device": "cuda"}

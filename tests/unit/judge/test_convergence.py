@@ -7,14 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis.judge.band import Floats, tolerance_band
 from analysis.judge.convergence import (
     Curve,
-    Floats,
     bootstrap_mean,
     divergence,
     final_difference,
     judge,
-    tolerance_band,
 )
 from harness.study import Rule
 
@@ -109,20 +108,15 @@ def test_too_few_seeds_make_no_band(seeds: int) -> None:
 def test_every_seed_of_the_band_lies_inside_it() -> None:
     assert BAND is not None
     assert all(BAND.first_outside(losses(seed)) is None for seed in (1, 2, 3, 4))
-    assert BAND.level == 0.8
+    assert BAND.level == RULE.confidence
 
 
-@pytest.mark.parametrize("seeds", [3, 6])
-def test_the_band_holds_as_often_as_it_says_and_is_not_endless(seeds: int) -> None:
-    inside, widths = 0, []
-    for trial in range(300):
-        draws = np.stack([losses(1000 * trial + seed, noise=0.05) for seed in range(seeds + 1)])
-        band = tolerance_band(draws[:-1], RULE)
-        assert band is not None
-        inside += band.first_outside(draws[-1]) is None
-        widths.append(band.half_width.mean())
-    assert inside / 300 >= band.level - 0.05
-    assert np.mean(widths) < 5 * 0.05
+def test_an_equivalence_says_what_it_could_have_missed() -> None:
+    loss = changed(losses(), 7, losses()[7] + 1e-9)
+    found = judge(curve(loss), BASELINE, BAND, RULE)
+    assert BAND is not None
+    assert (found.verdict, found.smallest_drift) == ("equivalent", BAND.smallest_drift)
+    assert f"a loss higher by {BAND.smallest_drift:.2g} over the last half would have shown" in found.reason
 
 
 def test_the_final_difference_is_paired_by_seed() -> None:

@@ -22,6 +22,8 @@ from harness.system.errors import HarnessError
         ("torchrun --nproc_per_node 2 -m pkg.train --a", 2, None, "pkg.train", ("--a",), False),
         ("python -m torch.distributed.run --nproc_per_node 3 t.py", 3, "t.py", None, (), False),
         ("python -u train.py --epochs 1", None, "train.py", None, ("--epochs", "1"), False),
+        ("fabric run --devices 2 --strategy deepspeed_stage_3 t.py --a", 2, "t.py", None, ("--a",), False),
+        ("fabric run --devices=0,1,2 --num-nodes 2 t.py", 6, "t.py", None, (), False),
         ("accelerate launch --num_processes 2 train.py --fp16", 2, "train.py", None, ("--fp16",), False),
     ],
 )
@@ -49,6 +51,18 @@ def test_accelerates_file_becomes_the_environment_that_it_sets(tmp_path: Path) -
     assert launched.environment["ACCELERATE_USE_DEEPSPEED"] == "true"
     assert launched.environment["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "3"
     assert launched.environment["ACCELERATE_MIXED_PRECISION"] == "bf16"
+
+
+def test_fabrics_options_become_the_environment_that_it_sets() -> None:
+    line = "fabric run --accelerator cuda --devices 2 --strategy deepspeed t.py"
+    launched = read_launch(line.split(" "))
+    assert launched.environment == {
+        "LT_ACCELERATOR": "cuda",
+        "LT_STRATEGY": "deepspeed",
+        "LT_DEVICES": "2",
+        "LT_NUM_NODES": "1",
+        "LT_CLI_USED": "1",
+    }
 
 
 def test_words_before_the_launcher_are_its_environment() -> None:

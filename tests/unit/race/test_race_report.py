@@ -103,7 +103,7 @@ def test_a_clean_report_says_so_and_how_much_ran() -> None:
             "FAILED before its first training step",
             "0 steps, 0 ops: nothing ran, so nothing was analysed",
         ),
-        (4, 0, "FAILED before its first training step", "0 steps, 8 ops: no unordered accesses"),
+        (4, 0, "FAILED before its first training step", "0 steps, 8 ops: too little to judge"),
         (4, 1, "FAILED after 1 step", "1 step, 8 ops: no unordered accesses"),
     ],
 )

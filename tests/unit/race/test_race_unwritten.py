@@ -78,10 +78,19 @@ def test_an_all_gather_carries_to_this_ranks_place() -> None:
 
 
 def test_what_goes_to_other_ranks_alone_or_to_the_host_counts_as_used() -> None:
-    for name in ("all_to_all", "send", "_to_copy"):
+    for name in ("all_to_all", "send_recv", "_to_copy"):
         analysis = started(4)
         analysis.op(0, name, 0, [whole(SOURCE, 4)], [])
         assert found(analysis) == [(name, name, 0, 4)]
+
+
+def test_a_message_of_fixed_size_behind_its_header_is_no_use_of_the_rest() -> None:
+    analysis = started(1024)
+    analysis.op(0, "copy_", 0, [], [(SOURCE, Footprint(0, 20))])
+    analysis.op(1, "send_recv", 0, [whole(SOURCE, 1024)], [])
+    assert found(analysis) == []
+    analysis.op(2, "send_recv", 0, [(SOURCE, Footprint(20, 4))], [])
+    assert found(analysis) == [("send_recv", "send_recv", 20, 24)]
 
 
 def test_the_padding_of_a_buffer_may_be_scaled_and_reduced_as_long_as_nobody_wants_it() -> None:

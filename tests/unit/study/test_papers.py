@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from typing import Any
 
 import pytest
 import yaml
 
+from harness import __version__
 from harness.system.places import REPOSITORY
 
 LEVELS = ("simulated-time", "virtual-device", "cpu", "one-gpu", "multi-node")
 CONFIDENCE = ("abstract", "summary by others", "related, unconfirmed")
+# Terms of CodeMeta 3.0 and of schema.org that its context takes over, as far as they are used here.
+CODEMETA = {
+    *(
+        "applicationCategory",
+        "author",
+        "description",
+        "developmentStatus",
+        "identifier",
+        "keywords",
+        "license",
+    ),
+    *(
+        "name",
+        "operatingSystem",
+        "programmingLanguage",
+        "readme",
+        "referencePublication",
+        "softwareRequirements",
+    ),
+    "version",
+}
 
 
 def read(path: str) -> Any:
@@ -56,3 +80,38 @@ def test_the_citation_names_the_paper_as_the_claims_do() -> None:
     (paper,) = citation["references"]
     names = [f"{author['given-names']} {author['family-names']}" for author in paper["authors"]]
     assert (paper["title"], names) == (CLAIMS["paper"]["title"], CLAIMS["paper"]["authors"])
+
+
+def test_citation_codemeta_and_package_tell_the_same_of_the_software() -> None:
+    citation, codemeta = read("CITATION.cff"), json.loads((REPOSITORY / "codemeta.json").read_text())
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert citation["cff-version"] == "1.2.0" and citation["type"] == "software"
+    assert citation["version"] == codemeta["version"] == __version__
+    assert citation["license"] == codemeta["license"].rpartition("/")[2] == project["license"]
+    assert citation["keywords"] == codemeta["keywords"] == project["keywords"]
+    assert codemeta["description"] == project["description"]
+    assert codemeta["programmingLanguage"]["version"] == project["requires-python"]
+    names = [author["name"] for author in citation["authors"]]
+    assert [author["name"] for author in codemeta["author"]] == names
+    (paper,) = citation["references"]
+    dois = [one["value"] for one in paper["identifiers"] if one["type"] == "doi"]
+    assert [codemeta["referencePublication"]["identifier"]] == [f"https://doi.org/{doi}" for doi in dois]
+
+
+def test_codemeta_uses_terms_of_its_context_alone() -> None:
+    codemeta = json.loads((REPOSITORY / "codemeta.json").read_text())
+    assert codemeta["@context"] == "https://w3id.org/codemeta/3.0"
+    assert codemeta["@type"] == "SoftwareSourceCode"
+    assert set(codemeta) - {"@context", "@type"} <= CODEMETA
+
+
+def test_the_version_has_release_notes() -> None:
+    assert f"\n## {__version__}\n" in (REPOSITORY / "CHANGELOG.md").read_text()
+
+
+def test_every_kind_of_thing_that_is_shipped_has_a_licence() -> None:
+    text = (REPOSITORY / "LICENSES.md").read_text()
+    data = [file.name for file in (REPOSITORY / "experiments" / "data").iterdir() if file.suffix != ".md"]
+    assert all(f"`experiments/data/{name}`" in text for name in data)
+    folders = ("patches/", "experiments/models/", "analysis/page/templates/vendor/")
+    assert all(f"`{folder}" in text for folder in folders)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.system.errors import HarnessError
+from harness.system.places import cache_folder
 from harness.variants import (
     NAMED,
     Variant,
@@ -26,7 +27,7 @@ from harness.variants import (
     verify_overlay,
 )
 from harness.variants.series import sha256
-from harness.variants.sources import cache_folder, release_source, resolve
+from harness.variants.sources import release_source, resolve
 from harness.variants.syntax import FILES, OFFLOAD, PARTITION, STAGE3
 from harness.variants.verify import loaded_files
 

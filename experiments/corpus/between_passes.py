@@ -16,6 +16,9 @@ parser.add_argument("--hpz", type=int, default=2)
 # In its first two passes DeepSpeed records its trace and exchanges it: since 0.15.4 that makes the host wait where the
 # next pass starts, which hides the fault. Before 0.14.3 a timer that cannot be switched off hides it from the third on.
 parser.add_argument("--warm-up", type=int, default=2)
+parser.add_argument(
+    "--rollback", type=int, default=0, help="steps between saving a checkpoint and loading it"
+)
 args = parser.parse_args()
 
 FOLDER = f"{tempfile.gettempdir()}/between-passes-{os.environ['MASTER_PORT']}"  # the same on all ranks
@@ -82,6 +85,8 @@ if args.how == "universal":
     warm_up(engine)
 parameters = list(engine.module.parameters())
 if args.how == "checkpoint":
+    for _ in range(args.rollback):
+        train(engine)
     engine.load_checkpoint(FOLDER, tag="last")
 elif args.how == "universal":
     engine.load_checkpoint(FOLDER, tag="universal")

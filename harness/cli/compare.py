@@ -1,0 +1,72 @@
+"""`hpz compare`: whether two trainings' curves are alike, with an exit code for continuous integration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import JsonOption
+from harness.diagnose.curve import Curve
+from harness.diagnose.read import ACCEPTED, read_curves
+from harness.system.errors import HarnessError, nearest
+
+More = Annotated[list[Path] | None, typer.Option(metavar="CURVE", help="One more seed of side A; repeat it.")]
+MoreB = Annotated[
+    list[Path] | None, typer.Option(metavar="CURVE", help="One more seed of side B; repeat it.")
+]
+
+
+def compare(
+    first: Annotated[
+        Path,
+        typer.Argument(
+            metavar="A", help=f"What it should be: {ACCEPTED}. A file with several runs is as many seeds."
+        ),
+    ],
+    second: Annotated[Path, typer.Argument(metavar="B", help="What is held against it.")],
+    a: More = None,
+    b: MoreB = None,
+    run_a: Annotated[str | None, typer.Option(help="Of a file with several runs, this one alone.")] = None,
+    run_b: Annotated[str | None, typer.Option(help="Of a file with several runs, this one alone.")] = None,
+    within: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="SHARE", help="Take 0.01 for none: losses may be off by 1 % at any step."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Are two curves alike? Exit code 0: yes, 1: no, 2: they cannot be compared.
+
+    Example: hpz compare golden.txt train.log. With seeds: hpz compare s1.csv new.csv --a s2.csv --a s3.csv
+    """
+    from analysis.judge.compare import compare as judge
+
+    left = [*_named(first, run_a), *(curve for path in a or [] for curve in read_curves(path))]
+    right = [*_named(second, run_b), *(curve for path in b or [] for curve in read_curves(path))]
+    found = judge(left, right, within)
+    if as_json:
+        print(json.dumps(found.record(), indent=1))
+    else:
+        sides = f"{found.seeds[0]} against {found.seeds[1]}, {found.steps} common steps"
+        print(f"{found.verdict}: {'alike' if found.same else 'not alike'} ({sides})")
+        for one in found.curves:
+            at = "" if one.first_bad_step is None else f" from step {one.first_bad_step} on"
+            print(f"  {one.name}: {one.verdict}{at}; {one.reason}")
+        for note in found.notes:
+            print(f"  note: {note}")
+    raise typer.Exit(0 if found.same else 1)
+
+
+def _named(path: Path, run: str | None) -> list[Curve]:
+    curves = read_curves(path)
+    if run is None:
+        return curves
+    named = [curve for curve in curves if curve.name == run]
+    if not named:
+        names = [curve.name for curve in curves if curve.name]
+        raise HarnessError(f"{path}: holds no run {run!r}; {nearest(run, names)}")
+    return named
