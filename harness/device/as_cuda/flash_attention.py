@@ -46,7 +46,7 @@ def unpad_input(
 def pad_input(hidden_states: Tensor, indices: Tensor, batch: int, seqlen: int) -> Tensor:
     """`hidden_states` (tokens, ...) at their places: (batch, seqlen, ...), zeros elsewhere."""
     padded: Tensor = index_put_first_axis(hidden_states, indices, batch * seqlen)
-    return padded.unflatten(0, (batch, seqlen))
+    return padded.reshape(batch, seqlen, *padded.shape[1:])
 
 
 class _AllGather(torch.autograd.Function):
