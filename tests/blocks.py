@@ -21,7 +21,10 @@ from harness.system.places import REPOSITORY
 
 PAGES = [
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "slurm/README.md", "patches/README.md")),
-    *(REPOSITORY / name for name in ("patches/upstream/README.md", "experiments/data/README.md")),
+    *(
+        REPOSITORY / name
+        for name in ("patches/upstream/README.md", "experiments/data/README.md", "ARTIFACT.md")
+    ),
     *sorted((REPOSITORY / "docs").rglob("*.md")),
 ]
 NOT_RUN = (

@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(!?)\[([^]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
-BADGES = re.compile(r"^!\[[^]]*\]\(https://img\.shields\.io\S*\)\n", re.MULTILINE)
+BADGES = re.compile(r"^\[?!\[[^]]*\]\(\S*(?:img\.shields\.io|badge\.svg)\S*\)(?:\]\(\S*\))?\n", re.MULTILINE)
 OUTSIDE = {  # page of the clone → page of the site
     "README.md": "index.md",
     "slurm/README.md": "howto/slurm.md",
@@ -27,6 +27,7 @@ OUTSIDE = {  # page of the clone → page of the site
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "ARTIFACT.md": "artifact.md",
+    "LICENSES.md": "licences.md",
 }
 FOLDERS = {  # in the order of the navigation; a page that is not named follows by its name
     "tutorial": ("Tutorial", ("first-verdict", "a-race-of-your-own")),
@@ -34,14 +35,13 @@ FOLDERS = {  # in the order of the navigation; a page that is not named follows 
     "explanation": ("Explanation", ("the-race", "two-faults", "virtual-streams", "happens-before")),
     "reference": ("Reference", ("commands", "study", "profile", "glossary", "faults", "releases")),
 }
-LAST = ("reading-order.md", "contributing.md", "changelog.md", "artifact.md")
+LAST = ("artifact.md", "reading-order.md", "contributing.md", "changelog.md", "licences.md")
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages and files outside docs/, and set the navigation."""
     for source, target in outside().items():
-        text = (ROOT / source).read_text()
-        files.append(File.generated(config, target, content=BADGES.sub("", text)))
+        files.append(File.generated(config, target, content=_text(source)))
     for path in sorted(linked_files()):
         files.append(File.generated(config, f"files/{path}", abs_src_path=str(ROOT / path)))
     config.nav = navigation([file.src_uri for file in files.documentation_pages()])
@@ -77,9 +77,13 @@ def linked_files() -> set[str]:
         *(page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")),
     ]
     for page in pages:
-        text = (ROOT / origins.get(page, f"docs/{page}")).read_text()
-        rewritten(text, page, found.add)
+        rewritten(_text(origins.get(page, f"docs/{page}")), page, found.add)
     return found
+
+
+def _text(source: str) -> str:
+    """A page of the clone without its badges, which lie on the network."""
+    return BADGES.sub("", (ROOT / source).read_text())
 
 
 def rewritten(markdown: str, page: str, copied: Callable[[str], None] = lambda path: None) -> str:

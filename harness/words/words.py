@@ -24,7 +24,8 @@ WORDS = {
         "seeds for a band, not bit-equal."
     ),
     "equivalent": (
-        "A verdict: not bit-equal, but inside the band in which the baseline's own seeds lie at every step."
+        "A verdict: not bit-equal, but inside the band in which the baseline's own seeds lie at every "
+        "step; beside it stands the drift that would have shown."
     ),
     "event": (
         "A mark in a GPU's stream that another stream can wait for. Also the variant of hpZ whose copy is "
