@@ -233,9 +233,10 @@ def shown_by(
         return shown
     if fault.find.kind == "unwritten-read":
         shown = poisoned(shown, job, run)
-    elif not (bits := repeated(job, outcome, run)).repeatable:
-        return missed(task, f"the same schedule gives other values each time, first at {bits.differs_at}")
     else:
+        bits, job, outcome = repeated(job, outcome, run)
+        if not bits.repeatable:
+            return missed(task, f"the same schedule gives other values each time, first at {bits.differs_at}")
         for wanted in (met[:1], met[1:]):  # one is enough to show what the fault does
             if wanted and shown.changed is None:
                 search = explore(wanted, outcome, job, run, settings.budget)

@@ -45,8 +45,8 @@ def unpad_input(
 
 def pad_input(hidden_states: Tensor, indices: Tensor, batch: int, seqlen: int) -> Tensor:
     """`hidden_states` (tokens, ...) at their places: (batch, seqlen, ...), zeros elsewhere."""
-    rows: Tensor = index_put_first_axis(hidden_states, indices, batch * seqlen)
-    return rows.view(batch, seqlen, *rows.shape[1:])
+    padded: Tensor = index_put_first_axis(hidden_states, indices, batch * seqlen)
+    return padded.reshape(batch, seqlen, *padded.shape[1:])
 
 
 class _AllGather(torch.autograd.Function):

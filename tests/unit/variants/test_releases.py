@@ -14,6 +14,7 @@ import pytest
 from harness.system.errors import HarnessError
 from harness.variants import (
     NAMED,
+    families,
     installed_release,
     load_series,
     overlay_path,
@@ -257,14 +258,17 @@ def test_only_what_was_published_is_pinned(release: str, tmp_path: Path) -> None
         adopt(release, tmp_path)
 
 
-def _adopt(release: str, source: Path) -> None:
+def _adopt(release: str, source: Path, patches: Path) -> None:
+    families.PATCHES = adopting.PATCHES = patches
     adopt(release, source)
 
 
 def test_two_may_adopt_at_once_and_neither_is_lost(table: Path, tmp_path: Path) -> None:
     source = package(tmp_path, "0.19.8")
-    fork = multiprocessing.get_context("fork")
-    both = [fork.Process(target=_adopt, args=(release, source)) for release in ("0.19.9", "0.20.0")]
+    spawn = multiprocessing.get_context("spawn")  # not fork: this process may have threads that hold locks
+    both = [
+        spawn.Process(target=_adopt, args=(release, source, table.parent)) for release in ("0.19.9", "0.20.0")
+    ]
     for process in both:
         process.start()
     for process in both:

@@ -140,7 +140,7 @@ def _build(name: str) -> str:
 
 @needs_deepspeed
 def test_two_processes_may_build_at_once(cache: Path) -> None:
-    with multiprocessing.get_context("fork").Pool(4) as pool:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
         paths = pool.map(_build, ["stock"] * 4, chunksize=1)
     assert len(set(paths)) == 1
     assert [path.name for path in (cache / "overlays").iterdir()] == [Path(paths[0]).name]
