@@ -1,4 +1,4 @@
-"""Random pictures and tokens in the current folder, as public scripts read them: a part of tests/script_data.py."""
+"""Random pictures in the current folder, as public scripts read them: a part of tests/script_data.py."""
 
 from __future__ import annotations
 
@@ -64,20 +64,6 @@ def torchvision_sets() -> None:
         for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
             head = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
             Path(f"sets/mnist/{name}-{kind}-ubyte").write_bytes(head + values.tobytes())
-
-
-def tokens() -> None:
-    """Random documents in Megatron's format: an index of the tokens of each, beside the tokens."""
-    import numpy as np
-
-    chance = np.random.default_rng(0)
-    lengths = chance.integers(40, 80, 200, dtype=np.int32)
-    ends = np.cumsum(lengths, dtype=np.int64)
-    chance.integers(7, 600, ends[-1], dtype=np.uint16).tofile("tokens.bin")
-    head = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, len(lengths), len(lengths) + 1)
-    starts = (ends - lengths) * 2  # in bytes
-    documents = np.arange(len(lengths) + 1, dtype=np.int64)
-    Path("tokens.idx").write_bytes(b"".join([head, *(a.tobytes() for a in (lengths, starts, documents))]))
 
 
 def pictures() -> None:

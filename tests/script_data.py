@@ -2,7 +2,7 @@
 
 `python -m tests.script_data FOLDER`.
 `datasets` and `transformers` take a folder of that name before they ask the Hub, so that scripts run unmodified and
-offline. All of it is random: it is there to be trained on for three steps. Pictures and tokens: tests/script_arrays.py.
+offline. All of it is random: it is there to be trained on for three steps. Pictures: tests/script_arrays.py.
 """
 
 from __future__ import annotations
@@ -162,8 +162,11 @@ class Glue(evaluate.Metric):
 
 
 def data() -> None:
+    from datasets import Dataset, DatasetDict
+
     texts = [{"text": " ".join(sentence() for _ in range(6))} for _ in range(64)]
-    named("wikitext", ("wikitext-2-raw-v1", "wikitext-2-v1"), "", texts)
+    for folder, times in (("wikitext", 1), ("Salesforce/wikitext", 8)):
+        named(folder, ("wikitext-2-raw-v1", "wikitext-2-v1"), "", texts * times)
     pairs = [{"sentence1": sentence(), "sentence2": sentence(), "label": i % 2, "idx": i} for i in range(48)]
     names = {"class_label": {"names": {"0": "not_equivalent", "1": "equivalent"}}}
     kinds: dict[str, Any] = {"sentence1": "string", "sentence2": "string", "label": names, "idx": "int32"}
@@ -198,11 +201,10 @@ def data() -> None:
         [{k: sentence() for k in ("input", "output", "prompt", *chosen)} for _ in range(64)],
     )
     rows("questions/train.jsonl", [{"prompt": says("user")} for _ in range(64)])
-    for split in ("train", "test"):
-        rows(
-            f"Dahoas/rm-static/{split}.jsonl",
-            [{key: sentence() for key in ("prompt", *chosen)} for _ in range(64)],
-        )
+    answers = [{key: sentence() for key in ("prompt", *chosen)} for _ in range(64)]
+    DatasetDict({split: Dataset.from_list(answers) for split in ("train", "test")}).save_to_disk(
+        "Dahoas/rm-static"
+    )
     Path("data").mkdir(exist_ok=True)
     Path("data/wikitext-2.txt").write_text("\n".join(sentence(100) for _ in range(1500)))
 
@@ -250,16 +252,6 @@ def configurations() -> None:
     Path("autotp.json").write_text(
         json.dumps({"bf16": {"enabled": True}} | parallel | dict.fromkeys(auto, "auto"))
     )
-    Path("megatron.json").write_text(
-        json.dumps(
-            {
-                "train_batch_size": 4,
-                "train_micro_batch_size_per_gpu": 2,
-                "bf16": {"enabled": True},
-                "zero_optimization": {"stage": 1},
-            }
-        )
-    )
     accelerate = {"distributed_type": "DEEPSPEED", "mixed_precision": "bf16", "num_processes": 2}
     accelerate["deepspeed_config"] = {
         "zero_stage": 3,
@@ -278,5 +270,4 @@ if __name__ == "__main__":
     conversations()
     script_arrays.torchvision_sets()
     script_arrays.pictures()
-    script_arrays.tokens()
     configurations()

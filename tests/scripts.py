@@ -86,12 +86,16 @@ def analyse(script: dict[str, str], folder: Path, python: str, imports: Path) ->
     paths = os.pathsep.join(filter(None, (own, str(imports), os.environ.get("PYTHONPATH"))))
     started = time.monotonic()
     words = f"race --python {python} --no-explore --json --steps 3 --timeout 900".split()
-    words += script.get("options", "").split()
     results = str(CACHE / "results" / script["name"])
     done = subprocess.run(
         [str(Path(sys.executable).with_name("hpz")), *words, "--results", results, "--", *line],
         cwd=places["work"],
-        env={**os.environ, **OFFLINE, "PYTHONPATH": paths},
+        env={
+            **os.environ,
+            **OFFLINE,
+            "HF_DATASETS_CACHE": str(places["work"] / "cache"),
+            "PYTHONPATH": paths,
+        },
         capture_output=True,
         text=True,
         check=False,
