@@ -35,7 +35,7 @@ NATIVE = {
 
 
 def hide_native() -> None:
-    """Put that in place for this process. Modules of flash_attn that need no kernel are found under their full names."""
+    """Put that in place for this process. What flash_attn has without kernels is found under its full names."""
     for package in NATIVE:
         if package not in sys.modules:
             sys.modules[package] = None  # type: ignore[assignment]  # Python's own sign for "not there"

@@ -1,7 +1,7 @@
 """What of flash_attn is plain PyTorch: taking padding out and putting it back, and a gather with a gradient.
 
-Programs import these at their top whether or not they use the kernels, which stay refused. Arguments, shapes and results
-are those of flash_attn.bert_padding and flash_attn.utils.distributed as of flash-attn 2.8.
+Programs import these at their top whether or not they use the kernels, which stay refused. Arguments, shapes and
+results are those of flash_attn.bert_padding and flash_attn.utils.distributed as of flash-attn 2.8.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def unpad_input(
 ) -> tuple[Tensor, Tensor, Tensor, int, Tensor]:
     """Of `hidden_states` (batch, sequence, ...) what the masks (batch, sequence) keep, in one row after the other.
 
-    Returns it as (tokens, ...), its places, the running sum of lengths (batch + 1,), the greatest length, and the lengths
-    of what is not masked.
+    Returns it as (tokens, ...), its places, the running sum of lengths (batch + 1,), the greatest length, and the
+    lengths of what is not masked.
     """
     kept = attention_mask if unused_mask is None else attention_mask + unused_mask
     lengths = kept.sum(dim=-1, dtype=torch.int32)
