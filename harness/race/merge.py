@@ -133,18 +133,24 @@ def _costs(analysis: Analysis) -> Iterator[Cost]:
         )
 
 
+def _worst_first(race: Race) -> tuple[object, ...]:
+    """By kind and count, then as the program met them: ids, which hash paths, differ from folder to folder."""
+    order = {"race": 0, "freed-in-use": 1, "unwritten-read": 2}
+    met = min(((case.second, case.first) for cases in race.cases.values() for case in cases), default=(0, 0))
+    return (order[race.kind], -race.count, *met, race.first.access, race.second.access, race.id)
+
+
 def merge(reports: Sequence[RankReport], program: str, **settings: Any) -> Report:
     """One report of all ranks: the same pair of lines is one race, with its ranks and counts added."""
     merged: dict[str, Race] = {}
     for race in (race for report in reports for race in report.races):
         merged[race.id] = _join(merged[race.id], race) if race.id in merged else race
-    order = {"race": 0, "freed-in-use": 1, "unwritten-read": 2}
     return Report(
         program=program,
         ranks=len(reports),
         ops=sum(report.ops for report in reports),
         steps=min((report.steps for report in reports if report.steps is not None), default=None),
-        races=tuple(sorted(merged.values(), key=lambda race: (order[race.kind], -race.count, race.id))),
+        races=tuple(sorted(merged.values(), key=_worst_first)),
         costs=next((report.costs for report in reports if report.rank == 0), ()),
         held=_largest([report.held for report in reports]),
         coverage=_all([report.coverage for report in reports]),

@@ -60,6 +60,17 @@ def test_the_same_pair_of_lines_on_several_ranks_is_one_race() -> None:
     assert race.steps == (3,)
 
 
+def test_equally_bad_races_stand_in_the_order_in_which_the_program_met_them() -> None:
+    race = merged().races[0]
+    case = next(iter(race.cases.values()))[0]
+    later, earlier = (
+        race.model_copy(update={"id": identity, "cases": {0: (case.model_copy(update={"first": first}),)}})
+        for identity, first in (("0000000000", 2), ("ffffffffff", 1))
+    )
+    report = racy(0).model_copy(update={"races": (later, earlier)})
+    assert [found.id for found in merge([report], "train.py").races] == ["ffffffffff", "0000000000"]
+
+
 def test_a_race_known_by_name_is_called_by_it() -> None:
     assert merged().labels == {"hpz-secondary-copy"}
 
