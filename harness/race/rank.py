@@ -249,14 +249,6 @@ def count_steps(watch: Watch, limit: int | None, enough: Callable[[], None]) -> 
     for engine, method in ((DeepSpeedEngine, "step"), (PipelineEngine, "train_batch")):
         setattr(engine, method, _until(getattr(engine, method), watch, limit, enough))
 
-    def without_engine(*_: Any) -> None:
-        if not watch.engines:
-            watch.steps = (watch.steps or 0) + 1
-            if watch.steps == limit:
-                enough()
-
-    register_optimizer_step_post_hook(without_engine)
-
 
 def _until(
     method: Callable[..., Any], watch: Watch, limit: int | None, enough: Callable[[], None]
