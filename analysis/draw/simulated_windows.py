@@ -57,7 +57,7 @@ def _window_case(row: Any) -> str:
 def draw_windows(table: pd.DataFrame) -> Canvas:
     cases, networks = list(dict.fromkeys(table["case"])), list(dict.fromkeys(table["network"]))
     canvas, panel = plt.subplots(
-        figsize=(max(6.5, 3.0 + 1.25 * len(networks)), 1.1 + 0.3 * len(cases)), layout="constrained"
+        figsize=(max(6.5, 3.0 + 1.5 * len(networks)), 1.1 + 0.3 * len(cases)), layout="constrained"
     )
     colours = {"strikes": "#f3c0a8", "may strike": "#f7dcc0", "close": "#fbe3ae", "hidden": "#bfe3d0"}
     for _, row in table.iterrows():
@@ -77,9 +77,7 @@ def draw_windows(table: pd.DataFrame) -> Canvas:
     panel.set_ylim(len(cases) - 0.5, -0.5)
     panel.set_xticks(range(len(networks)), [short(n) for n in networks])
     panel.set_yticks(range(len(cases)), cases, fontsize=7)
-    panel.set_title(
-        "least margin from copy to gather; ✕: parameters gathered before their copy has ended, by what the terms may be"
-    )
+    panel.set_title("least margin from copy to gather; ✕: gathers that overtake their copy, over the range")
     panel.grid(False)
     return canvas
 

@@ -19,21 +19,6 @@ from harness.system.places import REPOSITORY, cache_folder
 
 pytestmark = pytest.mark.slow
 
-RACE = """
-import torch
-
-left = torch.cuda.Stream()
-model = torch.nn.Linear(4, 4).cuda()
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-buffer = torch.zeros(3, 4, device="cuda")
-for step in range(2):
-    with torch.cuda.stream(left):
-        buffer.add_(1.0)
-    model(buffer).sum().backward()
-    optimizer.step()
-"""
-
-
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `python -m build` makes of the files that git knows, or would."""
@@ -139,7 +124,7 @@ def test_runs_have_the_ids_that_they_have_in_a_checkout(
 
 
 def test_a_race_is_found_in_a_script(hpz: Path, outside: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(RACE)
+    shutil.copy(REPOSITORY / "experiments" / "planted.py", tmp_path / "train.py")
     words = [str(hpz), "race", "--script", "train.py", "--ranks", "1", "--json"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=outside, check=False)
     (file,) = tmp_path.glob("results/*/races.json")
