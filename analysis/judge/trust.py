@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.simulate.against import DETERMINED, GOALS, by, errors
+from harness.simulate.against import DETERMINED, GOALS, GROUPS, by, errors
 from harness.simulate.validate import Validation
 
 Record = dict[str, Any]
@@ -62,10 +62,9 @@ def group_rows(table: pd.DataFrame) -> list[Record]:
     """Errors by card, network and framework, for the page."""
     if not len(table):
         return []
-    groups = {"card": "gpu_type", "network, Gbit/s": "network_gbps", "framework": "framework"}
     return [
         {"of": heading, "name": name, **found}
-        for heading, column in groups.items()
+        for heading, column in GROUPS.items()
         for name, found in by(table, column)
     ]
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Progress = Callable[[str, int, int], None]
-GROUPS = {"card": "gpu_type", "network, Gbit/s": "network_gbps", "framework": "framework"}
 WORDS = 44  # of a text in a table
 
 
@@ -44,7 +43,7 @@ def show_against(file: Path, folder: Path, as_json: bool, progress: Progress) ->
 
 def summarised(table: pd.DataFrame, file: Path) -> dict[str, Any]:
     """Errors over all comparable rows and by card, network and framework, and every row."""
-    from harness.simulate.against import GOALS, by, errors
+    from harness.simulate.against import GOALS, GROUPS, by, errors
 
     rows = json.loads(table.to_json(orient="records"))
     groups = {heading: dict(by(table, column)) for heading, column in GROUPS.items()}

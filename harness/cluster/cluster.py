@@ -26,6 +26,7 @@ from harness.system.child import discard
 from harness.system.errors import HarnessError
 from harness.system.interface import sent_bytes
 from harness.system.places import REPOSITORY
+from harness.system.processes import stat_fields
 from harness.system.whole_file import write_json
 
 DEFAULT_NAME = "one-machine"
@@ -302,7 +303,7 @@ def _await_report(keeper: subprocess.Popen[bytes], folder: Path) -> list[int]:
 def _start_time(pid: int) -> int:
     """Start of a live process in clock ticks since boot; 0 where there is none, or only its zombie."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        fields = stat_fields(pid)
     except OSError:
         return 0
     return 0 if fields[0] == "Z" else int(fields[19])

@@ -10,29 +10,26 @@ import json
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
 from harness.race.effects import what_changed
-from harness.race.explore import Run, differs, explore
+from harness.race.explore import differs, explore
 from harness.race.fault import Case, Side
 from harness.race.fault_pairs import NotHere, Pair, Pairs, Shown, order_of, per_step, silent
-from harness.race.investigate import Settings, analysed, conclude
+from harness.race.investigate import Say, Settings, analysed, conclude, saying
 from harness.race.job import Job, Outcome, Program
 from harness.race.launch import Ranks
-from harness.race.repeat import repeated
+from harness.race.repeat import Run, repeated
 from harness.race.report import Race, Report
 from harness.record.provenance import package_versions
 from harness.system.errors import HarnessError, RunFailed
 from harness.system.whole_file import write_json
 
-Say = Callable[[str], None]
 Key = Literal["has", "ended"]
 LANES = 2  # warm processes at a time
 
@@ -58,12 +55,7 @@ class Task:
 def race_corpus(cases: Sequence[Case], folder: Path, settings: Settings, quiet: bool = False) -> Pairs:
     """Run every fault that has not been run as it stands; writes `folder`/corpus.json. Raises HarnessError."""
     started = time.monotonic()
-    console = Console(stderr=True)
-
-    def say(line: str) -> None:
-        if not quiet:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-
+    say = saying(quiet)
     here = [case for case in cases if case.fault.not_here is None]
     asked = {case.name: asked_of(case, settings) for case in here}
     todo = [case for case in here if not stands(pair_of(folder, case), asked[case.name])]

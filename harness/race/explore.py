@@ -17,17 +17,17 @@ it is complete for nothing: "none found" says that so many schedules were tried.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from harness.race.classes import Class, classes
 from harness.race.job import Flip, Job, Outcome
 from harness.race.minimise import minimise
+from harness.race.repeat import Run
 from harness.race.report import HOST_STREAM, Race
 from harness.race.searched import Bound, Classes, Mode
 
-Run = Callable[[Job], Outcome]
 REUSING = "stale"  # the poison, and with it the allocator
 LISTED = 4096  # classes that are counted
 

@@ -10,7 +10,8 @@ from statistics import median
 from typing import Any, Literal
 
 from harness.race.fault import Case
-from harness.race.report import Frozen, Report
+from harness.race.report import Report
+from harness.race.searched import Frozen
 
 SCHEMA_FILE = Path(__file__).with_name("race-corpus.schema.json")
 

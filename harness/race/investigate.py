@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from rich.console import Console
+
 from harness.race.effects import effects, what_changed
 from harness.race.explore import Budget, Found, Search, explore
 from harness.race.job import Job, Outcome
@@ -21,6 +23,17 @@ from harness.race.story import cases_of, story
 from harness.system.whole_file import write_json
 
 Say = Callable[[str], None]
+
+
+def saying(quiet: bool) -> Say:
+    """What tells of progress, on the error stream."""
+    console = Console(stderr=True)
+
+    def say(line: str) -> None:
+        if not quiet:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    return say
 
 
 @dataclass(frozen=True)

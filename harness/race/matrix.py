@@ -11,7 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from harness.race.report import Cost, Effect, Frozen, Report
+from harness.race.report import Cost, Effect, Report
+from harness.race.searched import Frozen
 from harness.study import Run
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
-from harness.race.searched import Searched
+from harness.race.searched import Frozen, Searched
 from harness.race.sites import Frame
 
 SCHEMA_FILE = Path(__file__).with_name("races.schema.json")
@@ -19,12 +19,6 @@ HOST_STREAM = "host"
 TRAINED_NOTHING = (
     "an engine was made"  # how the problem of a script begins that came to its end without a step
 )
-
-
-class Frozen(BaseModel):
-    """Base of all records of the report."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Place(Frozen):
@@ -114,7 +108,7 @@ class Race(Frozen):
     count: int
     ranks: tuple[int, ...]
     steps: tuple[int, ...] = ()  # training steps in which it was met, where an engine says so
-    cases: dict[int, tuple[Instance, ...]] = {}  # rank → the first few
+    cases: dict[int, tuple[Instance, ...]] = Field(default_factory=dict)  # rank → the first few
     window: tuple[Trace, ...] = ()
     effect: Effect | None = None
 
@@ -179,7 +173,7 @@ class Report(Frozen):
     program: str
     ranks: int
     steps: int | None = None
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     evidence: Literal["virtual-device"] = "virtual-device"
     ops: int  # over all ranks
     races: tuple[Race, ...]

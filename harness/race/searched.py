@@ -12,7 +12,7 @@ OUT_OF_SCOPE = "races between ranks (one-sided, shared memory) are out of scope"
 
 
 class Frozen(BaseModel):
-    """Base of the records here."""
+    """Base of all records of a report."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -20,6 +20,7 @@ from typing import Any
 from harness.race.explain import mismatch_in, text_of
 from harness.system.imports import explained_imports
 from harness.system.parent import Parent, place_of
+from harness.system.processes import has_ended, processor_seconds, stat_fields
 
 POLL_SECONDS = 0.01
 MISMATCH_SECONDS = 2.0  # idle for so long, ranks whose collectives differ are not waited for any more
@@ -29,7 +30,6 @@ OUTERMOST = re.compile(
     r'^  (File "<frozen runpy>", line \d+ in _run_module_as_main|File "<string>", line \d+ in <module>|\.\.\.)$',
     re.M,
 )
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def watch(
             break
         if launcher.speaks_within(POLL_SECONDS):
             return end(folder, pids, {"how": "not wanted"})  # it says nothing while a job runs, so it is gone
-        now, total = time.monotonic(), sum(map(processor_seconds, pids))
+        now, total = time.monotonic(), sum(map(seconds_used, pids))
         if total > used + 0.05 or total < used:
             moved, used = now, total
         idle = now - moved
@@ -120,23 +120,17 @@ def has_spoken(folder: Path, rank: int, writes: bool) -> bool:
     return has_dumped(folder / f"log-{rank}.txt") and (not writes or (folder / f"rank-{rank}.json").exists())
 
 
-def has_ended(pid: int) -> bool:
-    """Whether a child is but a zombie; it stays one."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
 def has_dumped(log: Path) -> bool:
     """Whether a rank's traceback is there down to its outermost frame, which it has from this program."""
     return bool(OUTERMOST.search(text_of(log)))
 
 
-def processor_seconds(pid: int) -> float:
+def seconds_used(pid: int) -> float:
     """User and system time of a process so far; 0 once it is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return processor_seconds(stat_fields(pid))
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def run(folder: Path, rank: int) -> None:

@@ -9,15 +9,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from harness.race.explore import explore
-from harness.race.investigate import Settings, analysed, conclude, settings_of, what_was_searched
+from harness.race.investigate import (
+    Say,
+    Settings,
+    analysed,
+    conclude,
+    saying,
+    settings_of,
+    what_was_searched,
+)
 from harness.race.job import Job, Outcome, Program
 from harness.race.launch import Ranks
 from harness.race.matrix import Fault, Matrix, grouped, line_costs, row_of
@@ -28,19 +34,12 @@ from harness.study import Run, Study, save_study
 from harness.system.whole_file import write_json
 from harness.variants import version_key
 
-Say = Callable[[str], None]
-
 
 def race_study(study: Study, folder: Path, settings: Settings, steps: int, quiet: bool = False) -> Matrix:
     """Analyse every run of `study`; writes `folder`/races.json and each run's own. Raises HarnessError."""
     started = time.monotonic()
     save_study(study, folder)
-    console = Console(stderr=True)
-
-    def say(line: str) -> None:
-        if not quiet:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-
+    say = saying(quiet)
     analysed = Analyses(study, folder, settings, steps, say).run()
     reports = {run.run_id: load_report(folder, run) for run in study.runs}
     faults = tuple(search_faults(study, folder, reports, settings, steps, say))

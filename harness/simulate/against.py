@@ -289,6 +289,10 @@ def _errors(good: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+GROUPS = {"card": "gpu_type", "network, Gbit/s": "network_gbps", "framework": "framework"}
+"""What errors are told by: heading → column."""
+
+
 def by(table: pd.DataFrame, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The errors of each value of a column."""
     for name, part in table[table["comparable"]].groupby(column, sort=True):

@@ -16,7 +16,6 @@ import yaml
 from harness.hardware import Cluster
 
 RANGES = Path(__file__).with_name("ranges.yaml")
-AS_STATED = "as stated"
 
 
 class Corner(NamedTuple):

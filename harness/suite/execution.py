@@ -16,11 +16,11 @@ from harness.race.job import Job, Program
 from harness.race.report import RankReport
 from harness.system.parent import die_with, place_of
 from harness.system.ports import free_port
+from harness.system.processes import has_ended, processor_seconds, stat_fields
 
 POLL_SECONDS = 0.02
 IDLE_SECONDS = 45.0  # none of a test's processes has used the processor for so long: they wait for each other
 LAST_WORDS_SECONDS = 3.0
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _wait(pids: list[int], timeout: float) -> str | None:
     """Until all have ended; why they had to be ended, else None."""
     deadline, moved, used = time.monotonic() + timeout, time.monotonic(), 0.0
     looked = 0.0
-    while any(not _has_ended(pid) for pid in pids):
+    while any(not has_ended(pid) for pid in pids):
         time.sleep(POLL_SECONDS)
         now = time.monotonic()
         if now > deadline:
@@ -89,20 +89,15 @@ def _wait(pids: list[int], timeout: float) -> str | None:
     return None
 
 
-def _has_ended(pid: int) -> bool:
-    """Whether a child is but a zombie; it stays one, so that its number is not given to another."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
 def _processes(sessions: list[int]) -> Iterator[tuple[int, float]]:
     """The processes of these sessions, each with the seconds of processor time that it has used."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
+            fields = stat_fields(int(folder.name))
         except OSError:  # it has ended meanwhile
             continue
         if int(fields[3]) in sessions and fields[0] != "Z":
-            yield int(stat.parent.name), (int(fields[11]) + int(fields[12])) / TICKS
+            yield int(folder.name), processor_seconds(fields)
 
 
 def _last_words(pids: list[int]) -> None:

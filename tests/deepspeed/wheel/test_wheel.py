@@ -19,6 +19,7 @@ from harness.system.places import REPOSITORY, cache_folder
 
 pytestmark = pytest.mark.slow
 
+
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `python -m build` makes of the files that git knows, or would."""
@@ -92,7 +93,8 @@ def test_every_file_of_the_packages_is_in_the_wheel(dist: Path) -> None:
         "experiments",
         "slurm",
     ]
-    known = subprocess.run(words, capture_output=True, text=True).stdout.split()
+    known = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    assert known
     names = set(ZipFile(wheel).namelist())
     there = {name for name in known if (REPOSITORY / name).exists() and not name.endswith(".ipynb")}
     assert not {name for name in there if not {name, f"harness/_shipped/{name}"} & names}
