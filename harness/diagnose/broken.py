@@ -117,3 +117,12 @@ def without_end(case: Case) -> tuple[int, int] | None:
         if length > LATER_OVERFLOWS:
             return start, length
     return None
+
+
+def broken_steps(case: Case) -> NDArray[np.intp]:
+    return np.flatnonzero(broken(case))
+
+
+def healthy_part(case: Case) -> slice:
+    found = broken_steps(case)
+    return slice(0, int(found[0]) if len(found) else len(case.curve))

@@ -81,7 +81,7 @@ def case_of(curve: Curve, setup: Setup, source: str, vocabulary: int | None = No
         hpz=setup.hpz > 1 if setup.has_config else None,
         exposed=_exposures(setup),
         vocabulary=vocabulary,
-        loss_scaling=None if setup.dtype is None else setup.dtype == "fp16",
+        loss_scaling=curve.told.scaled if setup.dtype is None else setup.dtype == "fp16",
         setup=setup,
     )
 

@@ -47,6 +47,8 @@ class Told:
     """The DeepSpeed configuration, as DeepSpeed prints it when it starts."""
     names_config: str | None = None
     """Else the file that a command line or recipe in the log names."""
+    scaled: bool | None = None
+    """Whether the loss is scaled, as in fp16; not where every scale that is logged is 1."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

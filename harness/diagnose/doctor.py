@@ -157,7 +157,9 @@ def _headline(setup: Setup, found: list[Exposure]) -> str:
             fault = named(which[0].fault)
             prefix = PREFIX[fault.harm] if which[0].exposed == "yes" else PREFIX[which[0].exposed]
             return f"{prefix}: {fault.plain}. First: {fault.first}."
-    open_ones = sum(one.exposed in ("yes", "unknown") for one in found)
+    applies, open_ones = (sum(one.exposed == answer for one in found) for answer in ("yes", "unknown"))
+    if applies:
+        return f"No confirmed fault applies here; not confirmed: {applies} that does, {open_ones} that may."
     return (
         f"No confirmed fault applies here; {open_ones} may." if open_ones else "No known fault applies here."
     )
@@ -169,7 +171,8 @@ def _described(setup: Setup, found: list[Exposure]) -> str:
     yes, may = (sum(one.exposed == answer for one in found) for answer in ("yes", "unknown"))
     return (
         f"DeepSpeed {setup.release or 'of unknown release'}, ZeRO stage {stage}, {hpz}, "
-        f"{setup.world_size or 'unknown'} ranks: known faults that apply: {yes}, that may: {may}."
+        f"{setup.world_size or 'unknown'} rank{'' if setup.world_size == 1 else 's'}: known faults that apply: {yes}, "
+        f"that may: {may}."
     )
 
 

@@ -7,16 +7,14 @@ import math
 import numpy as np
 from scipy import stats
 
-from harness.diagnose.broken import is_policy
+from harness.diagnose.broken import broken_steps, healthy_part, is_policy
 from harness.diagnose.cases import Case
+from harness.diagnose.rising import rise
 from harness.diagnose.signs import (
     HARD,
     Sign,
     broken_by_the_first_update,
-    broken_steps,
     climbs,
-    healthy_part,
-    rise,
     stuck,
     worse_after_a_restart,
 )

@@ -6,12 +6,20 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.diagnose.against import runs_differ
-from harness.diagnose.broken import alive, broken, is_frozen, is_policy, without_end, zeros_for_nan
+from harness.diagnose.broken import (
+    alive,
+    broken_steps,
+    healthy_part,
+    is_frozen,
+    is_policy,
+    without_end,
+    zeros_for_nan,
+)
 from harness.diagnose.cases import Case
 from harness.diagnose.curve import Curve
+from harness.diagnose.rising import rise, rising_at_the_end, usual
 
 STUCK = 5  # equal losses in a row
 SILENCE_SECONDS = 10.0
@@ -34,15 +42,6 @@ VOCABULARIES = {
 }
 
 
-def broken_steps(case: Case) -> NDArray[np.intp]:
-    return np.flatnonzero(broken(case))
-
-
-def healthy_part(case: Case) -> slice:
-    found = broken_steps(case)
-    return slice(0, int(found[0]) if len(found) else len(case.curve))
-
-
 def _what(case: Case, index: int) -> str:
     """What is wrong with a step, in words."""
     curve = case.curve
@@ -63,7 +62,13 @@ def broken_later(case: Case) -> str | None:
     found = broken_steps(case)
     if not len(found) or found[0] <= 1:
         return None
-    return f"{_what(case, int(found[0]))} from step {case.curve.step[found[0]]} on; before, all is finite"
+    gradient = np.flatnonzero(case.curve.bad_gradient[: found[0]])
+    before = (
+        f"the gradient norm from step {case.curve.step[gradient[0]]}"
+        if len(gradient)
+        else "before, all is finite"
+    )
+    return f"{_what(case, int(found[0]))} from step {case.curve.step[found[0]]} on; {before}"
 
 
 def stays_broken(case: Case) -> str | None:
@@ -143,13 +148,13 @@ def climbs(case: Case) -> str | None:
 
     A loss that jumps and falls again from there has met other data, and does not climb.
     """
-    found = rise(case)
+    found = rise(case) or rising_at_the_end(case)
     if found is None or broken_by_the_first_update(case) or worse_after_a_restart(case):
         return None
     loss, index = found
     if loss[index:].max() <= 1.05 * loss[index] and np.median(loss[-3:]) < loss[index]:
         return None
-    return f"the loss climbs from {_usual(loss[:index]):.3g} to {float(loss.max()):.3g} over several steps"
+    return f"the loss climbs from {usual(loss[:index]):.3g} to {float(loss.max()):.3g} over several steps"
 
 
 def broken_by_the_first_update(case: Case) -> str | None:
@@ -166,34 +171,6 @@ def broken_by_the_first_update(case: Case) -> str | None:
     ):
         return None
     return f"the first step has {loss[0]:.3g}, and from the second on the loss is near {np.median(after):.3g}"
-
-
-def rise(case: Case) -> tuple[NDArray[np.float64], int] | None:
-    """The finite losses before anything breaks, and the index from which three are far above what was usual."""
-    loss = case.curve.loss[healthy_part(case)]
-    loss = loss[np.isfinite(loss)]
-    if is_policy(case.curve):
-        return None
-    for index in range(1, len(loss) - 2):
-        before = loss[:index]
-        if loss[index : index + 3].min() > _usual(before) + _margin(before):
-            return loss, index
-    return None
-
-
-def _usual(loss: NDArray[np.float64]) -> float:
-    """The best level so far: the least median of three losses in a row, or of all where there are fewer."""
-    if len(loss) < 3:
-        return float(np.median(loss))
-    return float(np.median(np.lib.stride_tricks.sliding_window_view(loss, 3), axis=1).min())
-
-
-def _margin(loss: NDArray[np.float64]) -> float:
-    """How far above the usual level is far: five times the noise of a difference, or the loss itself while that cannot
-    be told."""
-    usual = abs(_usual(loss))
-    noise = 5 * float(np.median(np.abs(np.diff(loss)))) if len(loss) > 3 else 0.0
-    return max(usual if len(loss) <= 3 else 0.5 * usual, 0.5, noise)
 
 
 def _stuck_value(curve: Curve) -> float | None:

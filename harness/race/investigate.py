@@ -58,7 +58,7 @@ def investigate(
     began = ranks.started if not ranks.jobs else time.monotonic()
     if settings.budget is not None and settings.budget.mode == "exhaustive":
         job = replace(job, every=True)
-    say(f"analysing {job.program.title} on {job.program.ranks} ranks")
+    say(f"analysing {job.program.title} on {job.program.ranks} rank{'' if job.program.ranks == 1 else 's'}")
     outcome = run(job)
     report = analysed(job, outcome)
     swapped = [*report.of_kind("race"), *report.of_kind("freed-in-use")]

@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from harness.device import Device, VirtualDevice, as_cuda, open_device, open_process_device
 from harness.device.stream_names import stream_names
 from harness.device.torch_private import below_dispatch
-from harness.race.adapt import MET, adapt_deepspeed, adapt_hugging_face, adapt_torch
+from harness.race.adapt import MET, adapt_deepspeed, adapt_hugging_face, adapt_torch, refuse_own_ranks
 from harness.race.digest import digest_of
 from harness.race.findings import Costs, shortened
 from harness.race.happens_before import Analysis
@@ -193,6 +193,7 @@ def run_script(job: Job, watch: Watch) -> str:
     adapt_deepspeed(device, program)
     adapt_hugging_face(program.map_cuda)
     adapt_torch(device, program.map_cuda)
+    refuse_own_ranks()
     main = Main(program)
 
     def enough() -> None:

@@ -99,7 +99,7 @@ def _about(row: Row) -> dict[str, Any]:
 
 
 def _predicted(row: Row) -> dict[str, Any]:
-    nothing = dict.fromkeys(("measured", "predicted", "low", "high", "error"))
+    nothing = dict.fromkeys(("measured", "predicted", "low", "high", "error", "inside", "outside"))
     try:
         measured, of = metric_of(row)
         readings, assumed = candidates(row)
@@ -221,15 +221,16 @@ def _run(step: Step, on: Cluster) -> Phases:
 
 def metric_of(row: Row) -> tuple[float, Metric]:
     """The measured value and what of a simulated step it is, in the row's unit. Raises CannotSimulate."""
-    name, value = row["metric"].lower(), re.match(r"\s*([\d.]+)", row["value"])
-    if not value or not float(value[1]):
+    name, found_value = row["metric"].lower(), re.match(r"\s*(\d[\d,]*\.?\d*|\.\d+)(?![\w.,])", row["value"])
+    value = float(found_value[1].replace(",", "")) if found_value else 0.0
+    if not value:
         raise CannotSimulate(f"value {row['value']!r} is no measurement")
     found = next((of for words, of in METRICS if re.search(words, name)), None)
     if found is None or "change" in name:
         raise CannotSimulate(f"metric {row['metric']!r} is not of a simulated step")
     if "time" in name and row.get("unit", "").strip().startswith("ms"):
-        return float(value[1]) / 1e3, found
-    return float(value[1]), found
+        return value / 1e3, found
+    return value, found
 
 
 def _samples(reading: Candidate) -> int:

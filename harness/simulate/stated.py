@@ -32,7 +32,7 @@ class CannotSimulate(HarnessError):
 
 def count(text: str) -> int | None:
     """The number that a text begins with: `8 (whether per GPU not stated)` is 8, `2K` 2048."""
-    match = re.match(r"\s*([\d_,.]+)\s*(k\b|K\b)?", text)
+    match = re.match(r"\s*([\d_,.]+)(?:\s*(k|K)\b|(?![A-Za-z\d]))", text)
     if not match or not re.search(r"\d", match[1]):
         return None
     value = float(match[1].replace(",", "").replace("_", "").rstrip("."))

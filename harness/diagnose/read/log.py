@@ -47,6 +47,7 @@ OVERFLOW = re.compile(
     r"number of skipped iterations:\s*[1-9]",
     re.IGNORECASE,
 )
+SCALE = re.compile(r"\bloss[ _]scale[:=]\s*(\d[\d.]*(?:[eE][+-]?\d+)?)", re.IGNORECASE)
 SKIPPED = re.compile(r"\[Rank 0\] step=(\d+), skipped=(\d+)")
 ZERO_CONFIG = re.compile(r"zero_config \.+ (.*stage=.*)$", re.MULTILINE)
 ZERO_KEY = re.compile(r"(?<![\w.(])(\w+)=(\d+(?:\.\d+)?|True|False)\b")
@@ -86,6 +87,7 @@ def told_by(text: str) -> Told:
         dtype=next((name for name, pattern in DTYPE.items() if pattern.search(text)), None),
         config=_printed_config(text) or _printed_zero(text),
         names_config=_named_config(text),
+        scaled=_scaled(text),
     )
 
 
@@ -149,3 +151,8 @@ def _named_config(text: str) -> str | None:
     """The configuration that command lines and recipes in the log name, where it is one."""
     named = {found[1] for found in NAMED.finditer(text)}
     return named.pop() if len(named) == 1 else None
+
+
+def _scaled(text: str) -> bool | None:
+    scales = [float(scale) for scale in SCALE.findall(text)]
+    return any(scale != 1 for scale in scales) if len(scales) > 1 else None

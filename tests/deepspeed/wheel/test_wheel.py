@@ -120,9 +120,11 @@ def test_verbs_work_from_an_empty_folder(
 def test_runs_have_the_ids_that_they_have_in_a_checkout(
     hpz: Path, outside: dict[str, str], tmp_path: Path
 ) -> None:
-    here = run(sys.executable, "-m", "harness.cli", "plan", "experiments/laptop.yaml", cwd=REPOSITORY)
-    there = run(str(hpz), "plan", "experiments/laptop.yaml", cwd=tmp_path, env=outside)
-    assert there.stdout == here.stdout
+    plan = ("plan", "experiments/laptop.yaml", "--json")
+    here = run(sys.executable, "-m", "harness.cli", *plan, cwd=REPOSITORY)
+    there = run(str(hpz), *plan, cwd=tmp_path, env=outside)
+    ids = [[run["run_id"] for run in json.loads(done.stdout)] for done in (here, there)]
+    assert ids[0] and ids[0] == ids[1]
 
 
 def test_a_race_is_found_in_a_script(hpz: Path, outside: dict[str, str], tmp_path: Path) -> None:

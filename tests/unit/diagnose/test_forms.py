@@ -594,3 +594,9 @@ def test_a_log_that_names_a_trainers_own_configuration_tells_its_stage(line: str
 def test_a_log_that_names_two_configurations_tells_none() -> None:
     told = read("--deepspeed zero2\n--deepspeed zero3\n{'loss': 2.0}\n{'loss': 1.9}\n").told
     assert not read_setup(None, told=told).has_config
+
+
+def test_a_loss_scale_of_1_in_every_line_says_that_nothing_is_scaled() -> None:
+    line = "iteration {} | loss scale: {} | grad norm: nan | number of skipped iterations: 0 |\n"
+    assert read("".join(line.format(step, "1.0") for step in (1, 2, 3))).told.scaled is False
+    assert read("".join(line.format(step, 65536.0 / step) for step in (1, 2, 4))).told.scaled is True

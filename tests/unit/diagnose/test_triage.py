@@ -364,3 +364,13 @@ def test_a_dozen_losses_that_jump_by_half_of_themselves_are_too_few_to_call_soun
 
 def test_a_dozen_losses_that_only_fall_are_sound_however_fast() -> None:
     assert triage(case([2.0, 1.55, 0.58, 0.32, 0.13, 0.09])).verdict == "healthy"
+
+
+def test_a_log_that_ends_while_its_loss_climbs_is_not_called_sound() -> None:
+    found = triage(case([6.37, 6.60, 7.31, 9.12, 10.24]))
+    assert found.verdict == "fault" and "the loss climbs" in found.signs["climbs"]
+
+
+def test_a_gradient_that_broke_before_the_loss_is_told_with_it() -> None:
+    found = triage(case([1.8, 1.7, 1.6, 9.9, NAN], [3.0, 2.9, 41.5, NAN, NAN]))
+    assert "the gradient norm from step 3" in found.signs["broken later"] or "step 3" in found.headline

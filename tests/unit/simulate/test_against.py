@@ -183,3 +183,14 @@ def test_needed_columns_are_those_of_the_shipped_table() -> None:
     assert set(NEEDED) <= set(ROW)
     with pytest.raises(CannotSimulate):
         stated.stack_of(row(sharding="something new"))
+
+
+def test_a_value_that_is_no_number_and_a_card_that_is_not_known_are_reasons_not_numbers() -> None:
+    rows = [
+        row | {"sharding": "FSDP full shard"}
+        for row in read_rows(Path(stated.__file__).with_name("published.csv"))[:1]
+    ]
+    table = against([rows[0] | {"value": "3k7"}, rows[0] | {"gpu_type": "RTX 9999"}])
+    assert not table["comparable"].any()
+    assert table["why_not"][0] == "value '3k7' is no measurement"
+    assert errors(table)["rows"] == 0
