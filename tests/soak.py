@@ -39,6 +39,7 @@ class Plan:
     rounds: int
     seed: int  # of the first round's order; that of round N is `seed` + N
     loops: int  # busy processes beside the tests
+    workers: int = 1  # tests at a time
 
 
 def main(words: list[str] | None = None) -> int:
@@ -66,6 +67,7 @@ def parsed(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     parser.add_argument("--loops", type=int, default=2, help="busy processes beside the tests")
+    parser.add_argument("--workers", type=int, default=(os.cpu_count() or 1) + 1, help="tests at a time")
     parser.add_argument("--folder", type=Path, help="a new folder for this soak; default: .soak/TIME")
     parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an interrupted soak")
     parser.add_argument("--report", type=Path, metavar="FOLDER", help="only print the table of a soak")
@@ -74,7 +76,7 @@ def parsed(words: list[str] | None) -> argparse.Namespace:
 
 def begun(options: argparse.Namespace) -> tuple[Plan, Path]:
     folder = options.folder or REPOSITORY / ".soak" / time.strftime("%Y-%m-%d_%H-%M-%S")
-    plan = Plan(tuple(options.rings), options.rounds, options.seed, options.loops)
+    plan = Plan(tuple(options.rings), options.rounds, options.seed, options.loops, options.workers)
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps(asdict(plan)))
     return plan, folder
@@ -104,19 +106,29 @@ def soak(plan: Plan, folder: Path) -> None:
         if log.exists():
             continue
         started, working = time.monotonic(), log.with_suffix(".now")
-        code = run_tests(plan.rings, plan.seed + number, working, log.with_suffix(".xml"))
+        code = run_tests(plan, plan.seed + number, working, log.with_suffix(".xml"))
         working.replace(log)
         took = time.monotonic() - started
         print(f"round {number}, seed {plan.seed + number}: exit code {code}, {took:.0f} s", flush=True)
 
 
-def run_tests(rings: tuple[str, ...], seed: int, log: Path, junit: Path) -> int:
+def run_tests(plan: Plan, seed: int, log: Path, junit: Path) -> int:
     """All tests once, in an order that follows from `seed`; interrupted, they take down what they had started."""
     shuffled = ["-p", "randomly", f"--randomly-seed={seed}", "--randomly-dont-reset-seed"]
     patient = f"--timeout={TIMEOUT_SECONDS}"
+    at_a_time = ["-n", str(plan.workers), "--no-loadscope-reorder"] if plan.workers > 1 else []
     with log.open("w") as stream:
         tests = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *shuffled, patient, f"--junit-xml={junit}", *rings],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                *shuffled,
+                *at_a_time,
+                patient,
+                f"--junit-xml={junit}",
+                *plan.rings,
+            ],
             cwd=REPOSITORY,
             stdout=stream,
             stderr=subprocess.STDOUT,

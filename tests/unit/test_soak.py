@@ -26,7 +26,7 @@ def test_the_table_names_what_failed_and_how_often(
 ) -> None:
     file, folder = tmp_path / "test_coin.py", tmp_path / "soak"
     file.write_text(COIN.format(folder=str(folder)))
-    assert main(["--rounds", "2", "--loops", "0", "--folder", str(folder), str(file)]) == 1
+    assert main(["--rounds", "2", "--loops", "0", "--workers", "2", "--folder", str(folder), str(file)]) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[-2] == "2 rounds were made; 1 tests did not pass every time"
     assert said[-1].startswith("   1 of 2  ")
