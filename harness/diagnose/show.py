@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from harness.diagnose.faults import Exposure, named, worst_first
+from harness.words import explained
 
 if TYPE_CHECKING:
     from harness.diagnose.doctor import Examination
@@ -48,7 +49,7 @@ def doctor_lines(found: Examination) -> list[str]:
             lines += wrapped(f"{answer}: {names}", "  ", "    ")
     if of["not applicable"]:
         lines.append(f"  not applicable: {len(of['not applicable'])} faults of other stages and settings")
-    return [*lines, "", "More about one: hpz doctor --explain FAULT; about a word: hpz explain WORD"]
+    return [*lines, *_words(lines), "", "More about one: hpz doctor --explain FAULT"]
 
 
 ANSWERS = ("yes", "unknown", "not examined", *NOES)
@@ -99,7 +100,8 @@ def triage_lines(found: Triage) -> list[str]:
     lines += [line for step in found.next for line in wrapped(step, "  - ")]
     if found.notes:
         lines += [""]
-    return lines + [line for note in found.notes for line in wrapped(note, "Note: ")]
+    lines += [line for note in found.notes for line in wrapped(note, "Note: ")]
+    return lines + _words(lines)
 
 
 def _finding(one: Finding) -> list[str]:
@@ -116,6 +118,13 @@ def _also(found: list[Finding], title: str) -> list[str]:
         fault = named(one.fault)
         lines += wrapped(f"{fault.id}: {fault.plain} ({one.points} points); first: {fault.first}", "  - ")
     return lines
+
+
+def _words(lines: list[str]) -> list[str]:
+    """What the terms in these lines mean, one line or two each."""
+    terms = explained(" ".join(" ".join(lines).split()))
+    entries = [line for term, plain in terms.items() for line in wrapped(f"{term}: {plain}", "  ", "    ")]
+    return ["", "Words (more: hpz explain WORD):", *entries] if terms else []
 
 
 def text(lines: Iterable[str]) -> str:

@@ -17,7 +17,9 @@ KNOWN = {
     "both models under one zero.Init, or leave hpZ out of the second's configuration",
 }
 BUILDS = ("op_builder/", "cpp_extension", "file_baton")  # where a rank waits for a C++ extension to be built
-_FRAME = re.compile(r'\s+File "([^"]+)", line (\d+), in (\S+)')
+_FRAME = re.compile(
+    r'\s+File "([^"]+)", line (\d+)(?:, in (\S+))?$'
+)  # a line that does not parse is in nothing
 
 
 def explain(folder: Path, ranks: int, ended: dict[str, Any], script: str | None = None) -> str:
@@ -107,7 +109,7 @@ def raised_at(lines: Sequence[str]) -> str:
     if not frames:
         return ""
     file, line, function = frames[-1].groups()
-    return f" (in {'/'.join(Path(file).parts[-3:])}:{line}, {function})"
+    return f" (in {'/'.join(Path(file).parts[-3:])}:{line}{f', {function}' if function else ''})"
 
 
 def mismatch_in(folder: Path, ranks: int, ended: bool = True) -> str | None:

@@ -134,7 +134,7 @@ def _costs(analysis: Analysis) -> Iterator[Cost]:
 
 
 def _worst_first(race: Race) -> tuple[object, ...]:
-    """By kind and count, then as the program met them: ids, which hash paths, differ from folder to folder."""
+    """By kind and count, then as the program met them."""
     order = {"race": 0, "freed-in-use": 1, "unwritten-read": 2}
     met = min(((case.second, case.first) for cases in race.cases.values() for case in cases), default=(0, 0))
     return (order[race.kind], -race.count, *met, race.first.access, race.second.access, race.id)

@@ -122,12 +122,22 @@ def capture(depth: int = DEPTH) -> tuple[Frame, ...]:
     return tuple(found)
 
 
-@cache
 def short_file(file: str) -> str:
-    """`…/site-packages/deepspeed/x.py` and `…/overlay/deepspeed/x.py` both become `deepspeed/x.py`."""
+    """The file without the folders that differ from machine to machine: those of packages, and where the user is.
+
+    `…/site-packages/deepspeed/x.py` and `…/overlay/deepspeed/x.py` both become `deepspeed/x.py`.
+    """
+    try:
+        return _short(file, str(Path.cwd()))
+    except FileNotFoundError:  # somebody removed it
+        return _short(file, "/")
+
+
+@cache
+def _short(file: str, here: str) -> str:
     for mark in ("/site-packages/", f"{HARNESS.parent}/"):
         if mark in file:
             return file.rpartition(mark)[2]
     if "/deepspeed/" in file:
         return "deepspeed/" + file.rpartition("/deepspeed/")[2]
-    return file
+    return file.removeprefix(f"{here}/") if here != "/" else file

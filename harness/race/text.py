@@ -7,11 +7,19 @@ from collections.abc import Iterator, Sequence
 
 from harness.race.explain import TIMED_OUT
 from harness.race.report import LABELS, TRAINED_NOTHING, Access, Coverage, Effect, Held, Race, Report
-from harness.words import WORDS
+from harness.words import WORDS, explained
 
 
 def text(report: Report, full: bool = False) -> Iterator[str]:
-    """The report as lines for a terminal, worst first; `full` adds callers and the rest of the names."""
+    """The report as lines for a terminal, worst first, then its words; `full` adds callers and all names."""
+    lines = list(_lines(report, full))
+    yield from lines
+    if report.races:
+        yield ""
+        yield from (f"{term}: {plain}" for term, plain in explained("\n".join(lines)).items())
+
+
+def _lines(report: Report, full: bool) -> Iterator[str]:
     yield from summary(report)
     if report.coverage.device_ops:
         yield from _coverage_text(report.coverage)

@@ -1,5 +1,5 @@
 """The words of this project in plain language: what `hpz explain`, the glossary and the report say of them."""
 
-from harness.words.words import WORDS, meaning
+from harness.words.words import WORDS, explained, meaning
 
-__all__ = ["WORDS", "meaning"]
+__all__ = ["WORDS", "explained", "meaning"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from harness.system.errors import HarnessError, nearest
 
 WORDS = {
@@ -13,10 +15,14 @@ WORDS = {
         "The run that another is compared with: it has the same model, data, seed and shape, and differs in"
         " the variant alone."
     ),
+    "bucket": ("Gradients that are put together in one buffer, so that one collective reduces them all."),
     "calibration": "Measuring a machine and fitting the cost model's constants to it: `hpz calibrate`.",
     "claim": (
         "A sentence of the paper, kept word for word in results/paper/claims.yaml, with what this project's"
         " numbers say to it."
+    ),
+    "collective": (
+        "An operation that all GPUs of a group do together, such as an all-gather or an all-reduce."
     ),
     "diverged": "A verdict: the loss is NaN, infinite or stuck.",
     "drifted": (
@@ -123,6 +129,32 @@ WORDS = {
         "fetches the others' pieces when it needs them."
     ),
 }
+
+# What a message may name to somebody who has not met it, and how else it is written; nothing that is plain English.
+TERMS = {
+    "all-gather": "all-gathers?",
+    "bucket": "buckets?",
+    "collective": "collectives?",
+    "host": "(?<!one )host",
+    "hpZ": "hpZ",
+    "overlap_comm": "overlap_comm",
+    "overlay": "overlays?",
+    "partition": "(?<!secondary )partitions?",
+    "pinned memory": "pinned memory",
+    "rank": "ranks?",
+    "secondary tensor": "secondary (?:tensors?|partitions?|cop(?:y|ies))",
+    "stream": "streams?",
+    "swapped pair": "swapped pairs?",
+    "synchronise": "synchroni[sz]es?",
+    "ZeRO-3": "ZeRO(?: |-)?(?:stage )?3",
+}
+
+
+def explained(text: str) -> dict[str, str]:
+    """The terms that a message names, in the order of their first mention, with one plain sentence for each."""
+    found = {term: re.search(rf"(?<![\w-])(?:{written})(?![\w-])", text) for term, written in TERMS.items()}
+    named = sorted((match.start(), term) for term, match in found.items() if match)
+    return {term: WORDS[term].split(". ")[0].removesuffix(".") for _, term in named}
 
 
 def meaning(word: str) -> tuple[str, str]:

@@ -58,4 +58,4 @@ def _run(block: Block, folder: Path) -> str:
         timeout=240,
     )
     assert done.returncode == 0, f"{block.where}: {done.stdout}{done.stderr}"
-    return done.stdout.replace(f"{folder}/", "")
+    return done.stdout

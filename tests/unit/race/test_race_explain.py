@@ -34,3 +34,15 @@ def test_a_dead_lock_that_a_rank_waits_for_is_named(tmp_path: Path, monkeypatch:
     assert f"rm {lock}" in problem
     (tmp_path / "log-0.txt").write_text('  File "/home/me/train.py", line 3, in main\n')
     assert "rm " not in explain(tmp_path, 1, {"how": "timeout"})
+
+
+def test_a_script_that_does_not_parse_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "log-0.txt").write_text("""Traceback (most recent call last):
+  File "/clone/harness/race/script.py", line 48, in _of_script
+  File "/home/me/train.py", line 18
+    loss =
+          ^
+SyntaxError: invalid syntax
+""")
+    problem = explain(tmp_path, 1, {"how": "failed", "failed": [(0, 1)]})
+    assert problem == "rank 0 failed: SyntaxError: invalid syntax (in home/me/train.py:18)"
