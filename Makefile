@@ -18,7 +18,10 @@ MAY_INSTALL := $(shell command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] ||
 unexport PYTHONDONTWRITEBYTECODE
 
 # Where `make wheelhouse` was run before, nothing is fetched.
-OFFLINE := $(if $(wildcard wheelhouse/*.whl),--no-index --find-links wheelhouse)
+ifneq ($(wildcard wheelhouse/*.whl),)
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(CURDIR)/wheelhouse
+endif
 
 .PHONY: reproduce artifact kick wheelhouse test soak chaos matrix releases scripts lint types packages figures docs historical clean setup
 setup: .venv/.ready
@@ -27,8 +30,8 @@ setup: .venv/.ready
 .venv/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q $(OFFLINE) -c constraints.txt torch
-	$(BIN)/pip install -q $(OFFLINE) -c constraints.txt -e '.[train,dev]'
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[train,dev]'
 	touch $@
 
 reproduce: setup
@@ -39,12 +42,15 @@ artifact kick: setup
 	$(BIN)/python -m analysis $@ results/$@
 
 # All that a machine without network needs, built where it must be: copy the checkout with wheelhouse/ there.
-wheelhouse:
+wheelhouse: export PIP_NO_INDEX :=
+wheelhouse: export PIP_FIND_LINKS :=
+wheelhouse: setup
 	rm -rf .venv-wheels
 	$(PYTHON) -m venv .venv-wheels
 	.venv-wheels/bin/pip wheel -q -c constraints.txt -w wheelhouse torch 'setuptools>=77' wheel
 	.venv-wheels/bin/pip wheel -q -c constraints.txt -w wheelhouse --find-links wheelhouse '.[train,dev]'
 	rm -rf .venv-wheels wheelhouse/hpz_lab-*.whl
+	$(BIN)/python -m harness.race.corpus_releases wheelhouse
 
 lint: setup
 	$(BIN)/ruff check .

@@ -9,16 +9,25 @@ from harness.system.errors import HarnessError
 
 
 def look_up(content: Any, at: str) -> Any:
-    """The value at a place: keys parted by dots, `[key=value,…]` the one entry of a list, `length`. HarnessError."""
+    """The value at a place. Raises HarnessError where nothing stands there.
+
+    Keys parted by dots; `[key=value,…]` is the one entry of a list, `count[key=value,…]` how many entries there are of
+    the kind (`key` may be several, parted by dots), `length` how many in all.
+    """
     for word in filter(None, re.split(r"\.(?![^\[]*\])", at)):
         try:
             if word == "length":
                 content = len(content)
-            elif word.startswith("["):
-                wanted = dict(pair.split("=", 1) for pair in word.strip("[]").split(","))
-                (content,) = (
-                    one for one in content if all(str(one[key]) == value for key, value in wanted.items())
-                )
+            elif word.endswith("]"):
+                name, _, conditions = word.rstrip("]").partition("[")
+                wanted = [pair.split("=", 1) for pair in conditions.split(",")]
+                found = [
+                    one for one in content if all(str(look_up(one, key)) == value for key, value in wanted)
+                ]
+                if name == "count":
+                    content = len(found)
+                else:
+                    (content,) = found
             else:
                 content = content[word]
         except (KeyError, TypeError, ValueError) as error:

@@ -44,7 +44,8 @@ def fetch(release: str, target: Path) -> None:
     target.parent.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent.parent, prefix=".fetching-") as folder:
         unpacked = Path(folder) / "release"
-        _unpack(_download(release, Path(folder), target), unpacked)
+        way_out = f", or put the release's package folder at {target}"
+        _unpack(download(release, Path(folder), way_out), unpacked)
         (unpacked / MANIFEST).write_text(json.dumps(_sizes(unpacked / PACKAGE), indent=0) + "\n")
         try:
             unpacked.rename(target.parent)
@@ -76,9 +77,14 @@ def _sizes(package: Path) -> dict[str, int]:
     return {path.relative_to(package).as_posix(): path.stat().st_size for path in sorted(files)}
 
 
-def _download(release: str, folder: Path, target: Path) -> Path:
-    backend = folder / "backend" / "setuptools"
-    backend.mkdir(parents=True)
+def download(release: str, folder: Path, way_out: str = "") -> Path:
+    """The release's source archive in a folder, as pip finds it. Raises HarnessError."""
+    with tempfile.TemporaryDirectory() as backend:
+        return _download(release, folder, Path(backend) / "setuptools", way_out)
+
+
+def _download(release: str, folder: Path, backend: Path, way_out: str) -> Path:
+    backend.mkdir()
     (backend / "__init__.py").touch()
     (backend / "build_meta.py").write_text(_BACKEND)
     wanted = f"{PACKAGE}=={release}"
@@ -86,14 +92,14 @@ def _download(release: str, folder: Path, target: Path) -> Path:
     command += ["--no-build-isolation", "--use-pep517", "--dest", str(folder), wanted]
     environment = {**os.environ, "PYTHONPATH": str(backend.parent), "HPZ_ARCHIVE": wanted}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    archives = list(folder.glob("*.tar.gz"))
+    archives = list(folder.glob(f"{PACKAGE}-{release}.tar.gz"))
     if done.returncode or not archives:
         reason = next(
             (line for line in done.stderr.splitlines()[::-1] if line.startswith("ERROR")), "pip failed"
         )
         raise HarnessError(
             f"DeepSpeed {release} cannot be fetched ({reason.removeprefix('ERROR: ')}); "
-            f"connect to a package index, or put the release's package folder at {target}"
+            f"connect to a package index{way_out}"
         )
     return archives[0]
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from harness.race.corpus_releases import releases_of
 from harness.race.fault import Fault, Find, is_corpus, load_case, load_corpus
 from harness.race.fault_pairs import SCHEMA_FILE, NotHere, Pair, Pairs, Shown, Silent, json_schema, order_of
 from harness.race.fault_pairs_table import markdown, print_pairs
@@ -41,6 +42,11 @@ def test_every_fault_that_is_shipped_can_be_read() -> None:
     cases = load_corpus(CORPUS)
     assert sum(case.fault.not_here is None for case in cases) >= 14
     assert all(case.fault.links or case.fault.note for case in cases)
+
+
+def test_what_a_corpus_needs_of_releases_is_known() -> None:
+    releases = releases_of(CORPUS)
+    assert releases == sorted(set(releases)) and {"0.13.4", "0.19.8"} <= set(releases)
 
 
 def test_every_program_and_patch_of_the_corpus_is_used() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from analysis.judge.look_up import look_up
 from analysis.reference import artifact as module
-from analysis.reference.artifact import Artifact, Relative, agrees, artifact, examine, page, table
+from analysis.reference.artifact import Artifact, Relative, Step, agrees, artifact, examine, page, table
 from harness.system.errors import HarnessError
 from harness.system.places import REPOSITORY
 
@@ -18,13 +20,22 @@ CONTENT = {"rows": [{"id": "a", "of": "x.y", "n": 3}, {"id": "b", "n": 4}], "dee
 
 @pytest.mark.parametrize(
     ("at", "value"),
-    [("", CONTENT), ("rows.[id=b].n", 4), ("rows.[id=a,of=x.y].n", 3), ("deep.er.length", 2)],
+    [
+        ("", CONTENT),
+        ("rows.[id=b].n", 4),
+        ("rows.[id=a,of=x.y].n", 3),
+        ("deep.er.length", 2),
+        ("rows.count[id=b]", 1),
+        ("rows.count[id=c]", 0),
+    ],
 )
 def test_a_place_names_one_value(at: str, value: Any) -> None:
     assert look_up(CONTENT, at) == value
 
 
-@pytest.mark.parametrize("at", ["none", "rows.[id=c].n", "rows.[n=3].none", "deep.er.[id=a]"])
+@pytest.mark.parametrize(
+    "at", ["none", "rows.[id=c].n", "rows.[n=3].none", "deep.er.[id=a]", "rows.count[none=1]"]
+)
 def test_a_place_where_nothing_stands_is_named(at: str) -> None:
     with pytest.raises(HarnessError, match="nothing stands at"):
         look_up(CONTENT, at)
@@ -54,7 +65,12 @@ def test_what_was_found_otherwise_and_what_failed_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = [
-        {"id": "good", "says": "prints", "command": 'echo \'{{"n": 3, "m": 4}}\''},
+        {
+            "id": "good",
+            "says": "prints",
+            "evidence": "virtual-device",
+            "command": 'echo \'{{"n": 3, "m": 4}}\'',
+        },
         {"id": "bad", "says": "fails", "command": "echo broken >&2; exit 3"},
     ]
     claims = [
@@ -69,4 +85,15 @@ def test_what_was_found_otherwise_and_what_failed_are_told(
     assert [line.split()[-1] for line in table(found)] == ["found", "ok", "DIFFERENT", "DIFFERENT"]
     assert any("failed: broken" in line for line in said)
     assert (tmp_path / "out" / "bad.log").read_text() == "$ echo broken >&2; exit 3\nbroken\n"
-    assert (tmp_path / "out" / "artifact.json").exists()
+    record = json.loads((tmp_path / "out" / "artifact.json").read_text())
+    assert record["steps"]["good"].keys() == {"seconds", "memory_bytes", "disk_bytes"}
+    assert [claim["level"] for claim in record["claims"]] == [
+        "virtual-device",
+        "virtual-device",
+        "arithmetic",
+    ]
+
+
+def test_a_step_of_a_level_that_is_none_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'gpu' is no evidence level; one of multi-node"):
+        Step(id="x", says="x", command="x", evidence="gpu")
