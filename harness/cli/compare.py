@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,17 @@ MoreB = Annotated[
 ]
 
 
+def share(text: str) -> float:
+    """`1%` or `0.01` as a number. Raises typer.BadParameter."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise typer.BadParameter(f"{text!r} is no share; give one as 1% or 0.01")
+    return value
+
+
 def compare(
     first: Annotated[
         Path,
@@ -35,7 +47,9 @@ def compare(
     within: Annotated[
         float | None,
         typer.Option(
-            min=0, metavar="SHARE", help="Take 0.01 for none: losses may be off by 1 % at any step."
+            parser=share,
+            metavar="SHARE",
+            help="Take 1% (or 0.01) for none: losses may be off by that at any step.",
         ),
     ] = None,
     as_json: JsonOption = False,

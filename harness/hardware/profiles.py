@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.system.errors import HarnessError, nearest
+from harness.system.messages import of_key
 from harness.system.yaml_file import read_keys
 
 FOLDER = Path(__file__).parent
@@ -114,7 +115,7 @@ def read_profiles(file: Path, kind: str) -> dict[str, Any]:
         return {name: KINDS[kind].model_validate(entry) for name, entry in read_keys(file, hint).items()}
     except ValidationError as error:
         first = error.errors()[0]
-        raise HarnessError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise HarnessError(f"{file}: {of_key('.'.join(map(str, first['loc'])), first)}") from error
 
 
 class Hardware(BaseModel):

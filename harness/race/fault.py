@@ -14,8 +14,8 @@ from pydantic import Field, ValidationError, model_validator
 from harness.race.job import Program
 from harness.race.report import Race
 from harness.race.searched import Frozen
-from harness.study.messages import first_message
 from harness.system.errors import HarnessError
+from harness.system.messages import first_message
 from harness.system.yaml_file import read_keys
 from harness.variants import Variant, released_variant
 

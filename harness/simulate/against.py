@@ -278,7 +278,9 @@ def errors(table: pd.DataFrame) -> dict[str, Any]:
 def _errors(good: pd.DataFrame) -> dict[str, Any]:
     size = good["error"].abs()
     outside = good["outside"]
-    ranks = spearmanr(good["predicted"], good["measured"]).statistic if len(good) > 2 else float("nan")
+    pair = good[["predicted", "measured"]]
+    ranked = len(good) > 2 and (pair.nunique() > 1).all()  # what is all the same has no order
+    ranks = spearmanr(pair["predicted"], pair["measured"]).statistic if ranked else float("nan")
     return {
         "rows": len(good),
         "median": float(size.median()) if len(good) else float("nan"),

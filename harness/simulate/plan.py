@@ -18,6 +18,7 @@ from harness.hardware.profiles import NONE
 from harness.study import Run, Study
 from harness.study.axes import RUN_AXES, TRAINING_AXES
 from harness.system.errors import HarnessError, nearest
+from harness.system.messages import first_message
 
 ZERO_AXES = (
     "stage3_prefetch_bucket_size",
@@ -86,12 +87,7 @@ def settings_of(study: Study) -> Settings:
     try:
         return Settings.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("simulate", *first["loc"])))
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = f"not a key; {nearest(str(first['loc'][-1]), Settings.model_fields)}"
-        raise HarnessError(f"{where}: {message}") from error
+        raise HarnessError(f"simulate.{first_message(error, Settings)}") from error
 
 
 def cells(study: Study) -> list[Cell]:

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from harness.hardware import find
 from harness.study.deepspeed_json import CONTROLLED, check_keys, with_value
-from harness.study.messages import first_message
 from harness.study.records import Shape
 from harness.system.errors import HarnessError, nearest
+from harness.system.messages import first_message
 
 POLICIES = ("eager", "side-first", "main-first", "timed")
 RANDOM_POLICY = re.compile(r"random\(\d+\)")

@@ -14,13 +14,13 @@ import yaml
 from pydantic import ValidationError
 
 from harness.study.extends import read_extended
-from harness.study.messages import first_message
 from harness.study.model_axis import model_blocks, with_public_models
 from harness.study.models import SHIPPED_MODELS, parse_model
 from harness.study.packed import check_corpus_fits, located_corpus
 from harness.study.records import SHIPPED, Data, Training
 from harness.study.study import Study
 from harness.system.errors import HarnessError
+from harness.system.messages import first_message
 from harness.system.places import REPOSITORY, shipped
 from harness.system.whole_file import write_text_whole
 from harness.system.yaml_file import read_keys

@@ -22,12 +22,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from harness.study.messages import first_message
 from harness.study.models import SHIPPED_MODELS, ModelFile, PublicConfig, Scale, parse_model
 from harness.study.scale import scaled
 from harness.study.shape_ranges import Shapes, compress, expand
 from harness.system.child import python_path
 from harness.system.errors import HarnessError
+from harness.system.messages import first_message
 from harness.system.places import cache_folder
 from harness.system.whole_file import write_json
 from harness.system.yaml_file import read_keys

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from harness.study.hugging_face import model_content, model_name, toy_name
-from harness.study.messages import first_message
 from harness.study.models import Scale
 from harness.study.records import Frozen
 from harness.system.errors import HarnessError
+from harness.system.messages import first_message
 
 
 class PublicModel(Frozen):

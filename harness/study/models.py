@@ -24,6 +24,7 @@ from pydantic import (
 
 from harness.study.shape_ranges import Shapes, expand
 from harness.system.errors import HarnessError, nearest
+from harness.system.messages import of_key
 from harness.system.places import REPOSITORY
 from harness.system.yaml_file import read_keys
 
@@ -203,7 +204,7 @@ def _public(config: dict[str, Any]) -> PublicConfig:
         return PublicConfig.model_validate(config)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"config.{first['loc'][0]}: {first['msg']}") from error
+        raise ValueError(of_key(f"config.{first['loc'][0]}", first)) from error
 
 
 def parse_model(content: Any, where: str) -> ModelFile:
@@ -244,7 +245,7 @@ def _sentence(error: ValidationError) -> str:
     keys = [str(part) for part in first["loc"] if part not in KINDS]
     if first["type"] == "extra_forbidden":
         return f"{'.'.join(keys)} is not a key; {nearest(keys[-1], _valid_keys(first['loc']))}"
-    return f"{': '.join(filter(None, ['.'.join(keys), first['msg'].removeprefix('Value error, ')]))}"
+    return of_key(".".join(keys), first)
 
 
 def _valid_keys(location: tuple[int | str, ...]) -> list[str]:

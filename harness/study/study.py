@@ -30,7 +30,6 @@ from harness.study.axes import (
     parse_stall,
 )
 from harness.study.deepspeed_json import CONTROLLED, check_keys, deepspeed_config, value_at, with_value
-from harness.study.messages import first_message
 from harness.study.models import SHIPPED_MODELS
 from harness.study.records import (
     DEVICE_DEFAULTS,
@@ -46,6 +45,7 @@ from harness.study.records import (
     Training,
 )
 from harness.system.errors import HarnessError, nearest
+from harness.system.messages import first_message
 from harness.variants import Variant, installed_release, patch_hashes, supported_releases
 
 

@@ -13,8 +13,8 @@ from harness.launch.slurm.container import Container
 from harness.launch.slurm.health import Health
 from harness.launch.slurm.site import Site
 from harness.study import Frozen
-from harness.study.messages import first_message
 from harness.system.errors import HarnessError
+from harness.system.messages import first_message
 from harness.system.places import shipped
 from harness.system.secrets import hidden, is_secret, refuse_secrets
 from harness.system.yaml_file import read_keys

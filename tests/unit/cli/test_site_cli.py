@@ -77,7 +77,7 @@ def test_a_record_that_is_none_is_named(results: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{ssh: cluster}", r"site\.folder: Field required"),
+        ("{ssh: cluster}", r"site\.folder is missing; give it"),
         ("{ssh: cluster, folder: hpz}", r"site\.folder: must be an absolute path"),
         ("{ssh: -oProxyCommand=x, folder: /x}", r"site\.ssh: "),
         ("{ssh: cluster, folder: /x, port: 22}", r"site\.port is not a key"),

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from analysis.judge.band import Floats
+from harness.cli.compare import share
 from harness.cli.main import app
 from harness.system.errors import HarnessError
 
@@ -107,3 +109,10 @@ def test_the_runs_of_one_file_are_its_seeds_and_one_may_be_named(tmp_path: Path)
     assert (code, found["verdict"], found["seeds"]) == (0, "exact", [3, 1])
     with pytest.raises(HarnessError, match="holds no run 's9'"):
         compared(tmp_path / "wandb.csv", tmp_path / "wandb.csv", "--run-b", "s9")
+
+
+def test_a_share_may_be_given_in_percent() -> None:
+    assert share("1%") == share("0.01") == 0.01
+    for text in ("x", "-5%", "nan", "inf", "%"):
+        with pytest.raises(typer.BadParameter, match=f"'{text}' is no share; give one as 1% or 0.01"):
+            share(text)

@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("{}", "give one of pyxis: {image: …}, apptainer: {image: …}, or a list"),
         ("{pyxis: {image: a}, apptainer: {image: b}}", "give one of pyxis"),
-        ("{apptainer: {}}", r"container\.apptainer\.image: Field required"),
+        ("{apptainer: {}}", r"container\.apptainer\.image is missing; give it"),
         ("{apptainer: {imge: a}}", r"container\.apptainer\.\w+"),
         (
             "{apptainer: {image: a, mount: [/x]}}",

@@ -78,7 +78,7 @@ def test_a_file_says_how_its_program_is_started(tmp_path: Path) -> None:
         ({"has": {"release": "0.19.8", "variant": "evnt"}}, "has: 'evnt' is not a variant"),
         ({"ended": {"release": "0.19.8", "patch": "a.patch"}}, "ended.patch: there is no a.patch there"),
         ({"program": "lop.py"}, "program: there is no lop.py beside it"),
-        ({"find": {"first": "write"}}, "find.second: Field required"),
+        ({"find": {"first": "write"}}, "find.second is missing; give it"),
     ],
 )
 def test_a_bad_file_is_one_clear_sentence(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -91,7 +91,7 @@ def test_a_missing_or_broken_file_of_profiles_is_named(study_file: StudyFile) ->
         load_study(study_file(simulate={"hardware": "nowhere.yaml"}))
     study_file().with_name("mine.yaml").write_text("hosts: {mine: {source: here}}")
     with pytest.raises(
-        HarnessError, match=r"simulate\.hardware\.hosts\.mine\.launch_seconds: Field required"
+        HarnessError, match=r"simulate\.hardware\.hosts\.mine\.launch_seconds is missing; give it"
     ):
         cells(load_study(study_file(simulate={"hardware": "mine.yaml"})))
 

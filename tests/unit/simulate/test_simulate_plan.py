@@ -95,7 +95,7 @@ def test_a_trace_depends_on_the_variant(study: Any) -> None:
 @pytest.mark.parametrize(
     ("simulate", "message"),
     [
-        ({"windowz": []}, r"simulate\.windowz: not a key; did you mean 'windows'"),
+        ({"windowz": []}, r"simulate\.windowz is not a key; did you mean 'windows'"),
         (
             {"networks": ["carrier-pigeon"]},
             r"simulate\.networks: 'carrier-pigeon' is not among networks",

@@ -210,7 +210,7 @@ def test_a_study_scales_down_what_it_names(study_file: StudyFile) -> None:
     ("model", "message"),
     [
         ({"hf": "gpt2", "scala": 64}, r"tiny.yaml: model.scala is not a key; did you mean 'scale'"),
-        ({"name": "mine"}, r"tiny.yaml: model.hf: Field required"),
+        ({"name": "mine"}, r"tiny.yaml: model.hf is missing; give it"),
         ({"hf": "gpt2", "unaligned": True}, r"tiny.yaml: model.unaligned: only a toy can be; give scale:"),
         (
             [{"hf": "gpt2", "scale": 32}, {"hf": "gpt2", "scale": 64}],

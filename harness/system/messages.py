@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from harness.system.errors import nearest
 
@@ -15,9 +16,16 @@ def first_message(error: ValidationError, model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{where} is not a key; {nearest(str(first['loc'][-1]), _fields_at(model, first['loc'][:-1]))}"
-    message = first["msg"].removeprefix("Value error, ")
     given = f" (given: {first['input']!r})" if where and not isinstance(first["input"], dict) else ""
-    return f"{where + ': ' if where else ''}{message}{given}"
+    return of_key(where, first) + given
+
+
+def of_key(where: str, complaint: ErrorDetails) -> str:
+    """A complaint about a key; `where` is empty for one about the whole."""
+    if complaint["type"] == "missing":
+        return f"{where} is missing; give it"
+    message = complaint["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
 
 
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
