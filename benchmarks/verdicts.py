@@ -102,8 +102,7 @@ def main(
     counts = [
         together(kind, [count(kind, seeds, steps, pairs, random) for seeds, steps in SIZES]) for kind in KINDS
     ]
-    gaussian = [one for one in counts if not one.kind.startswith("spikes")]
-    counts.append(together("all but spikes", gaussian))
+    counts.append(together("all", counts))
     if as_json:
         rates = [
             {"false_alarm_rate": one.false_alarms / one.pairs, "miss_rate": one.missed / one.pairs}

@@ -23,8 +23,7 @@ FEWEST_SEEDS = 3  # whatever the rule asks for
 DETECTION = (
     0.97  # asked of the simulation, so that the stated drift is seen with 95 % where the noise is another
 )
-SPIKY = 1.0  # excess kurtosis of the seeds' deviations from which they count as spiky, and
-SPIKES = 5.0  # are drawn by Student's t of so many degrees of freedom instead of Gaussian
+SPIKES = 5.0  # degrees of freedom of Student's t, from which spiky noise is drawn instead of Gaussian
 DRAWS = 2000
 LONGEST = 300  # steps that are simulated; a longer curve is thinned to so many
 MEMORY = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, np.inf)  # of the noise, in lengths of the run
@@ -59,10 +58,10 @@ def tolerance_band(losses: Floats, rule: Rule) -> Band | None:
     Half-width is a common factor times the smoothed spread between seeds (max-t: Montiel Olea & Plagborg-Møller 2019,
     doi 10.1002/jae.2656, with one more seed in the place of an estimate).
     """
-    seeds, steps = losses.shape
+    seeds = len(losses)
     if seeds < max(rule.minimum_seeds, FEWEST_SEEDS) or not np.isfinite(losses).all():
         return None
-    centre, _, half_width = _band(losses, factor(seeds, steps, rule.confidence, spiky(losses)))
+    centre, _, half_width = _band(losses, _times(losses, rule.confidence))
     return Band(centre, half_width, seeds, rule.confidence, losses)
 
 
@@ -88,10 +87,18 @@ def _spread(variance: Floats) -> Floats:
     return spread
 
 
-def spiky(losses: Floats) -> bool:
-    """Whether seeds lie far from each other at single steps more often than Gaussian noise does."""
+def spikiness(losses: Floats) -> float:
+    """Excess kurtosis of the seeds' deviations, between 0 (Gaussian) and 1 (far apart at single steps more often)."""
     own = losses - losses.mean(axis=0)
-    return bool(stats.kurtosis(own / _band(losses, 0.0)[1], axis=None) > SPIKY)
+    found = stats.kurtosis(own / _band(losses, 0.0)[1], axis=None)
+    return float(np.clip(np.nan_to_num(found), 0, 1))  # of equal seeds it is not a number
+
+
+def _times(losses: Floats, level: float) -> float:
+    """Half-width in units of the spread: between what Gaussian and what spiky noise asks for, as these seeds are."""
+    (seeds, steps), share = losses.shape, spikiness(losses)
+    found = factor(seeds, steps, level)
+    return found + share * (factor(seeds, steps, level, spikes=True) - found) if share else found
 
 
 @lru_cache(maxsize=256)
@@ -137,8 +144,8 @@ def smallest_drift(losses: Floats, level: float) -> float:
     thin = np.unique(np.linspace(0, steps - 1, min(steps, LONGEST)).round().astype(int))
     losses = losses[:, thin]
     last = slice(len(thin) // 2, None)
-    spikes = spiky(losses)
-    times = factor(seeds, steps, level, spikes)
+    spikes = spikiness(losses) > 0.5
+    times = _times(losses, level)
     spread = _band(losses, times)[1]
     mine = _lasting(losses[None, :, last])[0]
     worst = 0.0

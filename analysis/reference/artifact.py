@@ -213,7 +213,10 @@ def page() -> str:
     ]
     for step in what.steps:
         took = step.takes
-        cells = (f"{took.minutes:g}", f"{took.memory_gb:g} GB", f"{took.disk_mb} MB") if took else ("–",) * 3
+        cells = ("–",) * 3
+        if took is not None:
+            disk = f"{took.disk_mb} MB" if took.disk_mb else "under 1 MB"
+            cells = (f"{took.minutes:g}", f"{took.memory_gb:g} GB", disk)
         kick = "yes" if step.kick else ""
         lines.append(f"| `{step.id}` | {step.says} | {step.level} | {' | '.join(cells)} | {kick} |")
     lines += ["", "| claim | step | expected | tolerance |", "|---|---|---|---|"]

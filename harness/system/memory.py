@@ -18,7 +18,7 @@ class Peak:
 
 
 @contextmanager
-def peak_of(pid: int, every: float = 2.0) -> Iterator[Peak]:
+def peak_of(pid: int, every: float = 0.5) -> Iterator[Peak]:
     """Look at a process and its descendants every so many seconds until the end of the block."""
     peak, done = Peak(), threading.Event()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.judge.band import factor, noise, smallest_drift, tolerance_band
+from analysis.judge.band import factor, noise, smallest_drift, spikiness, tolerance_band
 from benchmarks.verdicts import KINDS, count
 from harness.study import Rule
 
@@ -20,6 +20,16 @@ def test_verdicts_on_planted_pairs_are_right_as_often_as_they_say() -> None:
     # Of 70 pairs, a rate of 5 % passes 10 less often than once in 1,000.
     assert sum(one.false_alarms for one in found) <= 10
     assert sum(one.missed for one in found) <= 10
+
+
+def test_the_spikier_the_seeds_the_wider_the_band() -> None:
+    random = np.random.default_rng(7)
+    white, spikes = random.standard_normal((5, 60)), random.standard_t(3, (5, 60))
+    assert spikiness(white) < spikiness(spikes) == 1
+    assert spikiness(np.ones((3, 10))) == 0, "equal seeds have no deviations"
+    bands = [tolerance_band(losses, RULE) for losses in (white, spikes / spikes.std() * white.std())]
+    widths = [band.half_width.mean() for band in bands if band is not None]
+    assert widths[1] > 1.3 * widths[0]
 
 
 def test_more_seeds_and_quieter_ones_show_a_smaller_drift() -> None:
