@@ -28,7 +28,6 @@ __all__ = [
     "at_end_of_pass",
     "below_dispatch",
     "current_node",
-    "dispatch_is_off",
     "function_mode",
     "functions_off",
     "group_by_place",
@@ -105,11 +104,6 @@ class below_dispatch:
     def __exit__(self, *error: object) -> None:
         for guard in reversed(self.guards):
             guard.__exit__(*error)
-
-
-def dispatch_is_off() -> bool:
-    """Whether the call in progress comes from `below_dispatch`. All."""
-    return bool(torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.Python))
 
 
 current_node = torch._C._current_autograd_node

@@ -87,11 +87,6 @@ class Pairs(Frozen):
         return sum(pair.has.verdict == "found" for pair in self.pairs)
 
     @property
-    def recall(self) -> float | None:
-        """Found of all that can be met here; None where there is none."""
-        return self.found / len(self.pairs) if self.pairs else None
-
-    @property
     def false_alarms(self) -> int:
         """Sides that ended a fault and were reported all the same."""
         return sum(pair.ended.verdict == "wrong" for pair in self.pairs)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-FOREVER = float("inf")
-
 
 class Memory:
     """The bytes of one GPU: in use, or freed while a stream still works with them."""

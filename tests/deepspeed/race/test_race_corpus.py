@@ -75,4 +75,4 @@ def test_one_file_is_a_corpus_too(tmp_path: Path) -> None:
         corpus / "compiled-offload.yaml", "--results", tmp_path / "results", "--no-explore", "--json"
     )
     assert done.exit_code == 0
-    assert Pairs.model_validate_json(done.stdout).recall == 1.0
+    assert Pairs.model_validate_json(done.stdout).found == 1
