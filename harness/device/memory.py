@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from harness.device.errors import DeviceError
 from harness.device.observe import HOST, Access
 from harness.device.poison import Poison, use_on
 from harness.device.shown import DEVICE, shown
@@ -111,7 +112,12 @@ class Memory:
         self.statistics: Statistics | None = None  # kept for programs that can ask for them
 
     def adopt(self, tensor: torch.Tensor) -> None:
-        """Mark the storage of a tensor that has its content as device memory, if it is not yet."""
+        """Mark the storage of a tensor that has its content as device memory, if it is not yet. Raises DeviceError."""
+        if tensor.layout is not torch.strided:
+            raise DeviceError(
+                f"a tensor of layout {tensor.layout} cannot be followed on the virtual device; make it dense for this "
+                "run, as by torch.nn.Embedding(…, sparse=False): which stream waits for which stays the same"
+            )
         storage = tensor.untyped_storage()
         if not hasattr(storage, "allocation"):
             self._mark(storage, written=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.race.sites import HARNESS
 from harness.system.build_locks import dead_locks, sentence
 
 KNOWN = {
@@ -17,9 +18,9 @@ KNOWN = {
     "both models under one zero.Init, or leave hpZ out of the second's configuration",
 }
 BUILDS = ("op_builder/", "cpp_extension", "file_baton")  # where a rank waits for a C++ extension to be built
-_FRAME = re.compile(
-    r'\s+File "([^"]+)", line (\d+)(?:, in (\S+))?$'
-)  # a line that does not parse is in nothing
+PLUMBING = (f"{HARNESS / 'device'}/", "/site-packages/torch/")
+# A line that does not parse is in no function.
+_FRAME = re.compile(r'\s+File "([^"]+)", line (\d+)(?:, in (\S+))?$')
 
 
 def explain(folder: Path, ranks: int, ended: dict[str, Any], script: str | None = None) -> str:
@@ -73,6 +74,7 @@ LOST = (
     "one of them has ended",
     "Timed out waiting",
 )
+OURS = re.compile(r"^harness(?:\.\w+)+\.(?=\w+: )")  # the module of an error of ours
 PROGRESS = re.compile(r"\d+%\|| \d+it \[|it/s\]|s/it\]")
 
 
@@ -83,11 +85,16 @@ def last_words(lines: Sequence[str], code: int = 1) -> str:
         return f"killed by {signal.Signals(-code).name}" + (f" ({said[-1]})" if said else "")
     if code == 2 and (usage := next((line for line in reversed(said) if ": error: " in line), None)):
         return usage
-    starts = [at for at, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
-    for line in lines[starts[-1] + 1 :] if starts else ():
+    for line in last_traceback(lines)[1:]:
         if line.strip() and not line.startswith((" ", "\t")) and not PROGRESS.search(line):
-            return line.strip()
+            return OURS.sub("", line.strip())
     return said[-1] if said else "no output"
+
+
+def last_traceback(lines: Sequence[str]) -> Sequence[str]:
+    """The lines from where the last traceback begins; none where there is none."""
+    starts = [at for at, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    return lines[starts[-1] :] if starts else ()
 
 
 def program_place(lines: Sequence[str], script: str | None) -> str | None:
@@ -104,10 +111,14 @@ def program_place(lines: Sequence[str], script: str | None) -> str | None:
 
 
 def raised_at(lines: Sequence[str]) -> str:
-    """Where the last traceback of a log ends: ` (in FILE:LINE, FUNCTION)`; empty where there is none."""
-    frames = [found for line in lines if (found := _FRAME.match(line))]
-    if not frames:
+    """Where the last traceback of a log ends: ` (in FILE:LINE, FUNCTION)`; empty where there is none.
+
+    The device's frames and torch's are left out: the line that called them says more.
+    """
+    everything = [found for line in last_traceback(lines) or lines if (found := _FRAME.match(line))]
+    if not everything:
         return ""
+    frames = [frame for frame in everything if not any(part in frame[1] for part in PLUMBING)] or everything
     file, line, function = frames[-1].groups()
     return f" (in {'/'.join(Path(file).parts[-3:])}:{line}{f', {function}' if function else ''})"
 

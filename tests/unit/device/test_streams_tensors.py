@@ -594,3 +594,11 @@ def test_functions_that_zero_init_puts_in_torchs_place_are_not_called_by_the_dev
     with on("side-first"):
         x = torch.arange(4.0, device=DEVICE).half()
         assert (x.view(2, 2) @ x.view(2, 2)).sum().item() == 22
+
+
+def test_a_sparse_tensor_is_refused_with_the_way_out() -> None:
+    with on("eager"):
+        table = torch.nn.Embedding(10, 4, sparse=True).to(DEVICE)
+        looked_up = table(torch.tensor([1, 2], device=DEVICE))
+        with pytest.raises(DeviceError, match=r"torch\.sparse_coo cannot be followed .* sparse=False"):
+            looked_up.sum().backward()

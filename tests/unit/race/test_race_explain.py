@@ -46,3 +46,15 @@ SyntaxError: invalid syntax
 """)
     problem = explain(tmp_path, 1, {"how": "failed", "failed": [(0, 1)]})
     assert problem == "rank 0 failed: SyntaxError: invalid syntax (in home/me/train.py:18)"
+
+
+def test_the_line_that_called_torch_is_named_and_not_torchs_own(tmp_path: Path) -> None:
+    (tmp_path / "log-0.txt").write_text("""Traceback (most recent call last):
+  File "/home/me/train.py", line 7, in main
+    head(x)
+  File "/venv/lib/python3.11/site-packages/torch/nn/modules/linear.py", line 125, in forward
+    return F.linear(input, self.weight, self.bias)
+RuntimeError: mat1 and mat2 shapes cannot be multiplied
+""")
+    problem = explain(tmp_path, 1, {"how": "failed", "failed": [(0, 1)]})
+    assert problem.endswith("cannot be multiplied (in home/me/train.py:7, main)")
