@@ -17,7 +17,7 @@ from harness.record import Exit, RunDirectory, Status
 from harness.study import Run, Study
 from harness.system.child import Child, python_path
 from harness.system.places import cache_folder
-from harness.system.ports import free_port
+from harness.system.ports import Port
 from harness.system.utc import utc_now
 from harness.variants import Variant, overlay_path
 
@@ -70,6 +70,7 @@ class Active:
     directory: RunDirectory
     server: Server
     deadline: float
+    port: Port  # where its ranks meet
     exits: dict[int, Exit] = field(default_factory=dict)
     verdict: tuple[str, str] | None = None  # state and reason, once the launcher has decided to end the run
 
@@ -148,8 +149,9 @@ class Launcher:
             final=None,
         )
         deadline = time.monotonic() + self.study.launch.timeout_seconds
-        self.active[str(directory.path)] = Active(run, directory, server, deadline)
-        server.send({"start": str(directory.path), "world": run.shape.world_size, "port": free_port()})
+        port = Port()
+        self.active[str(directory.path)] = Active(run, directory, server, deadline, port)
+        server.send({"start": str(directory.path), "world": run.shape.world_size, "port": port.number})
         self.watch(Progress("started", run, status))
 
     def _server(self, run: Run) -> Server:
@@ -199,6 +201,7 @@ class Launcher:
 
     def _finish(self, active: Active) -> None:
         del self.active[str(active.directory.path)]
+        active.port.close()
         state, reason = active.verdict or ("done", None)
         if state == "done" and active.directory.status().final is None:
             state, reason = "failed", "every rank ended with code 0 but none wrote the final record"

@@ -25,7 +25,7 @@ from harness.study import Run
 from harness.system.child import Child, python_path
 from harness.system.errors import HarnessError
 from harness.system.imports import OWN_PACKAGES
-from harness.system.ports import free_port
+from harness.system.ports import Port
 
 STALL_SECONDS = 30.0  # no rank has used the processor for so long: they wait for each other
 FIRST_STALL_SECONDS = (
@@ -100,15 +100,16 @@ class Ranks:
             RunDirectory(folder / "run").create(
                 run.model_copy(update={"policy": job.policy, "poison": job.poison})
             )
-        ended = self.child.ask(
-            {
-                "job": str(folder),
-                "ranks": job.program.ranks,
-                "port": free_port(),
-                "timeout": timeout,
-                "patience": FIRST_STALL_SECONDS if job.analyse else STALL_SECONDS + 2 * self.idle,
-            }
-        )
+        with Port() as port:
+            ended = self.child.ask(
+                {
+                    "job": str(folder),
+                    "ranks": job.program.ranks,
+                    "port": port.number,
+                    "timeout": timeout,
+                    "patience": FIRST_STALL_SECONDS if job.analyse else STALL_SECONDS + 2 * self.idle,
+                }
+            )
         self.idle = max(self.idle, ended.get("idle", 0.0))
         self.imports = ended["imports"]
         return collect(job, folder, ended)

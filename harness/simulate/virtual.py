@@ -21,7 +21,7 @@ from harness.simulate.record import WARM_UP_STEPS, secondary_storages, trace_fro
 from harness.simulate.recorder import Recorder
 from harness.simulate.trace import save
 from harness.study import Run
-from harness.system.ports import free_port
+from harness.system.ports import Port
 from harness.workload.engine import build_engine
 from harness.workload.rank import Rank
 from harness.workload.train import import_everything, open_run_batches, policy_of
@@ -103,9 +103,9 @@ def main() -> None:
     if run.device != "virtual":
         run = run.model_copy(update={"device": "virtual", "policy": "eager", "poison": "nan"})
     import_everything("virtual")
-    port = free_port()
-    ranks = [_fork_rank(run, rank, port, trace_file) for rank in range(run.shape.world_size)]
-    codes = [os.waitpid(pid, 0)[1] for pid in ranks]
+    with Port() as port:
+        ranks = [_fork_rank(run, rank, port.number, trace_file) for rank in range(run.shape.world_size)]
+        codes = [os.waitpid(pid, 0)[1] for pid in ranks]
     sys.exit(1 if any(codes) else 0)
 
 

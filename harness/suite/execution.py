@@ -15,7 +15,7 @@ import pytest
 from harness.race.job import Job, Program
 from harness.race.report import RankReport
 from harness.system.parent import die_with, place_of
-from harness.system.ports import free_port
+from harness.system.ports import Port
 from harness.system.processes import has_ended, processor_seconds, stat_fields
 
 POLL_SECONDS = 0.02
@@ -43,15 +43,16 @@ def execute(item: pytest.Item, policy: str, ranks: int, timeout: float, folder: 
     """Run a test once, by so many processes."""
     job = Job(Program(ranks=ranks, map_cuda=True), policy=policy, analyse=policy == "busy")
     folder.mkdir()
-    port = free_port()
-    pids = [
-        _fork(item, job, folder, place_of(rank, ranks, port) if ranks > 1 else {}) for rank in range(ranks)
-    ]
-    try:
-        ended = _wait(pids, timeout)
-    finally:
-        for pid in pids:
-            _end(pid)
+    with Port() as port:
+        pids = [
+            _fork(item, job, folder, place_of(rank, ranks, port.number) if ranks > 1 else {})
+            for rank in range(ranks)
+        ]
+        try:
+            ended = _wait(pids, timeout)
+        finally:
+            for pid in pids:
+                _end(pid)
     return _collected(item, policy, folder, pids, ended)
 
 

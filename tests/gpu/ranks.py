@@ -7,12 +7,18 @@ import subprocess
 import sys
 
 from harness.system.places import REPOSITORY
-from harness.system.ports import free_port
+from harness.system.ports import Port
 
 
 def run_ranks(words: list[str], world: int, seconds: float = 240, **variables: str) -> list[str]:
     """The output of each rank of `python -m WORDS`. Fails with the first rank's words that did not end well."""
-    port = str(free_port())
+    with Port() as port:
+        return _run_ranks(str(port.number), words, world, seconds, variables)
+
+
+def _run_ranks(
+    port: str, words: list[str], world: int, seconds: float, variables: dict[str, str]
+) -> list[str]:
     ranks = []
     for rank in range(world):
         place = {

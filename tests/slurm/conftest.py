@@ -27,6 +27,7 @@ from harness.system.places import REPOSITORY
 from tests.conftest import StudyFile
 
 LINK = "200mbit"
+PATIENCE = 240.0  # seconds; on a busy machine everything comes late, and what comes at all is soon there on a quiet one
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +59,7 @@ def empty_queue(request: pytest.FixtureRequest) -> Iterator[None]:
     if "cluster" in request.fixturenames:
         running: Cluster = request.getfixturevalue("cluster")
         running.run(["sh", "-c", "scancel --me; scontrol update nodename=ALL state=resume 2>/dev/null"])
-        wait_for(lambda: set(running.states().values()) == {"idle"}, 60)
+        wait_for(lambda: set(running.states().values()) == {"idle"})
         running.set_link(LINK)
 
 
@@ -121,13 +122,13 @@ def statuses(study: Study, results: Path) -> list[Status]:
     return [RunDirectory(results / "runs" / run.run_id).status() for run in study.runs]
 
 
-def wait_for_states(study: Study, results: Path, *states: str, seconds: float = 60) -> list[Status]:
+def wait_for_states(study: Study, results: Path, *states: str, seconds: float = PATIENCE) -> list[Status]:
     """Wait until every run is in one of these states."""
-    wait_for(lambda: all(status.state in states for status in statuses(study, results)), seconds, results)
+    wait_for(lambda: all(status.state in states for status in statuses(study, results)), results, seconds)
     return statuses(study, results)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30, results: Path | None = None) -> None:
+def wait_for(condition: Callable[[], Any], results: Path | None = None, seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not in time; {logs(results)}"

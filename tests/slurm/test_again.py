@@ -34,7 +34,7 @@ class Watch:
         return study_rows(self.study, self.results)[0][0]
 
     def until_ended(self) -> Row:
-        wait_for(lambda: not self.row().may_go_on, 60, self.results)
+        wait_for(lambda: not self.row().may_go_on, self.results)
         return self.row()
 
     def look(self) -> bool:

@@ -54,7 +54,7 @@ def test_a_node_that_lacks_a_gpu_is_left_out_and_by_the_groups_that_wait_too(
     )
     matrix = {**TWO_NODES, "shape": "2x2", "seed": [1, 2]}
     study, results, _ = send(profile, matrix=matrix, training=STEPS, device="cuda")
-    wait_for_states(study, results, "done", seconds=120)
+    wait_for_states(study, results, "done")
     first, second = (turns(results, run.run_id) for run in study.runs)
     assert [(turn["outcome"], turn["nodes"]) for turn in first] == [("left", "n[0-1]"), ("reached", "n[0,2]")]
     assert first[0]["nodes_found"] == ["n1: has 1 GPUs of 2"]

@@ -72,7 +72,7 @@ def test_a_requeue_in_the_middle_changes_no_loss(
     matrix = {"model": "llama2-toy", "variant": "fixed", "shape": "1x2-hpz2"}
     study, results, (sent,) = send(send.profile(), matrix=matrix, training=LONG_ENOUGH)
     zero3, fixed = study.runs
-    wait_for(lambda: len(lines(results, fixed.run_id)) > 5, SECONDS, results)
+    wait_for(lambda: len(lines(results, fixed.run_id)) > 5, results, SECONDS)
     cluster.run(["scontrol", "requeue", f"{sent.job_id}_0"], check=True)
     wait_for_states(study, results, "done", seconds=SECONDS)
     assert [line["step"] for line in lines(results, fixed.run_id)] == list(range(60))

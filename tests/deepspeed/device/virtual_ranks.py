@@ -18,7 +18,7 @@ import torch
 from harness.clock.policy import policy_named
 from harness.device import Collective, Observer, OpRecord, open_device
 from harness.study import Run
-from harness.system.ports import free_port
+from harness.system.ports import Port
 from harness.workload.engine import build_engine
 from harness.workload.rank import Rank
 from harness.workload.train import import_everything, open_run_batches
@@ -73,10 +73,11 @@ def main() -> None:
 
 def fork_ranks(world: int, work: Callable[[], None]) -> None:
     """Do `work` as each rank of a world of its own; exits where one of them fails."""
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
-    ranks = [fork_rank(rank, place, work) for rank in range(world)]
-    if any(os.waitpid(pid, 0)[1] for pid in ranks):
-        sys.exit(1)
+    with Port() as port:
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port.number), "WORLD_SIZE": str(world)}
+        ranks = [fork_rank(rank, place, work) for rank in range(world)]
+        if any(os.waitpid(pid, 0)[1] for pid in ranks):
+            sys.exit(1)
 
 
 def fork_rank(rank: int, place: dict[str, str], work: Callable[[], None]) -> int:

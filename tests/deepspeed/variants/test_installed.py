@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness.system.ports import free_port
+from harness.system.ports import Port
 from harness.variants import installed_release
 from tests.deepspeed.race.race_help import SCRIPTS
 
@@ -30,8 +30,13 @@ def hpz(*words: str) -> str:
 
 def trained(overlay: str) -> list[str]:
     """What each rank of a training over gloo printed, with the overlay before the installed DeepSpeed."""
+    with Port() as port:
+        return trained_at(port.number, overlay)
+
+
+def trained_at(port: int, overlay: str) -> list[str]:
     world = {"WORLD_SIZE": str(RANKS), "LOCAL_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1"}
-    place = {**world, "MASTER_PORT": str(free_port()), "DS_ACCELERATOR": "cpu", "PYTHONPATH": overlay}
+    place = {**world, "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu", "PYTHONPATH": overlay}
     command = [sys.executable, str(Path(__file__).with_name("overlaid_rank.py")), str(SCRIPT)]
     ranks = [
         subprocess.Popen(
