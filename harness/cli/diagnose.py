@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,14 @@ ArgumentsOption = Annotated[
 
 
 def doctor(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG | -- COMMAND …]",
+            help="The same as --config, or the command that starts the training.",
+            show_default=False,
+        ),
+    ] = None,
     config: ConfigOption = None,
     world_size: WorldOption = None,
     ranks_per_node: PerNodeOption = None,
@@ -67,11 +76,13 @@ def doctor(
 ) -> None:
     """What this machine has, and which known faults a release and configuration are exposed to.
 
-    Example: hpz doctor --config ds_config.json --world-size 48 --release 0.13.4 --sizes 4096x11008,4096
+    Example: hpz doctor --config ds_config.json --world-size 48 --release 0.13.4 --sizes 4096x11008,4096. Or with the
+    command as it is: hpz doctor -- deepspeed --num_gpus 8 train.py --deepspeed ds_config.json
     """
     if explain:
         print(all_pages() if explain == "all" else page(named(explain)), end="" if explain == "all" else "\n")
         return
+    config, command = _what(words or [], config)
     here = machine()
     given = Given(
         release=release,
@@ -82,18 +93,39 @@ def doctor(
         sizes=sizes,
         script=script,
         trainer_args=trainer_args,
+        command=command,
     )
-    found = examine(read_setup(config, given, assume_installed=True)) if config else None
+    if not (config or command) and given != Given():
+        raise HarnessError(NO_QUESTION)
+    found = examine(read_setup(config, given, assume_installed=True)) if config or command else None
     if as_json:
         print(doctor_answer(here, found).model_dump_json(indent=2))
     elif found:
         print(text(doctor_lines(found)))
     else:
-        console = wide_console(80)
-        console.print(_machine_table(here))
-        console.print(
-            "To examine a training:\n  hpz doctor --config ds_config.json --world-size N --ranks-per-node M"
-        )
+        _show(here)
+
+
+NO_QUESTION = (
+    "which configuration? Give --config ds_config.json, or -- and the command that starts the training"
+)
+
+
+def _what(words: list[str], config: Path | None) -> tuple[Path | None, str | None]:
+    """The configuration and the command among the words: one word is a file, several are a command."""
+    if len(words) != 1:
+        return config, shlex.join(words) or None
+    if config is not None:
+        raise HarnessError(f"{words[0]} and --config {config} both name a configuration; give one of them")
+    return Path(words[0]), None
+
+
+def _show(here: Machine) -> None:
+    console = wide_console(80)
+    console.print(_machine_table(here))
+    console.print(
+        "To examine a training:\n  hpz doctor --config ds_config.json --world-size N --ranks-per-node M"
+    )
 
 
 def _machine_table(here: Machine) -> Table:
@@ -224,6 +256,9 @@ def audit(
         console.print(str(file), soft_wrap=True, highlight=False)
 
 
+MOST_NODE_COUNTS = 4096
+
+
 def parse_nodes(text: str) -> list[int]:
     """`1-4,8` → [1, 2, 3, 4, 8]. Raises HarnessError."""
     found: list[int] = []
@@ -232,5 +267,9 @@ def parse_nodes(text: str) -> list[int]:
         first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (0, 0)
         if not 1 <= first <= last:
             raise HarnessError(f"--nodes: {text!r} is not a list of numbers and ranges such as 1-8,16")
+        if len(found) + last - first + 1 > MOST_NODE_COUNTS:
+            raise HarnessError(
+                f"--nodes: {text!r} names more than {MOST_NODE_COUNTS:,} node counts; name those that you may run on"
+            )
         found += range(first, last + 1)
     return found

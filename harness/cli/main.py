@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
+from harness import __version__
 from harness.cli.archive import archive
 from harness.cli.cluster import app as cluster_app
 from harness.cli.compare import compare
@@ -31,6 +33,7 @@ app = typer.Typer(
     name="hpz",
     help="Reproduce, explain and end the ZeRO++ hpZ race. Start with: hpz plan experiments/laptop.yaml",
     no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -44,6 +47,18 @@ VERBS: tuple[Callable[..., None], ...] = (
     *(submit, there(status), there(watch), there(logs), there(cancel, jobs=True)),
     *(race, simulate, calibrate, doctor, audit, triage, compare, explain),
 )
+KEPT = "; finished runs are kept, the same command goes on from here"
+
+
+@app.callback()
+def _application(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    if version:
+        print(f"hpz {__version__}")
+        raise typer.Exit
+
+
 for verb in VERBS:
     app.command()(verb)
 app.add_typer(model_app, name="model")
@@ -65,8 +80,5 @@ def main() -> None:
         sys.exit(2 if isinstance(error, HarnessError) else 1)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:  # typer's answer to Ctrl-C, which says nothing
-            print(
-                "hpz: interrupted; finished runs are kept, the same command goes on from here",
-                file=sys.stderr,
-            )
+            print(f"hpz: interrupted{KEPT if arguments[:1] == ['run'] else ''}", file=sys.stderr)
         raise

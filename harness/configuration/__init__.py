@@ -3,7 +3,7 @@
 from harness.configuration.autos import resolved
 from harness.configuration.found import Found
 from harness.configuration.keys import Checked, checked
-from harness.configuration.read import read_arguments, read_configuration, script_facts
+from harness.configuration.read import read_arguments, read_command, read_configuration, script_facts
 from harness.configuration.recipes import brought_along
 from harness.configuration.releases import FIRST, Release, named_release, no_zeropp
 from harness.configuration.remarks import Remark
@@ -19,6 +19,7 @@ __all__ = [
     "named_release",
     "no_zeropp",
     "read_arguments",
+    "read_command",
     "read_configuration",
     "resolved",
     "script_facts",

@@ -39,6 +39,8 @@ TELLING = {
 
 def read_text(file: Path) -> str:
     """The text of a configuration file. Raises HarnessError naming it."""
+    if file.is_dir():
+        raise HarnessError(f"{file}: is a folder; {HINT}")
     try:
         content = file.read_bytes()
     except OSError as error:

@@ -21,6 +21,7 @@ FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LAUNCHED = re.compile(
     r"(?:^|\s)(?:deepspeed|torchrun|accelerate launch|srun|python3?|swift|llamafactory-cli)\s"
 )
+COMMAND = Path("the command")  # in the place of the file that it is not; what it names lies where one stands
 SHELL = (".sh", ".bash", ".sbatch", ".slurm", ".job", ".sub", ".zsh")
 
 
@@ -48,6 +49,11 @@ def _of_shell(text: str, file: Path, depth: int, follow: Follow) -> Found:
         lambda name, given: _script(name, file, depth, given),
         lambda name: read_text(_named(name, file)),
     )
+
+
+def read_command(line: str) -> Found:
+    """What a command that starts a training says of it, as a script of that one line does. Raises HarnessError."""
+    return _of_shell(line, COMMAND, 0, _follow(COMMAND, 0))
 
 
 def _of_page(blocks: list[str], file: Path, depth: int) -> Found:

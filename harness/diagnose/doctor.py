@@ -155,14 +155,21 @@ def _headline(setup: Setup, found: list[Exposure]) -> str:
     for which in (first, bad, yes, may, unseen):
         if which:
             fault = named(which[0].fault)
-            prefix = PREFIX[fault.harm] if which[0].exposed == "yes" else PREFIX[which[0].exposed]
-            return f"{prefix}: {fault.plain}. First: {fault.first}."
+            return f"{_prefix(which[0])}: {fault.plain}. First: {fault.first}."
     applies, open_ones = (sum(one.exposed == answer for one in found) for answer in ("yes", "unknown"))
     if applies:
         return f"No confirmed fault applies here; not confirmed: {applies} that does, {open_ones} that may."
     return (
         f"No confirmed fault applies here; {open_ones} may." if open_ones else "No known fault applies here."
     )
+
+
+def _prefix(one: Exposure) -> str:
+    """How bad it is; of what others reported and nobody here could show, that."""
+    fault = named(one.fault)
+    if one.exposed != "yes":
+        return PREFIX[one.exposed]
+    return "Reported by others" if fault.sure == "reported" else PREFIX[fault.harm]
 
 
 def _described(setup: Setup, found: list[Exposure]) -> str:

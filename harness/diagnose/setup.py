@@ -135,6 +135,8 @@ def judged_as(release: str) -> str:
     return f"{release} is {what}; judged as " + ("that" if before == known else before[-1])
 
 
+STAGES = (0, 1, 2, 3)
+MOST_RANKS = 1_000_000  # more than any cluster has
 OBJECTS = (  # outer ones first
     ("zero_optimization",),
     ("zero_optimization", "offload_param"),
@@ -148,16 +150,24 @@ def check(setup: Setup) -> None:
     """Refuses what no answer can be given for, with the key."""
     if setup.release is not None and len(version_key(setup.release)) < NUMBERS:
         raise HarnessError(f"release: {setup.release!r} is not a version such as 0.13.4")
+    if setup.torch is not None and len(version_key(setup.torch)) < 2:
+        raise HarnessError(f"torch: {setup.torch!r} is not a version such as 2.4.0")
     for path in OBJECTS:
         _check_object(setup.config, path)
+    stage = setup.zero.get("stage", 0)
+    if stage not in STAGES or isinstance(stage, bool):
+        raise HarnessError(f"config: zero_optimization.stage={stage!r} is none of DeepSpeed's: 0, 1, 2, 3")
     size = setup.zero.get("zero_hpz_partition_size", 1)
-    if size != "auto" and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
+    if size != "auto" and (
+        not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= MOST_RANKS
+    ):
         raise HarnessError(
-            f"config: zero_optimization.zero_hpz_partition_size={size!r} must be a whole number"
+            f"config: zero_optimization.zero_hpz_partition_size={size!r} must be a whole number, "
+            "as many as the GPUs of a node"
         )
     for key, value in (("world size", setup.world_size), ("ranks per node", setup.ranks_per_node)):
-        if value is not None and value < 1:
-            raise HarnessError(f"the {key} must be at least 1, not {value}")
+        if value is not None and not 1 <= value <= MOST_RANKS:
+            raise HarnessError(f"the {key} must be between 1 and {MOST_RANKS:,}, not {value}")
     if setup.world_size is not None and setup.world_size % setup.hpz:
         raise HarnessError(
             f"config: zero_optimization.zero_hpz_partition_size={setup.hpz} must divide the world size "

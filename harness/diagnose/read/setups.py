@@ -20,6 +20,7 @@ from harness.configuration import (
     named_release,
     no_zeropp,
     read_arguments,
+    read_command,
     read_configuration,
     resolved,
     script_facts,
@@ -43,6 +44,7 @@ class Given:
     sizes: str | None = None
     script: Path | None = None
     trainer_args: str | None = None
+    command: str | None = None  # that starts the training
 
 
 def read_setup(
@@ -58,9 +60,13 @@ def read_setup(
     """
     given, told = given or Given(), told or Told()
     found = read_configuration(config) if config else _named(told)
+    if given.command:
+        found = found.filled(read_command(given.command))
     if given.trainer_args:
         found = read_arguments(given.trainer_args).filled(found)
     if given.script:
+        if not given.script.is_file():
+            raise HarnessError(f"--script {given.script}: no such file; give the training script")
         found = found.filled(Found(facts=script_facts(given.script), facts_read=True))
     release = _release(given, found, told, assume_installed)
     world = given.world_size if given.world_size is not None else found.world_size or told.world_size
@@ -188,6 +194,9 @@ def _numels(model: ModelFile | None, given: Given) -> tuple[int, ...] | None:
 def parameter_sizes(text: str) -> tuple[int, ...]:
     """Sizes from a text such as `4096x11008,4096`: dimensions joined by x, parameters by commas. HarnessError."""
     try:
-        return tuple(prod(int(n) for n in word.split("x")) for word in text.replace(" ", "").split(","))
+        found = tuple(prod(int(n) for n in word.split("x")) for word in text.replace(" ", "").split(","))
     except ValueError as error:
         raise HarnessError(f"--sizes: {text!r} is not a list such as 4096x11008,4096") from error
+    if min(found) < 1:
+        raise HarnessError(f"--sizes: {text!r} has a parameter without elements")
+    return found

@@ -48,7 +48,7 @@ def test_there_really_is_no_torch(packages: Path) -> None:
         ("plan", "experiments/laptop.yaml"),
         ("submit", "experiments/paper.yaml", "--cluster", "slurm/clusters/generic-8gpu.yaml", "--dry-run"),
         ("status", "experiments/slow-link.yaml"),
-        ("doctor", "--release", "0.13.4"),
+        ("doctor",),
         ("audit", "experiments/models/llama2-70b.yaml", "--nodes", "1-4"),
         ("audit", "mixtral-8x7b", "--nodes", "1-4"),
         ("model", "show", "qwen3-30b-a3b"),

@@ -15,6 +15,7 @@ from harness.cli.diagnose import doctor as doctor_verb
 from harness.cli.patch import app as patch_app
 from harness.diagnose import doctor
 from harness.diagnose.schema import schema
+from harness.system.errors import HarnessError
 from harness.variants import installed_release, release_source, supported_releases
 
 RUN = CliRunner()
@@ -72,6 +73,35 @@ def test_the_first_line_is_for_everybody_and_all_fit_80_columns(app: typer.Typer
     lines = RUN.invoke(app, arguments).stdout.splitlines()
     assert lines[0] == "At risk: GPUs read weights too early. First: upgrade DeepSpeed to 0.13.5."
     assert max(map(len, lines)) <= 80
+
+
+def test_a_configuration_may_be_given_as_it_is(app: typer.Typer, config: Path) -> None:
+    named = RUN.invoke(app, ["--config", str(config), "--release", "0.13.4"])
+    assert RUN.invoke(app, [str(config), "--release", "0.13.4"]).stdout == named.stdout
+    with pytest.raises(HarnessError, match="both name a configuration; give one of them"):
+        RUN.invoke(app, [str(config), "--config", str(config)], catch_exceptions=False)
+
+
+def test_the_command_that_starts_a_training_says_what_a_script_of_it_would(
+    app: typer.Typer, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(config.parent)
+    (config.parent / "train.py").write_text("import deepspeed\n")
+    words = ["deepspeed", "--num_nodes", "2", "--num_gpus", "8", "train.py", "--deepspeed", config.name]
+    printed = RUN.invoke(app, ["--release", "0.13.4", "--", *words]).stdout
+    assert printed.startswith("At risk: GPUs read weights too early.") and "16 ranks" in printed
+
+
+def test_answers_without_a_question_are_refused(app: typer.Typer) -> None:
+    with pytest.raises(HarnessError, match="which configuration"):
+        RUN.invoke(app, ["--release", "0.13.4"], catch_exceptions=False)
+
+
+def test_what_others_reported_and_nobody_here_could_show_is_called_so(app: typer.Typer, config: Path) -> None:
+    offloaded = {"stage": 3, "zero_hpz_partition_size": 8, "offload_param": {"device": "cpu"}}
+    config.write_text(json.dumps({"zero_optimization": offloaded}))
+    first = RUN.invoke(app, ["--config", str(config), "--release", "0.19.8"]).stdout.splitlines()[0]
+    assert first == "Reported by others: hpZ with CPU offload gives zeros. First: turn hpZ or offload off."
 
 
 def test_what_is_set_and_has_no_effect_comes_first(app: typer.Typer, config: Path) -> None:

@@ -319,7 +319,19 @@ def test_every_yes_has_a_way_out_and_every_fault_a_source() -> None:
             Setup(release="0.19.8", config={"timers": {"throughput": 4}}),
             "config: timers.throughput must be an object, not 4",
         ),
-        (Setup(release="0.19.8", config=config(), world_size=0), "the world size must be at least 1, not 0"),
+        (
+            Setup(release="0.19.8", config=config(), world_size=10**20),
+            "the world size must be between 1 and 1,000,000, not 100000000000000000000",
+        ),
+        (
+            Setup(release="0.19.8", config={"zero_optimization": {"stage": 30}}),
+            "config: zero_optimization.stage=30 is none of DeepSpeed's: 0, 1, 2, 3",
+        ),
+        (Setup(release="0.19.8", config={}, torch="abc"), "torch: 'abc' is not a version such as 2.4.0"),
+        (
+            Setup(release="0.19.8", config=config(), world_size=0),
+            "the world size must be between 1 and 1,000,000, not 0",
+        ),
         (
             Setup(release="0.19.8", config=config(), world_size=12),
             "zero_hpz_partition_size=8 must divide the world size 12; use 1, 2, 3, 4, 6, 12",
