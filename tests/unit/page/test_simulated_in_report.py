@@ -225,8 +225,12 @@ def test_errors_are_signed(value: float, text: str) -> None:
 def nothing_published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(validation_module, "validate_published", lambda **_: pd.DataFrame([PUBLISHED]))
     monkeypatch.setattr(validation_module, "MEASURED", (tmp_path / "nowhere",))
+    few = tmp_path / "published.csv"  # of which others simulate every row
+    few.write_text("".join(validation_module.MEASUREMENTS.read_text().splitlines(keepends=True)[:3]))
+    monkeypatch.setattr(validation_module, "MEASUREMENTS", few)
 
 
+@pytest.mark.usefixtures("nothing_published")
 @pytest.mark.usefixtures("nothing_published")
 def test_a_machine_without_measured_runs_says_so(tmp_path: Path) -> None:
     write_validation(validate(collect), tmp_path)
