@@ -18,7 +18,7 @@ from harness.configuration import FIRST
 from harness.diagnose.facts import FACTS, OF_SCRIPT
 from harness.diagnose.judges import JUDGES, Answer
 from harness.diagnose.setup import Setup, check
-from harness.system.errors import HarnessError
+from harness.system.errors import HarnessError, nearest
 from harness.variants.families import version_key
 
 TABLES = Path(__file__).parent / "known"
@@ -138,8 +138,9 @@ def named(fault: str) -> Fault:
     found = {_plain(one.id): one for one in table()}
     if _plain(fault) in found:
         return found[_plain(fault)]
-    near = [one.id for key, one in found.items() if _plain(fault) in key] or [one.id for one in table()]
-    raise HarnessError(f"{fault!r} is no known fault; known are: {', '.join(near)}")
+    near = [one.id for key, one in found.items() if _plain(fault) in key]
+    known = f"known are: {', '.join(near)}" if near else nearest(fault, [one.id for one in table()])
+    raise HarnessError(f"{fault!r} is no known fault; {known}")
 
 
 def _plain(name: str) -> str:

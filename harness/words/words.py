@@ -162,5 +162,5 @@ def meaning(word: str) -> tuple[str, str]:
     found = {name.lower(): name for name in WORDS}
     name = found.get(" ".join(word.lower().split()))
     if name is None:
-        raise HarnessError(f"hpz explain {word}: no such word; {nearest(word, WORDS)}")
+        raise HarnessError(f"{word!r} is no word of the glossary; {nearest(word, WORDS)}")
     return name, WORDS[name]
