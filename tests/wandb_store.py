@@ -45,7 +45,7 @@ def summary(records: list[Record]) -> dict[str, Any]:
 
 
 def _whole(store: Path) -> list[Record]:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(store)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)

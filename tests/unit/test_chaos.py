@@ -18,6 +18,7 @@ from harness.study import Run, load_study
 from tests.chaos import STEPS, Site, report, watch_water
 from tests.conftest import StudyFile
 from tests.unit.record.test_mirror import write_steps
+from tests.wandb_store import stored
 
 
 @pytest.fixture
@@ -78,6 +79,7 @@ def test_a_step_that_wandb_has_twice_is_double(site: Site, capsys: pytest.Captur
 
     directory = directory_of(site)
     mirror_run(directory.path, "offline")
+    stored(directory.path)  # waits until the store is whole
     (store,) = directory.path.glob("wandb/offline-run-*")
     shutil.copytree(store, store.with_name("offline-run-of-a-second-writer"))
     code, counts = said(site, capsys)
