@@ -14,6 +14,7 @@ from harness.cli.options import JsonOption
 from harness.diagnose.curve import Curve
 from harness.diagnose.read import ACCEPTED, read_curves
 from harness.system.errors import HarnessError, nearest
+from harness.words import counted
 
 More = Annotated[list[Path] | None, typer.Option(metavar="CURVE", help="One more seed of side A; repeat it.")]
 MoreB = Annotated[
@@ -52,9 +53,17 @@ def compare(
             help="Take 1% (or 0.01) for none: losses may be off by that at any step.",
         ),
     ] = None,
+    last: Annotated[
+        int | None,
+        typer.Option(
+            "--up-to",
+            metavar="STEP",
+            help="Compare up to this step and no further; else B must go as far as A does.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Are two curves alike? Exit code 0: yes, 1: no, 2: they cannot be compared.
+    """Are two curves alike? Exit code 0: yes, 1: no (or B ended early), 2: they cannot be compared.
 
     Example: hpz compare golden.txt train.log. With seeds: hpz compare s1.csv new.csv --a s2.csv --a s3.csv
     """
@@ -62,14 +71,15 @@ def compare(
 
     left = [*_named(first, run_a), *(curve for path in a or [] for curve in _named(path))]
     right = [*_named(second, run_b), *(curve for path in b or [] for curve in _named(path))]
-    found = judge(left, right, within)
+    found = judge(left, right, within, last)
     if as_json:
         print(json.dumps(found.record(), indent=1))
     else:
-        sides = f"{found.seeds[0]} against {found.seeds[1]}, {found.steps} common steps"
+        seeds = f"{counted(found.seeds[0], 'seed')} against {found.seeds[1]}"
+        sides = f"{seeds}, {counted(found.steps, 'common step')}"
         print(f"{found.verdict}: {'alike' if found.same else 'not alike'} ({sides})")
         for one in found.curves:
-            at = "" if one.first_bad_step is None else f" from step {one.first_bad_step} on"
+            at = "" if one.first_bad_step is None else f" first at step {one.first_bad_step}"
             print(f"  {one.name}: {one.verdict}{at}; {one.reason}")
         for note in found.notes:
             print(f"  note: {note}")

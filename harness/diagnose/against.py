@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from harness.diagnose.cases import Case
 from harness.diagnose.curve import Curve, Floats
+from harness.words import counted
 
 ROUNDING = 2.0**-8  # relative; a value in bf16 is off by at most so much
 SOON = 20  # steps; in more, differences as small as rounding grow by themselves
@@ -19,7 +20,7 @@ def runs_differ(case: Case) -> str | None:
     found = [] if case.other is None else first_differences(case.curve, case.other)
     if not found:
         return None
-    return f"a second run differs from step {found[0][1]} on; by more than rounding: {differing(found)}"
+    return f"a second run differs, first at step {found[0][1]}, by more than rounding: {differing(found)}"
 
 
 Difference = tuple[int, int, str, float, float]
@@ -29,7 +30,7 @@ Difference = tuple[int, int, str, float, float]
 def differing(found: Sequence[Difference]) -> str:
     """What `first_differences` found, in words."""
     values = "; ".join(
-        f"the {name} from step {step} on ({one:.4g} against {other:.4g}{_percent(one, other)})"
+        f"the {name} first at step {step} ({one:.4g} against {other:.4g}{_percent(one, other)})"
         for _, step, name, one, other in found
     )
     at_once = (
@@ -52,9 +53,9 @@ def alike(one: Curve, other: Curve) -> str:
     if not len(known):
         return "has no step in common with the first"
     if not known.any():
-        return f"is the same in all digits of {steps} common steps"
+        return f"is the same in all digits of {counted(steps, 'common step')}"
     if known.max() <= ROUNDING:
-        return f"differs by at most {100 * known.max():.2g}% in {steps} common steps: rounding, no fault"
+        return f"differs by at most {100 * known.max():.2g}% in {counted(steps, 'common step')}: rounding, no fault"
     return f"differs more only after {SOON} steps, as rounding can grow to: no finding"
 
 
@@ -92,7 +93,7 @@ def _columns(one: Curve, other: Curve) -> list[tuple[str, tuple[Floats, Floats],
 def _relative(one: Floats, other: Floats) -> Floats:
     """0 where neither is finite, infinite where one alone is."""
     finite, also = np.isfinite(one), np.isfinite(other)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         difference = np.abs(one - other) / np.maximum(np.abs(one), np.abs(other))
     return np.where(
         finite & also, np.where(one == other, 0.0, difference), np.where(finite == also, 0.0, np.inf)
@@ -100,5 +101,5 @@ def _relative(one: Floats, other: Floats) -> Floats:
 
 
 def _percent(one: float, other: float) -> str:
-    finite = np.isfinite([one, other]).all()
-    return f", {100 * abs(one - other) / max(abs(one), abs(other)):.2g}%" if finite else ""
+    share = 100 * abs(one - other) / max(abs(one), abs(other)) if np.isfinite([one, other]).all() else np.nan
+    return f", {share:.2g}%" if np.isfinite(share) else ""

@@ -33,8 +33,8 @@ def test_a_difference_beyond_rounding_is_told_by_its_first_step() -> None:
     other = curve([2.31, 1.84, 1.12, 0.69, 0.5, 0.4], [18.2, 30.1, 11.9, 8.7, 5.7, 4.2])
     found = judged(curve(LOSSES, NORMS), other)
     assert found.verdict == "broken"
-    assert "the gradient norm from step 2 on (41 against 30.1, 27%)" in found.signs["runs differ"]
-    assert "the loss from step 3 on (0.93 against 1.12, 17%)" in found.signs["runs differ"]
+    assert "the gradient norm first at step 2 (41 against 30.1, 27%)" in found.signs["runs differ"]
+    assert "the loss first at step 3 (0.93 against 1.12, 17%)" in found.signs["runs differ"]
 
 
 def test_runs_that_differ_where_gradients_may_race_name_the_race() -> None:
@@ -53,7 +53,7 @@ def test_each_other_possibility_says_what_to_do_first() -> None:
 
 def test_a_loss_that_only_one_run_loses_is_a_difference() -> None:
     found = judged(curve(LOSSES), curve([*LOSSES[:4], math.nan, math.nan]))
-    assert "the loss from step 5 on (0.52 against nan)" in found.signs["runs differ"]
+    assert "the loss first at step 5 (0.52 against nan)" in found.signs["runs differ"]
 
 
 @pytest.mark.parametrize(
