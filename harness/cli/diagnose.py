@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from harness.cli.console import wide_console
-from harness.cli.options import A_MODEL, JsonOption
+from harness.cli.options import A_MODEL, JsonOption, named_path
 from harness.diagnose.cases import OLD_COPY
 from harness.diagnose.doctor import Machine, doctor_answer, examine, machine
 from harness.diagnose.faults import named
@@ -119,6 +119,7 @@ def triage(
     curve: Annotated[
         Path,
         typer.Argument(
+            parser=named_path,
             metavar="CURVE",
             help="A log, trainer_state.json, CSV, JSON, JSONL, TensorBoard events, a wandb store, their folder, a run "
             "directory, or - for standard input.",
@@ -134,7 +135,10 @@ def triage(
     trainer_args: ArgumentsOption = None,
     run: Annotated[str | None, typer.Option(help="Of a file with several runs, this one alone.")] = None,
     against: Annotated[
-        Path | None, typer.Option(metavar="CURVE", help="A second run, of the same settings, seed and data.")
+        Path | None,
+        typer.Option(
+            parser=named_path, metavar="CURVE", help="A second run, of the same settings, seed and data."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

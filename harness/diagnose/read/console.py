@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from harness.diagnose.curve import number
+from harness.diagnose.cells import number
 from harness.diagnose.names import HELD_OUT, NAMES, PART, is_curve_name, is_training, plain
 from harness.diagnose.read.rows import Row, Rows
 from harness.system.python_text import literal

@@ -9,12 +9,14 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from harness.diagnose.names import NAMES, is_curve_name, plain
+from harness.diagnose.cells import is_empty, number
+from harness.diagnose.names import NAMES, is_curve_name, is_loss_name, plain
 from harness.diagnose.read.rows import Row, Rows
 
 DELIMITERS = (",", "\t", ";")
 RULE = re.compile(r"[\s|:+=-]+")  # between a table's head and its rows
 NO_HEAD = re.compile(r"[{}\[\]:=]")  # a line of a log rather than a head with names
+DECIMAL_COMMA = re.compile(r"\s*([-+]?\d+(?:\.\d{3})*),(\d+(?:[eE][-+]?\d+)?)\s*")
 NO_VALUE = ("no log", "-", "n/a", "")  # as notebooks and pages write it
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
 
@@ -64,19 +66,21 @@ def _is_number(value: Any) -> bool:
 
 def from_jsonl(text: str) -> Rows | None:
     """One JSON object a line; a last line that was cut off is left out and said. None where it is something else."""
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(place, line) for place, line in enumerate(text.splitlines(), 1) if line.strip()]
     rows: list[Row] = []
-    for number, line in lines:
+    for place, line in lines:
         try:
             row = json.loads(line)
         except ValueError:
-            if number == lines[-1][0] and rows and line.lstrip().startswith("{"):
-                return Rows(form="JSONL", rows=rows, notes=(f"line {number} is cut off and was left out",))
+            if place == lines[-1][0] and rows and line.lstrip().startswith("{"):
+                return Rows(form="JSONL", rows=rows, notes=(f"line {place} is cut off and was left out",))
             return None
         if not isinstance(row, dict):
             return None
         rows.append(row)
-    return Rows(form="JSONL", rows=rows) if rows else None
+    return (
+        Rows(form="JSONL", rows=rows, unread=_unread(rows, [place for place, _ in lines])) if rows else None
+    )
 
 
 def from_csv(text: str) -> Rows | None:
@@ -85,17 +89,38 @@ def from_csv(text: str) -> Rows | None:
     delimiter = max(DELIMITERS, key=head.count)
     if delimiter not in head:
         return None
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
     try:
-        table = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter, strict=True) if row]
+        lines, table = zip(*((reader.line_num, row) for row in reader if row), strict=True)
     except csv.Error:
         return None
     names = [name.strip() for name in table[0]]
     if not any(_known(name) for name in names) or any(NO_HEAD.search(name) for name in names):
         return None
-    rows = [dict(zip(names, cells, strict=False)) for cells in table[1:]]
+    if delimiter != ",":  # where a comma parts no cells it may stand in a number
+        table = [[_with_point(cell) for cell in cells] for cells in table]
+    rows = [_tensorboard(dict(zip(names, cells, strict=False))) for cells in table[1:]]
     cut = len(table) > 2 and len(table[-1]) < len(names)
-    notes = (f"line {len(table)} is cut off and was left out",) if cut else ()
-    return Rows(form="CSV", rows=[_tensorboard(row) for row in (rows[:-1] if cut else rows)], notes=notes)
+    notes = (f"line {lines[-1]} is cut off and was left out",) if cut else ()
+    return Rows(form="CSV", rows=rows[:-1] if cut else rows, notes=notes, unread=_unread(rows, lines[1:]))
+
+
+def _with_point(cell: str) -> str:
+    """`1.234,5` as 1234.5; any other cell as it is."""
+    found = DECIMAL_COMMA.fullmatch(cell)
+    return f"{found[1].replace('.', '')}.{found[2]}" if found else cell
+
+
+def _unread(rows: Sequence[Row], lines: Sequence[int]) -> str:
+    """The first value of a loss that has values and no number among them, and the line where it stands."""
+    for name in dict.fromkeys(name for row in rows for name in row if is_loss_name(name)):
+        filled = [
+            (line, row[name]) for line, row in zip(lines, rows, strict=True) if not is_empty(row.get(name))
+        ]
+        if filled and all(number(value) is None for _, value in filled):
+            line, value = filled[0]
+            return f"line {line} has {str(value)[:40]!r} for {name!r}, which is no number"
+    return ""
 
 
 def _tensorboard(row: dict[str, str]) -> dict[str, str]:
@@ -112,10 +137,10 @@ def _known(name: str) -> bool:
 def from_pasted_table(text: str) -> Rows | None:
     """A table as notebooks show it and pages render it: a head with a step and a loss, then lines of as many cells."""
     lines = text.splitlines()
-    for number, line in enumerate(lines):
+    for place, line in enumerate(lines):
         names = _split(line)
         if len(names) > 1 and any(plain(name) in NAMES["step"] for name in names) and _has_loss(names):
-            rows = list(_table_rows(lines[number + 1 :], names))
+            rows = list(_table_rows(lines[place + 1 :], names))
             if rows:
                 return Rows(form="pasted table", rows=rows)
     return None

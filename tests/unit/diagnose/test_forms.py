@@ -251,7 +251,7 @@ def test_a_wandb_store_is_read_back(rows: list[Row]) -> None:
 def test_null_and_empty_count_as_not_finite_where_there_were_numbers() -> None:
     curve = read(jsonl([(1, 2.0, 1.0), (2, 1.9, 1.0)]) + '{"step": 3, "loss": null, "grad_norm": null}\n')
     assert list(curve.bad_loss) == list(curve.bad_gradient) == [False, False, True]
-    assert "1 empty values of 'loss' count as not finite" in curve.notes
+    assert "1 empty value of 'loss' counts as not finite" in curve.notes
     table = read("step,loss,lr\n1,2.0,1\n2,1.9,1\n3,,1\n4,,1\n")
     assert list(table.bad_loss) == [False, False, True, True]
 
@@ -271,10 +271,34 @@ def test_a_loss_that_never_was_a_number_is_not_finite() -> None:
     assert list(curve.bad_loss) == [True, True]
 
 
-def test_an_empty_log_is_a_curve_without_a_step(tmp_path: Path) -> None:
-    for text in ("", "\n", "[2026-01-01 00:00:00,000] [INFO] [engine.py:1:f] starting\n"):
+def test_an_empty_log_is_a_curve_without_a_step_and_an_empty_file_is_said_to_be_one() -> None:
+    started = "[2026-01-01 00:00:00,000] [INFO] [engine.py:1:f] starting\n"
+    for text, said in (("", "it is empty"), ("\n", "it is empty"), (started, "no step was logged")):
         curve = read(text)
-        assert len(curve) == 0 and "no step was logged" in curve.notes
+        assert len(curve) == 0 and curve.notes == (said,)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_decimal_comma_is_read_where_no_comma_parts_the_cells(delimiter: str) -> None:
+    rows = [("Step", "Loss", "lr"), ("1", "2,5", "1,5e-4"), ("2", "1.234,5", "0"), ("3", "2.4", "")]
+    curve = read("".join(delimiter.join(row) + "\n" for row in rows))
+    assert list(curve.loss) == [2.5, 1234.5, 2.4] and curve.learning_rate[0] == 1.5e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "Step,Loss\n\n1,high\n2,low\n",
+            "here: line 3 has 'high' for 'Loss', which is no number; write losses as numbers",
+        ),
+        ('Step,Loss\n1,"2,5"\n', "here: line 2 has '2,5' for 'Loss', which is no"),
+        ('{"step": 1}\n{"step": 2, "loss": "high"}\n', "here: line 2 has 'high' for 'loss', which is no"),
+    ],
+)
+def test_a_loss_without_a_number_is_refused_by_its_line(text: str, said: str) -> None:
+    with pytest.raises(HarnessError, match=said):
+        read(text)
 
 
 def test_gradient_norms_alone_are_a_curve() -> None:
