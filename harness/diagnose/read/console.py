@@ -6,6 +6,7 @@ Two small readers look at the same text, one for dictionaries and one for lines 
 from __future__ import annotations
 
 import json
+import math
 import re
 from bisect import bisect_left
 from collections import Counter
@@ -31,7 +32,8 @@ def from_console(text: str) -> Rows | None:
     dictionaries = list(_dictionaries(text))
     if any(_has_value(row) for _, _, row in dictionaries):
         return _with_steps_of_bars(text, dictionaries)
-    return _one_a_step(_continued([row for line in text.splitlines() if (row := _pairs(line))]))
+    rows, notes = _of_one_rank(list(_lines(text)))
+    return _one_a_step(_continued(rows), notes)
 
 
 def _has_value(row: Row) -> bool:
@@ -116,7 +118,8 @@ VALUE = rf"\s*(?:[:=]|is)?\s*(?:tensor\(|\[)?\s*\$?({NUMBER})"
 WORD = r"(?<![\w/])"
 QUANTITIES = {
     "loss": re.compile(
-        rf"{WORD}((?:[A-Za-z_]{{1,20}}[ _/-]){{0,3}}[A-Za-z]{{0,12}}loss(?:_mean|/train|_step)?)\"?'?{VALUE}",
+        rf"{WORD}((?:[A-Za-z_]{{1,20}}[ _/-]){{0,3}}[A-Za-z]{{0,12}}loss(?:_mean|/train(?:/total)?|_step)?)"
+        rf"\"?'?{VALUE}",
         re.IGNORECASE,
     ),
     "grad_norm": re.compile(
@@ -145,15 +148,54 @@ NAN_ITERATIONS = re.compile(
     r"number of nan iterations:\s*([1-9]\d*)", re.IGNORECASE
 )  # Megatron leaves the loss out
 STAMP = re.compile(r"^\[?\d{4}-\d\d-\d\d[ T][\d:,.]+(?:Z|[+-]\d\d:?\d\d)?\]?")
+LOCATION = re.compile(r"\|\s*[A-Z]+\s*\|\s*[\w.<>]+:[\w.<>]+:\d+ - ")  # loguru's module:function:line
+RANK = re.compile(r"^\s*(?:\[?(?:rank|default)[ _]?(\d+)\]?:|(\d+): )", re.IGNORECASE)
+EPOCH_ALONE = re.compile(r"^\s*Epoch\s+(\d+)(?:\s*/\s*\d+)?\s*:?\s*$", re.IGNORECASE)
+BATCH_ALONE = re.compile(r"^\s*\[batch=(\d+)/\d+\]:\s*$")
 FILLER = re.compile(
     r"^(?:the|current|average|avg|mean|running|batch|global|step|with|at|and|epoch|rank|iter|final)[ _]+",
     re.IGNORECASE,
 )
 
 
+def _lines(text: str) -> Iterator[tuple[int | None, dict[str, Any]]]:
+    """The rank that a line names, where it does, and what it says; an epoch or a batch may stand in a line above."""
+    above: dict[str, int] = {}
+    for line in text.splitlines():
+        if head := EPOCH_ALONE.match(line):
+            above = {"epoch": int(head[1])}
+        elif head := BATCH_ALONE.match(line):
+            above = {"step": int(head[1])}
+        elif row := _pairs(line):
+            rank = RANK.match(line)
+            named = rank is not None and (rank[1] is not None or "step" in row)
+            yield (int(rank[1] or rank[2]) if rank and named else None), {**above, **row}
+
+
+def _of_one_rank(lines: Sequence[tuple[int | None, dict[str, Any]]]) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows of the first rank, where several write them; a loss that is not finite counts from any of them."""
+    of_rank = Counter(rank for rank, row in lines if rank is not None and "loss" in row)
+    main = min(of_rank, default=None)
+    if main is None or not 1 < len(of_rank) <= of_rank[main]:
+        return [row for _, row in lines], ()
+    broken = {row["step"]: row["loss"] for _, row in lines if "step" in row and _not_finite(row)}
+    kept = [
+        row | ({"loss": broken[row["step"]]} if "loss" in row and row.get("step") in broken else {})
+        for rank, row in lines
+        if rank in (None, main)
+    ]
+    note = f"lines of {len(of_rank)} ranks; those of rank {main} count, and a loss of any that is not finite"
+    return kept, (note,)
+
+
+def _not_finite(row: Row) -> bool:
+    value = number(row.get("loss"))
+    return value is not None and not math.isfinite(value)
+
+
 def _pairs(line: str) -> dict[str, Any] | None:
     """What one line says; None where it says no loss, no gradient norm and no step of DeepSpeed's own."""
-    line = STAMP.sub("", line)
+    line = LOCATION.sub("", STAMP.sub("", line))
     row: dict[str, Any] = {}
     for found in QUANTITIES["loss"].finditer(line):
         name = _loss_name(found[1])
@@ -174,7 +216,7 @@ def _pairs(line: str) -> dict[str, Any] | None:
 
 def _loss_name(words: str) -> str | None:
     """The name of a loss as `harness.diagnose.names` knows it; None for a part of a loss, such as a router's."""
-    name = words.strip().lower()
+    name = words.strip().lower().removesuffix("/train/total")  # Composer's
     while FILLER.match(name):
         name = FILLER.sub("", name)
     if PART.search(name):
@@ -212,7 +254,7 @@ def _continued(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def _one_a_step(rows: Sequence[Row]) -> Rows | None:
+def _one_a_step(rows: Sequence[Row], notes: tuple[str, ...] = ()) -> Rows | None:
     """Lines of one step together: each rank writes one, or loss and learning rate stand in lines of their own."""
     merged: list[dict[str, Any]] = []
     several = False
@@ -220,8 +262,11 @@ def _one_a_step(rows: Sequence[Row]) -> Rows | None:
         before = merged[-1] if merged else {}
         if "step" in row and row["step"] == before.get("step"):
             several = several or ("loss" in row and "loss" in before)
-            merged[-1] = {**row, **before}
+            merged[-1] = {**row, **before} | ({"loss": row["loss"]} if _not_finite(row) else {})
         else:
             merged.append(dict(row))
-    notes = ("several lines of one step (of several ranks?); the first counts",) if several else ()
+    if several:
+        notes += (
+            "several lines of one step (of several ranks?); the first counts, and a loss that is not finite",
+        )
     return Rows(form="lines of a log", rows=merged, notes=notes) if merged else None

@@ -17,6 +17,20 @@ DELIMITERS = (",", "\t", ";")
 RULE = re.compile(r"[\s|:+=-]+")  # between a table's head and its rows
 NO_HEAD = re.compile(r"[{}\[\]:=]")  # a line of a log rather than a head with names
 DECIMAL_COMMA = re.compile(r"\s*([-+]?\d+(?:\.\d{3})*),(\d+(?:[eE][-+]?\d+)?)\s*")
+WRAPPERS = (
+    "data",
+    "extra",
+    "fields",
+    "log",
+    "logs",
+    "message",
+    "metrics",
+    "payload",
+    "record",
+    "scalars",
+    "values",
+)
+"""Objects that hold a line's values and say nothing of them."""
 NO_VALUE = ("no log", "-", "n/a", "")  # as notebooks and pages write it
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
 
@@ -57,7 +71,21 @@ def _cells(value: Any) -> list[Any]:
 
 
 def _objects(content: list[Any]) -> list[Row] | None:
-    return content if content and all(isinstance(row, dict) for row in content) else None
+    return (
+        [_flat(row) for row in content] if content and all(isinstance(row, dict) for row in content) else None
+    )
+
+
+def _flat(row: Row) -> Row:
+    """An object without objects in it: `{"metrics": {"loss": 2}, "train": {"lr": 1}}` → `loss`, `train/lr`."""
+    if not any(isinstance(value, dict) for value in row.values()):
+        return row
+    found: dict[str, Any] = {key: value for key, value in row.items() if not isinstance(value, dict)}
+    for outer, value in row.items():
+        if isinstance(value, dict):
+            prefix = "" if str(outer).lower() in WRAPPERS else f"{outer}/"
+            found = {f"{prefix}{key}": inner for key, inner in _flat(value).items()} | found
+    return found
 
 
 def _is_number(value: Any) -> bool:
@@ -77,7 +105,7 @@ def from_jsonl(text: str) -> Rows | None:
             return None
         if not isinstance(row, dict):
             return None
-        rows.append(row)
+        rows.append(_flat(row))
     return (
         Rows(form="JSONL", rows=rows, unread=_unread(rows, [place for place, _ in lines])) if rows else None
     )
@@ -85,6 +113,7 @@ def from_jsonl(text: str) -> Rows | None:
 
 def from_csv(text: str) -> Rows | None:
     """A table with a head whose cells a comma, a tab or a semicolon parts. None where it is something else."""
+    text = _uncommented(text)
     head = text.lstrip("\n").partition("\n")[0]
     delimiter = max(DELIMITERS, key=head.count)
     if delimiter not in head:
@@ -103,6 +132,18 @@ def from_csv(text: str) -> Rows | None:
     cut = len(table) > 2 and len(table[-1]) < len(names)
     notes = (f"line {lines[-1]} is cut off and was left out",) if cut else ()
     return Rows(form="CSV", rows=rows[:-1] if cut else rows, notes=notes, unread=_unread(rows, lines[1:]))
+
+
+def _uncommented(text: str) -> str:
+    """A table with blanks for the comments before its head; the last may be the head, as numpy writes it."""
+    lines = text.split("\n")
+    comments = next(
+        (place for place, line in enumerate(lines) if line.strip() and not line.startswith("#")), 0
+    )
+    blank = [""] * comments
+    if comments and re.match(r"\s*[-+.\d]", lines[comments]):
+        blank[-1] = lines[comments - 1].lstrip("# ")
+    return "\n".join([*blank, *lines[comments:]])
 
 
 def _with_point(cell: str) -> str:

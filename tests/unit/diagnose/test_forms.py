@@ -624,3 +624,55 @@ def test_a_loss_scale_of_1_in_every_line_says_that_nothing_is_scaled() -> None:
     line = "iteration {} | loss scale: {} | grad norm: nan | number of skipped iterations: 0 |\n"
     assert read("".join(line.format(step, "1.0") for step in (1, 2, 3))).told.scaled is False
     assert read("".join(line.format(step, 65536.0 / step) for step in (1, 2, 4))).told.scaled is True
+
+
+TWELVE = [8.0 - step / 4 for step in range(1, 13)]
+
+
+def logged(line: Callable[[int, float], str]) -> str:
+    return "".join(line(step, loss) for step, loss in enumerate(TWELVE, 1))
+
+
+ODD_LOGS = {
+    "loguru": logged(
+        lambda n, loss: (
+            f"2026-03-01 12:00:{n:02d}.123 | INFO     | loop:train_step:{n % 3} - step={n} loss={loss}\n"
+        )
+    ),
+    "nested JSON lines": logged(
+        lambda n, loss: json.dumps({"data": {"step": n, "train": {"loss": loss, "lr": 1e-4}}}) + "\n"
+    ),
+    "Keras": logged(
+        lambda n, loss: (
+            ("" if n % 4 != 1 else f"Epoch {n // 4 + 1}/3\n")
+            + f"\r{(n - 1) % 4 + 1}/4 [==>...] - ETA: 0s - loss: {loss:.4f} - accuracy: 0.5"
+            + ("\n" if n % 4 == 0 else "")
+        )
+    ),
+    "Keras, a line an epoch": logged(
+        lambda n, loss: f"Epoch {n}/12\n1/1 - 1s - loss: {loss} - val_loss: {loss + 1} - 1s/epoch\n"
+    ),
+    "Composer": logged(lambda n, loss: f"[batch={n}/12]:\n\t Train loss/train/total: {loss}\n"),
+    "a comment before the head": "# exported\nstep,loss\n" + logged(lambda n, loss: f"{n},{loss}\n"),
+    "a head that numpy wrote": "# step,loss\n" + logged(lambda n, loss: f"{n},{loss}\n"),
+    "columns parted by a blank": "step loss\n" + logged(lambda n, loss: f"{n} {loss}\n"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_LOGS)
+def test_odd_logs_are_one_curve_at_its_steps(name: str) -> None:
+    curve = read(ODD_LOGS[name])
+    assert list(curve.step) == list(range(1, 13)) and list(curve.loss) == TWELVE
+
+
+@pytest.mark.parametrize("rank", ["[rank{}]: ", "[default{}]:", "{}: "])
+def test_of_several_ranks_the_first_counts_and_a_nan_of_any(rank: str) -> None:
+    steps = [(step, n) for first in (1, 5, 9) for n in (0, 1) for step in range(first, first + 4)]
+    lines = [
+        rank.format(n) + f"step {step} loss {'nan' if (step, n) == (6, 1) else TWELVE[step - 1] + n}"
+        for step, n in steps
+    ]
+    curve = read("\n".join(lines))
+    assert list(np.flatnonzero(curve.bad_loss)) == [5]
+    assert list(np.delete(curve.loss, 5)) == list(np.delete(TWELVE, 5))
+    assert curve.notes == ("lines of 2 ranks; those of rank 0 count, and a loss of any that is not finite",)
