@@ -20,7 +20,7 @@ def runs_differ(case: Case) -> str | None:
     found = [] if case.other is None else first_differences(case.curve, case.other)
     if not found:
         return None
-    return f"a second run differs, first at step {found[0][1]}, by more than rounding: {differing(found)}"
+    return f"a second run differs, first at step {found[0][1]}; by more than rounding: {differing(found)}"
 
 
 Difference = tuple[int, int, str, float, float]

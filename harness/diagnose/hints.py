@@ -131,7 +131,7 @@ def outlier(case: Case) -> str | None:
 
 
 def _around(loss: Floats, place: int) -> Floats:
-    return np.r_[loss[place - AROUND : place], loss[place + 1 : place + 1 + AROUND]]
+    return np.concatenate([loss[place - AROUND : place], loss[place + 1 : place + 1 + AROUND]])
 
 
 def _sticks_out(loss: Floats, place: int) -> bool:

@@ -151,6 +151,7 @@ STAMP = re.compile(r"^\[?\d{4}-\d\d-\d\d[ T][\d:,.]+(?:Z|[+-]\d\d:?\d\d)?\]?")
 LOCATION = re.compile(r"\|\s*[A-Z]+\s*\|\s*[\w.<>]+:[\w.<>]+:\d+ - ")  # loguru's module:function:line
 RANK = re.compile(r"^\s*(?:\[?(?:rank|default)[ _]?(\d+)\]?:|(\d+): )", re.IGNORECASE)
 EPOCH_ALONE = re.compile(r"^\s*Epoch\s+(\d+)(?:\s*/\s*\d+)?\s*:?\s*$", re.IGNORECASE)
+VALIDATION = re.compile(r"\bvalidate step:")  # torchtitan's, whose loss is called as that of training
 BATCH_ALONE = re.compile(r"^\s*\[batch=(\d+)/\d+\]:\s*$")
 FILLER = re.compile(
     r"^(?:the|current|average|avg|mean|running|batch|global|step|with|at|and|epoch|rank|iter|final)[ _]+",
@@ -172,7 +173,9 @@ def _lines(text: str) -> Iterator[tuple[int | None, dict[str, Any]]]:
             yield (int(rank[1] or rank[2]) if rank and named else None), {**above, **row}
 
 
-def _of_one_rank(lines: Sequence[tuple[int | None, dict[str, Any]]]) -> tuple[list[Row], tuple[str, ...]]:
+def _of_one_rank(
+    lines: Sequence[tuple[int | None, dict[str, Any]]],
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """The rows of the first rank, where several write them; a loss that is not finite counts from any of them."""
     of_rank = Counter(rank for rank, row in lines if rank is not None and "loss" in row)
     main = min(of_rank, default=None)
@@ -197,8 +200,13 @@ def _pairs(line: str) -> dict[str, Any] | None:
     """What one line says; None where it says no loss, no gradient norm and no step of DeepSpeed's own."""
     line = LOCATION.sub("", STAMP.sub("", line))
     row: dict[str, Any] = {}
-    for found in QUANTITIES["loss"].finditer(line):
+    losses = list(QUANTITIES["loss"].finditer(line))
+    if " - ETA: " in line:  # Keras's bar, drawn again in the same line: the last counts
+        losses.reverse()
+    for found in losses:
         name = _loss_name(found[1])
+        if name == "loss" and VALIDATION.search(line):
+            name = "eval_loss"
         if name is not None:
             row.setdefault(name, found[2].replace(",", ""))
     for name in ("grad_norm", "learning_rate", "loss_scale"):

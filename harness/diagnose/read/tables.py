@@ -120,9 +120,10 @@ def from_csv(text: str) -> Rows | None:
         return None
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
     try:
-        lines, table = zip(*((reader.line_num, row) for row in reader if row), strict=True)
+        numbered = [(reader.line_num, row) for row in reader if row]
     except csv.Error:
         return None
+    lines, table = [line for line, _ in numbered], [row for _, row in numbered]
     names = [name.strip() for name in table[0]]
     if not any(_known(name) for name in names) or any(NO_HEAD.search(name) for name in names):
         return None

@@ -659,6 +659,18 @@ ODD_LOGS = {
 }
 
 
+def test_of_a_keras_bar_drawn_again_in_its_line_the_last_loss_counts() -> None:
+    line = "Epoch {0}/3\n9/9 [===] - ETA: 0s - loss: 80.1 - ETA: 0s - loss: {1} - 0s 4ms/step - loss: {1}\n"
+    curve = read("".join(line.format(epoch, loss) for epoch, loss in enumerate((60.5, "nan", 50.5), 1)))
+    assert list(curve.step) == [9, 18, 27] and list(curve.bad_loss) == [False, True, False]
+
+
+def test_a_validation_of_torchtitan_is_no_step_of_training() -> None:
+    lines = "[titan] INFO - validate step:  1  loss:  9.5\n[titan] INFO - step:  1  loss:  8.5\n"
+    curve = read(lines + "[titan] INFO - step:  2  loss:  8.0\n")
+    assert (list(curve.loss), list(curve.eval_loss)) == ([8.5, 8.0], [9.5])
+
+
 @pytest.mark.parametrize("name", ODD_LOGS)
 def test_odd_logs_are_one_curve_at_its_steps(name: str) -> None:
     curve = read(ODD_LOGS[name])
