@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from analysis.judge.band import FEWEST_SEEDS, Band, Floats, tolerance_band
 from analysis.judge.convergence import Curve, divergence, judge
-from analysis.judge.outside import at_rows, broken, ended_early, off_by_one, up_to
-from harness.diagnose.against import ROUNDING, alike, differing, first_differences
+from analysis.judge.outside import at_rows, broken, ended_early, up_to
+from harness.diagnose.against import ROUNDING, alike, differing, first_differences, off_by_one
 from harness.diagnose.curve import Curve as Logged
 from harness.study import Rule
 from harness.system.errors import HarnessError

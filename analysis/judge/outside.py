@@ -1,4 +1,4 @@
-"""What the common steps of two curves do not show: a curve that broke elsewhere, ended early, or counts otherwise."""
+"""What the common steps of two curves do not show: a curve that broke elsewhere, or ended early."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from numpy.typing import NDArray
 
 from analysis.judge.band import Floats
 from analysis.judge.convergence import Curve, divergence
-from harness.diagnose.against import ROUNDING
 from harness.diagnose.broken import zeros_for_nan
 from harness.diagnose.curve import Curve as Logged
 from harness.study import Rule
 from harness.system.errors import HarnessError
 from harness.words import counted
-
-FEW = 3  # common steps; in fewer, two curves may be alike by chance once one is shifted
 
 
 def up_to(curves: Sequence[Logged], last: int | None) -> list[Logged]:
@@ -99,20 +96,3 @@ def ended_early(one: Logged, kept: Sequence[Logged]) -> int | None:
 def _interval(one: Logged) -> int:
     """Usual number of steps from one logged step to the next; 0 for a curve of one step."""
     return int(np.median(np.diff(one.step))) if len(one) > 1 else 0
-
-
-def off_by_one(one: Logged, kept: Sequence[Logged]) -> str | None:
-    """What is to be said where steps counted one higher or lower make a curve like a kept one; None where not."""
-    for shift, numbers in ((1, "higher"), (-1, "lower")):
-        for other in kept:
-            _, mine, its = np.intersect1d(one.step + shift, other.step, return_indices=True)
-            loss, wanted = one.loss[mine], other.loss[its]
-            if len(mine) <= FEW or not (np.isfinite(loss).all() and np.isfinite(wanted).all()):
-                continue
-            if (np.abs(loss - wanted) <= ROUNDING * np.abs(wanted)).all():
-                alike = "the same" if (loss == wanted).all() else "alike but for rounding"
-                return (
-                    f"with the steps of {one.name or 'side B'} counted one {numbers}, {counted(len(mine), 'step')} are "
-                    f"{alike}: one side counts from 0, the other from 1"
-                )
-    return None

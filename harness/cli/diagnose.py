@@ -46,6 +46,12 @@ ArgumentsOption = Annotated[
         help='The Trainer\'s arguments, which fill in "auto": a recipe, a script, or "--bf16 True …".'
     ),
 ]
+AgainstOption = Annotated[
+    Path | None,
+    typer.Option(
+        parser=named_path, metavar="CURVE", help="A second run, of the same settings, seed and data."
+    ),
+]
 
 
 def doctor(
@@ -134,12 +140,7 @@ def triage(
     script: ScriptOption = None,
     trainer_args: ArgumentsOption = None,
     run: Annotated[str | None, typer.Option(help="Of a file with several runs, this one alone.")] = None,
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            parser=named_path, metavar="CURVE", help="A second run, of the same settings, seed and data."
-        ),
-    ] = None,
+    against: AgainstOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell known hpZ faults apart by curve, configuration and release.

@@ -12,6 +12,7 @@ from harness.diagnose.curve import Curve, Floats
 from harness.words import counted
 
 ROUNDING = 2.0**-8  # relative; a value in bf16 is off by at most so much
+FEW = 3  # common steps; in so few, two curves may be alike by chance once one is shifted
 SOON = 20  # steps; in more, differences as small as rounding grow by themselves
 
 
@@ -40,9 +41,11 @@ def differing(found: Sequence[Difference]) -> str:
 
 
 def compared(case: Case) -> str | None:
-    """What a comparison without a finding shows, in words; None without a second run."""
-    if case.other is None or first_differences(case.curve, case.other):
+    """What a comparison shows beside what it found, in words; None without a second run."""
+    if case.other is None:
         return None
+    if first_differences(case.curve, case.other):
+        return off_by_one(case.other, [case.curve])
     return f"the second run {alike(case.curve, case.other)}"
 
 
@@ -57,6 +60,22 @@ def alike(one: Curve, other: Curve) -> str:
     if known.max() <= ROUNDING:
         return f"differs by at most {100 * known.max():.2g}% in {counted(steps, 'common step')}: rounding, no fault"
     return f"differs more only after {SOON} steps, as rounding can grow to: no finding"
+
+
+def off_by_one(one: Curve, kept: Sequence[Curve]) -> str | None:
+    """What is to be said where steps counted one higher or lower make a curve like a kept one; None where not."""
+    for shift, numbers in ((1, "higher"), (-1, "lower")):
+        for other in kept:
+            _, mine, its = np.intersect1d(one.step + shift, other.step, return_indices=True)
+            loss, wanted = one.loss[mine], other.loss[its]
+            if len(mine) <= FEW or not (np.isfinite(loss).all() and np.isfinite(wanted).all()):
+                continue
+            if (np.abs(loss - wanted) <= ROUNDING * np.abs(wanted)).all():
+                alike = "the same" if (loss == wanted).all() else "alike but for rounding"
+                steps = f"with the steps of {one.name or 'the second'} counted one {numbers}"
+                shared = counted(len(mine), "step")
+                return f"{steps}, {shared} are {alike}: does one side count from 0, the other from 1?"
+    return None
 
 
 def first_differences(left: Curve, right: Curve, anywhere: bool = False) -> list[Difference]:

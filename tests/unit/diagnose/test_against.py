@@ -88,3 +88,10 @@ def test_runs_without_a_common_step_are_not_compared() -> None:
 def test_a_run_without_losses_has_none_that_jump() -> None:
     norms = curve_of([{"step": step, "grad_norm": norm} for step, norm in enumerate(NORMS)], "here")
     assert "jumps about" not in triage(Case(source="here", curve=norms)).signs
+
+
+def test_a_second_run_that_counts_from_0_is_said_to_be_the_same_when_shifted() -> None:
+    here, there = ([{"step": n, "loss": loss} for n, loss in enumerate(LOSSES, first)] for first in (1, 0))
+    case = Case(source="here", curve=curve_of(here, "here"), other=curve_of(there, "there"))
+    said = "with the steps of the second counted one higher, 6 steps are the same: does one side count from 0"
+    assert any(said in note for note in triage(case).notes)

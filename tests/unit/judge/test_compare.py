@@ -156,7 +156,7 @@ def test_steps_counted_from_0_are_recognised(tmp_path: Path) -> None:
     )
     code, found = compared(kept, tmp_path / "wandb.csv")
     assert (code, found["verdict"]) == (1, "drifted")
-    assert "counted one higher, 30 steps are the same: one side counts from 0" in str(found["notes"])
+    assert "counted one higher, 30 steps are the same: does one side count from 0" in str(found["notes"])
 
 
 def test_a_loss_of_1e308_is_compared_without_a_warning(
