@@ -17,10 +17,13 @@ from typing import Any
 from harness.diagnose.cells import number
 from harness.diagnose.names import HELD_OUT, NAMES, PART, is_curve_name, is_training, plain
 from harness.diagnose.read.rows import Row, Rows
+from harness.diagnose.read.tables import flat
 from harness.system.python_text import literal
 
 NUMBER = r"[-+]?(?:\d+(?:,\d{3})*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)(?![\w.]*[A-Za-z_])"
-BRACES = re.compile(r"\{[^{}]*\}")
+FLAT = re.compile(r"\{[^{}]*\}")
+NESTED = re.compile(r"\{(?:[^{}\n]*\{[^{}\n]*\})+[^{}\n]*\}")
+"""Dictionaries in one of a single line."""
 BARE = re.compile(r"(?<![\w'\".])[-+]?(?:nan|inf|infinity)(?![\w'\"])", re.IGNORECASE)
 TENSOR = re.compile(r"(?:np\.float\d+|tensor|array)\(\s*(" + NUMBER + r")[^()]*\)", re.IGNORECASE)
 BAR = re.compile(r"(?<!\d)(\d+)/(\d+)\s*\[(?:\d+:)?\d+:\d+<")
@@ -50,12 +53,24 @@ def _has_value(row: Row) -> bool:
 
 def _dictionaries(text: str) -> Iterator[tuple[int, int, Row]]:
     """Begin, end and content of every dictionary in the text that holds a value of a curve."""
-    for found in BRACES.finditer(text):
-        if "loss" not in found[0] and "norm" not in found[0]:
-            continue
-        row = _dictionary(found[0])
-        if row is not None and any(isinstance(key, str) and is_curve_name(key) for key in row):
-            yield found.start(), found.end(), row
+    whole = [(found.span(), row) for found in NESTED.finditer(text) if (row := _curve_row(found[0]))]
+    ends, alone = [end for (_, end), _ in whole], []
+    for found in FLAT.finditer(text):
+        place = bisect_left(ends, found.end())
+        if place < len(whole) and whole[place][0][0] <= found.start():
+            continue  # inside one that is read as a whole
+        if row := _curve_row(found[0]):
+            alone.append((found.span(), row))
+    for (begin, end), row in sorted([*whole, *alone], key=lambda one: one[0]):
+        yield begin, end, row
+
+
+def _curve_row(text: str) -> Row | None:
+    """A dictionary that holds a value of a curve; None for any other."""
+    if "loss" not in text and "norm" not in text:
+        return None
+    row = flat(_dictionary(text) or {})
+    return row if any(isinstance(key, str) and is_curve_name(key) for key in row) else None
 
 
 def _dictionary(text: str) -> dict[str, Any] | None:

@@ -72,11 +72,11 @@ def _cells(value: Any) -> list[Any]:
 
 def _objects(content: list[Any]) -> list[Row] | None:
     return (
-        [_flat(row) for row in content] if content and all(isinstance(row, dict) for row in content) else None
+        [flat(row) for row in content] if content and all(isinstance(row, dict) for row in content) else None
     )
 
 
-def _flat(row: Row) -> Row:
+def flat(row: Row) -> Row:
     """An object without objects in it: `{"metrics": {"loss": 2}, "train": {"lr": 1}}` → `loss`, `train/lr`."""
     if not any(isinstance(value, dict) for value in row.values()):
         return row
@@ -84,7 +84,7 @@ def _flat(row: Row) -> Row:
     for outer, value in row.items():
         if isinstance(value, dict):
             prefix = "" if str(outer).lower() in WRAPPERS else f"{outer}/"
-            found = {f"{prefix}{key}": inner for key, inner in _flat(value).items()} | found
+            found = {f"{prefix}{key}": inner for key, inner in flat(value).items()} | found
     return found
 
 
@@ -105,7 +105,7 @@ def from_jsonl(text: str) -> Rows | None:
             return None
         if not isinstance(row, dict):
             return None
-        rows.append(_flat(row))
+        rows.append(flat(row))
     return (
         Rows(form="JSONL", rows=rows, unread=_unread(rows, [place for place, _ in lines])) if rows else None
     )

@@ -642,6 +642,9 @@ ODD_LOGS = {
     "nested JSON lines": logged(
         lambda n, loss: json.dumps({"data": {"step": n, "train": {"loss": loss, "lr": 1e-4}}}) + "\n"
     ),
+    "nested JSON after a prefix": logged(
+        lambda n, loss: f"INFO:root:{json.dumps({'step': n, 'metrics': {'loss': loss}, 'x': {'y': 1}})}\n"
+    ),
     "Keras": logged(
         lambda n, loss: (
             ("" if n % 4 != 1 else f"Epoch {n // 4 + 1}/3\n")
