@@ -168,7 +168,7 @@ def triage(
         cases = [open_case(curve, now=time.time())]
     else:
         cases = open_cases(curve, config, given, run)
-    other = read_curve(against) if against else None
+    other = read_curve(against, "give --against a file of one run") if against else None
     found = [judge(replace(case, other=other)) for case in cases]
     if as_json:
         records = [one.model_dump(mode="json") for one in found]

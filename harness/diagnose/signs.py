@@ -75,7 +75,8 @@ def broken_later(case: Case) -> str | None:
         if len(gradient)
         else "before, all is finite"
     )
-    return f"{_what(case, first)} {f'from step {step} on' if len(found) == rest else f'first at step {step}'}; {before}"
+    lasting = f" from step {step} on" if len(found) == rest else f", first at step {step}"
+    return f"{_what(case, first)}{lasting}; {before}"
 
 
 def broken_alone(case: Case) -> str | None:

@@ -41,12 +41,13 @@ IN_A_FOLDER = ("steps.jsonl", "trainer_state.json", "logging.jsonl", "trainer_lo
 LOGS = ("*.log", "*.out", "*.txt", "*.err")
 
 
-def read_curve(path: Path) -> Curve:
-    """The one curve in a file, a folder or standard input (`-`). Raises HarnessError for none and for several."""
+def read_curve(path: Path, several: str = "name one with --run") -> Curve:
+    """The one curve in a file, a folder or standard input (`-`). Raises HarnessError for none, and for several with the
+    way out."""
     curves = read_curves(path)
     if len(curves) > 1:
         names = ", ".join(curve.name for curve in curves[:4])
-        raise HarnessError(f"{path}: holds the curves of several runs ({names}); name one with --run")
+        raise HarnessError(f"{path}: holds the curves of several runs ({names}); {several}")
     return curves[0]
 
 

@@ -388,7 +388,7 @@ def test_a_single_nan_is_said_to_be_alone_and_not_to_last() -> None:
 
 def test_several_nans_are_told_by_the_first() -> None:
     found = triage(case([*FALLING[:9], NAN, *FALLING[9:12], NAN, *FALLING[12:]]))
-    assert found.signs["broken later"] == "the loss is not finite first at step 9; before, all is finite"
+    assert found.signs["broken later"] == "the loss is not finite, first at step 9; before, all is finite"
 
 
 def test_one_huge_loss_is_remarked_on_and_no_fault() -> None:
@@ -439,3 +439,10 @@ def test_a_run_is_not_looked_for_where_none_has_a_name(tmp_path: Path) -> None:
         CliRunner().invoke(
             app, ["triage", str(export(tmp_path, FALLING)), "--run", "nope"], catch_exceptions=False
         )
+
+
+def test_a_second_curve_of_several_runs_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "two.csv").write_text("Step,a - train/loss,b - train/loss\n1,2.0,2.1\n2,1.9,2.0\n")
+    words = ["triage", str(export(tmp_path, FALLING)), "--against", str(tmp_path / "two.csv")]
+    with pytest.raises(HarnessError, match="several runs .a, b.; give --against a file of one run"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
