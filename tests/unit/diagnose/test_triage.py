@@ -444,5 +444,5 @@ def test_a_run_is_not_looked_for_where_none_has_a_name(tmp_path: Path) -> None:
 def test_a_second_curve_of_several_runs_is_refused_with_a_way_out(tmp_path: Path) -> None:
     (tmp_path / "two.csv").write_text("Step,a - train/loss,b - train/loss\n1,2.0,2.1\n2,1.9,2.0\n")
     words = ["triage", str(export(tmp_path, FALLING)), "--against", str(tmp_path / "two.csv")]
-    with pytest.raises(HarnessError, match="several runs .a, b.; give --against a file of one run"):
+    with pytest.raises(HarnessError, match=r"several runs .a, b.; give --against a file of one run"):
         CliRunner().invoke(app, words, catch_exceptions=False)
