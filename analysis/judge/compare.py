@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 
 from analysis.judge.band import FEWEST_SEEDS, Band, Floats, tolerance_band
 from analysis.judge.convergence import Curve, divergence, judge
-from harness.diagnose.against import ROUNDING, alike, differing, first_differences
+from analysis.judge.outside import at_rows, broken, ended_early, up_to
+from harness.diagnose.against import ROUNDING, alike, differing, first_differences, off_by_one
 from harness.diagnose.curve import Curve as Logged
 from harness.study import Rule
 from harness.system.errors import HarnessError
+from harness.words import counted
 
 Steps = NDArray[np.int64]
-Verdict = Literal["exact", "rounding", "within", "equivalent", "drifted", "diverged"]
+Verdict = Literal["exact", "rounding", "within", "equivalent", "unfinished", "drifted", "diverged"]
 SAME: tuple[Verdict, ...] = ("exact", "rounding", "within", "equivalent")
-WORST: tuple[Verdict, ...] = (*SAME, "drifted", "diverged")
+WORST: tuple[Verdict, ...] = (*SAME, "unfinished", "drifted", "diverged")
 ENOUGH_DIGITS = 7  # after the point; a curve with fewer was printed, and the other is rounded to as many
 
 
@@ -54,33 +56,62 @@ class Comparison:
         return asdict(self)
 
 
-def compare(a: Sequence[Logged], b: Sequence[Logged], within: float | None = None) -> Comparison:
+def compare(
+    a: Sequence[Logged], b: Sequence[Logged], within: float | None = None, last: int | None = None
+) -> Comparison:
     """Hold each curve of `b` against the curves of `a`. Raises HarnessError where they cannot be compared.
 
-    `within`: relative difference of the loss that the user takes for none, at every step.
+    `within`: relative difference of the loss that the user takes for none, at every step. `last`: the step up to which
+    they are compared; without it a curve of `b` must go as far as those of `a`.
     """
     rule = Rule(confidence=1 - 0.05 / len(b))  # 5 % false alarms over all curves of side B
+    a, b = up_to(a, last), up_to(b, last)
     left, right, steps, notes = _aligned(a, b)
-    for one in left:
-        if bad := divergence(one, rule):
-            raise HarnessError(f"side A diverged itself: {bad[1]} at step {steps[bad[0]]}; name a sound run")
+    for one, whole in zip(left, a, strict=True):
+        if bad := broken(whole, rule):
+            raise HarnessError(
+                f"side A diverged itself, first at step {bad.step}: {bad.reason}; name a sound run"
+            )
+        if common := divergence(one, rule):
+            raise HarnessError(
+                f"side A diverged itself, first at step {steps[common[0]]}: {common[1]}; name a sound run"
+            )
     band = tolerance_band(np.stack([one.loss for one in left]), rule) if within is None else None
     names = [one.name or f"curve {place}" for place, one in enumerate(b, 1)]
     found = [
-        _one(name, one, logged, left, a, band, within, rule, steps)
+        _of_all_steps(_one(name, one, logged, left, a, band, within, rule, steps), logged, a, rule)
         for name, one, logged in zip(names, right, b, strict=True)
     ]
     verdict = max((one.verdict for one in found), key=WORST.index)
     missed = band.smallest_drift if band and verdict == "equivalent" else None
+    shifted = [
+        off_by_one(logged, a) for one, logged in zip(found, b, strict=True) if one.verdict == "drifted"
+    ]
+    notes += [said for said in shifted if said]
     if verdict == "rounding":
         notes.append(f"drifts of the loss below {ROUNDING:.2%} pass as rounding; --within asks for less")
-    if band is None and within is None and verdict != "exact":
+    if band is None and within is None and verdict in ("rounding", "drifted"):
         notes.append(
             f"{FEWEST_SEEDS} or more seeds on side A (--a) tell what seeds alone do, and what was missed"
         )
     return Comparison(
         verdict, verdict in SAME, len(steps), (len(a), len(b)), missed, tuple(found), tuple(notes)
     )
+
+
+def _of_all_steps(one: One, logged: Logged, a: Sequence[Logged], rule: Rule) -> One:
+    """What was found at the common steps, but for a curve that broke at any step, or ended before those of A."""
+    if bad := broken(logged, rule, zeros=all((kept.loss != 0).all() for kept in a)):
+        return replace(one, verdict="diverged", reason=bad.reason, first_bad_step=bad.step)
+    goes_on = ended_early(logged, a)
+    if goes_on is None or one.verdict not in SAME:
+        return one
+    end = int(logged.step[-1])
+    reason = (
+        f"ends at step {end}, and side A goes on to {goes_on}: did it die there? So far {one.verdict}; "
+        f"--up-to {end} compares these steps alone"
+    )
+    return replace(one, verdict="unfinished", reason=reason, first_bad_step=None)
 
 
 def _one(
@@ -101,10 +132,11 @@ def _one(
     if nearest.verdict in ("exact", "diverged") or band is not None:
         reason = nearest.reason
         if nearest.verdict == "exact":
-            reason = f"the same in all digits of {len(steps)} common steps"
+            reason = f"the same in all digits of {counted(len(steps), 'common step')}"
         return One(name, nearest.verdict, reason, at, largest)
     if within is not None:
-        off = np.min([np.abs(run.loss - one.loss) / np.abs(one.loss) for one in left], axis=0)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            off = np.min([np.abs(run.loss - one.loss) / np.abs(one.loss) for one in left], axis=0)
         bad = np.flatnonzero(~(off <= within))
         if not bad.size:
             return One(name, "within", f"the loss is off by at most {100 * off.max():.2g}%", None, largest)
@@ -122,45 +154,48 @@ def _one(
 
 def _aligned(a: Sequence[Logged], b: Sequence[Logged]) -> tuple[list[Curve], list[Curve], Steps, list[str]]:
     """The curves at the steps that all have, as the judge takes them; what was rounded is said."""
-    for side, curves in (("A", a), ("B", b)):
-        if any(not len(one) or not one.has_loss for one in curves):
-            raise HarnessError(f"side {side} has no training loss to compare; hpz triage says what it holds")
+    for side, one in (*(("A", one) for one in a), *(("B", one) for one in b)):
+        if not len(one) or not one.has_loss:
+            why = f": {'; '.join(one.notes)}" if one.notes else "; hpz triage says what it holds"
+            raise HarnessError(
+                f"{one.name or f'side {side}'} (side {side}) has no training loss to compare{why}"
+            )
     curves = [*a, *b]
     steps = curves[0].step
     for one in curves[1:]:
         steps = np.intersect1d(steps, one.step)
     if not len(steps):
         spans = ", ".join(f"{one.step[0]} to {one.step[-1]}" for one in curves[:4])
+        shifted = next((said for one in b if (said := off_by_one(one, a))), "name runs that logged the same")
+        raise HarnessError(f"the curves have no step in common (steps {spans}); {shifted}")
+    longest, shortest = max(len(one) for one in curves), min(len(one) for one in curves)
+    if len(steps) == 1 < shortest:
         raise HarnessError(
-            f"the curves have no step in common (steps {spans}); name runs that logged the same"
+            f"step {steps[0]} alone is common to all curves, which tells nothing; name runs that logged the same steps"
         )
-    longest = max(len(one) for one in curves)
     notes = [f"{len(steps)} of {longest} steps are common to all"] if len(steps) < longest else []
     digits = min(_digits(one.loss) for one in curves)
     rounded = digits < ENOUGH_DIGITS and any(_digits(one.loss) > digits for one in curves)
     if rounded:
-        notes.append(f"losses are compared in {digits} digits after the point, as the shortest are logged")
+        notes.append(
+            f"losses are compared in {counted(digits, 'digit')} after the point, as the shortest are logged"
+        )
     norms = not any(np.isnan(_at(one, steps).grad_norm).any() for one in curves)
     taken = [_judged(_at(one, steps), digits if rounded else None, norms) for one in curves]
     return taken[: len(a)], taken[len(a) :], steps, notes
 
 
 def _at(one: Logged, steps: Steps) -> Logged:
-    rows = np.searchsorted(one.step, steps)
-    return replace(
-        one,
-        step=steps,
-        loss=one.loss[rows],
-        grad_norm=one.grad_norm[rows],
-        time=np.empty(0),
-        learning_rate=np.empty(0),
-        loss_scale=np.empty(0),
-    )
+    return at_rows(one, np.searchsorted(one.step, steps))
 
 
 def _judged(one: Logged, digits: int | None, norms: bool) -> Curve:
     """Without gradient norms on all sides, norms that never repeat, so that equal printed losses are not stuck."""
-    loss = one.loss if digits is None else np.round(one.loss, digits)
+    loss = one.loss
+    if digits is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            rounded = np.round(loss, digits)
+        loss = np.where(np.isfinite(rounded), rounded, loss)  # one too large to be rounded is as it is
     return Curve(loss, one.grad_norm if norms else np.arange(len(loss), dtype=float))
 
 

@@ -10,14 +10,18 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import JsonOption
+from harness.cli.options import JsonOption, named_path
 from harness.diagnose.curve import Curve
-from harness.diagnose.read import ACCEPTED, read_curves
-from harness.system.errors import HarnessError, nearest
+from harness.diagnose.read import ACCEPTED, read_curves, read_named
+from harness.words import counted
 
-More = Annotated[list[Path] | None, typer.Option(metavar="CURVE", help="One more seed of side A; repeat it.")]
+More = Annotated[
+    list[Path] | None,
+    typer.Option(parser=named_path, metavar="CURVE", help="One more seed of side A; repeat it."),
+]
 MoreB = Annotated[
-    list[Path] | None, typer.Option(metavar="CURVE", help="One more seed of side B; repeat it.")
+    list[Path] | None,
+    typer.Option(parser=named_path, metavar="CURVE", help="One more seed of side B; repeat it."),
 ]
 
 
@@ -36,10 +40,12 @@ def compare(
     first: Annotated[
         Path,
         typer.Argument(
-            metavar="A", help=f"What it should be: {ACCEPTED}. A file with several runs is as many seeds."
+            parser=named_path,
+            metavar="A",
+            help=f"What it should be: {ACCEPTED}. A file with several runs is as many seeds.",
         ),
     ],
-    second: Annotated[Path, typer.Argument(metavar="B", help="What is held against it.")],
+    second: Annotated[Path, typer.Argument(parser=named_path, metavar="B", help="What is held against it.")],
     a: More = None,
     b: MoreB = None,
     run_a: Annotated[str | None, typer.Option(help="Of a file with several runs, this one alone.")] = None,
@@ -52,37 +58,41 @@ def compare(
             help="Take 1% (or 0.01) for none: losses may be off by that at any step.",
         ),
     ] = None,
+    last: Annotated[
+        int | None,
+        typer.Option(
+            "--up-to",
+            metavar="STEP",
+            help="Compare up to this step and no further; else B must go as far as A does.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Are two curves alike? Exit code 0: yes, 1: no, 2: they cannot be compared.
+    """Are two curves alike? Exit code 0: yes, 1: no (or B ended early), 2: they cannot be compared.
 
     Example: hpz compare golden.txt train.log. With seeds: hpz compare s1.csv new.csv --a s2.csv --a s3.csv
     """
     from analysis.judge.compare import compare as judge
 
-    left = [*_named(first, run_a), *(curve for path in a or [] for curve in _named(path))]
-    right = [*_named(second, run_b), *(curve for path in b or [] for curve in _named(path))]
-    found = judge(left, right, within)
+    left = [*_curves(first, run_a, "--run-a"), *(curve for path in a or [] for curve in _curves(path))]
+    right = [*_curves(second, run_b, "--run-b"), *(curve for path in b or [] for curve in _curves(path))]
+    found = judge(left, right, within, last)
     if as_json:
         print(json.dumps(found.record(), indent=1))
     else:
-        sides = f"{found.seeds[0]} against {found.seeds[1]}, {found.steps} common steps"
+        seeds = f"{counted(found.seeds[0], 'seed')} against {found.seeds[1]}"
+        sides = f"{seeds}, {counted(found.steps, 'common step')}"
         print(f"{found.verdict}: {'alike' if found.same else 'not alike'} ({sides})")
         for one in found.curves:
-            at = "" if one.first_bad_step is None else f" from step {one.first_bad_step} on"
+            at = "" if one.first_bad_step is None else f" first at step {one.first_bad_step}"
             print(f"  {one.name}: {one.verdict}{at}; {one.reason}")
         for note in found.notes:
             print(f"  note: {note}")
     raise typer.Exit(0 if found.same else 1)
 
 
-def _named(path: Path, run: str | None = None) -> list[Curve]:
+def _curves(path: Path, run: str | None = None, option: str = "") -> list[Curve]:
     """The curves of a source, or the one named `run`; a curve without a name has that of its file."""
-    curves = read_curves(path)
-    if run is None:
-        return [replace(curve, name=curve.name or str(path)) for curve in curves]
-    named = [curve for curve in curves if curve.name == run]
-    if not named:
-        names = [curve.name for curve in curves if curve.name]
-        raise HarnessError(f"{path}: holds no run {run!r}; {nearest(run, names)}")
-    return named
+    if run is not None:
+        return [read_named(path, run, option)]
+    return [replace(curve, name=curve.name or str(path)) for curve in read_curves(path)]

@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from harness.cli.console import wide_console
-from harness.cli.options import A_MODEL, JsonOption
+from harness.cli.options import A_MODEL, JsonOption, named_path
 from harness.diagnose.cases import OLD_COPY
 from harness.diagnose.doctor import Machine, doctor_answer, examine, machine
 from harness.diagnose.faults import named
@@ -45,6 +45,12 @@ ArgumentsOption = Annotated[
     str | None,
     typer.Option(
         help='The Trainer\'s arguments, which fill in "auto": a recipe, a script, or "--bf16 True …".'
+    ),
+]
+AgainstOption = Annotated[
+    Path | None,
+    typer.Option(
+        parser=named_path, metavar="CURVE", help="A second run, of the same settings, seed and data."
     ),
 ]
 
@@ -151,6 +157,7 @@ def triage(
     curve: Annotated[
         Path,
         typer.Argument(
+            parser=named_path,
             metavar="CURVE",
             help="A log, trainer_state.json, CSV, JSON, JSONL, TensorBoard events, a wandb store, their folder, a run "
             "directory, or - for standard input.",
@@ -165,9 +172,7 @@ def triage(
     script: ScriptOption = None,
     trainer_args: ArgumentsOption = None,
     run: Annotated[str | None, typer.Option(help="Of a file with several runs, this one alone.")] = None,
-    against: Annotated[
-        Path | None, typer.Option(metavar="CURVE", help="A second run, of the same settings, seed and data.")
-    ] = None,
+    against: AgainstOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell known hpZ faults apart by curve, configuration and release.
@@ -195,7 +200,7 @@ def triage(
         cases = [open_case(curve, now=time.time())]
     else:
         cases = open_cases(curve, config, given, run)
-    other = read_curve(against) if against else None
+    other = read_curve(against, "give --against a file of one run") if against else None
     found = [judge(replace(case, other=other)) for case in cases]
     if as_json:
         records = [one.model_dump(mode="json") for one in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -40,6 +41,8 @@ app = typer.Typer(
 
 
 INTERRUPTED = 128 + signal.SIGINT
+ONLY_PRINT = ("audit", "doctor", "explain", "triage")
+"""Verbs of which nothing is lost where nobody reads on (`| head -1`): neither work nor a verdict's exit code."""
 
 
 VERBS: tuple[Callable[..., None], ...] = (
@@ -79,6 +82,18 @@ def main() -> None:
         print(f"hpz: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, HarnessError) else 1)
     except SystemExit as ended:
+        if _nobody_reads(ended) and arguments[0] in ONLY_PRINT:
+            sys.exit(0)
         if ended.code == INTERRUPTED:  # typer's answer to Ctrl-C, which says nothing
             print(f"hpz: interrupted{KEPT if arguments[:1] == ['run'] else ''}", file=sys.stderr)
         raise
+
+
+def _nobody_reads(ended: SystemExit) -> bool:
+    """Whether the reader of what is printed has left; what is left to print is then thrown away."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return isinstance(ended.__context__, BrokenPipeError)

@@ -27,6 +27,13 @@ UnpinnedOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
 
 
+def named_path(text: str) -> Path:
+    """A path that is not empty, as an unset variable of a shell would leave it. Raises typer.BadParameter."""
+    if not text.strip():
+        raise typer.BadParameter("the path is empty (an unset shell variable?); name a file or a folder")
+    return Path(text)
+
+
 def results_folder(study_path: Path, study: Study, results: Path | None, release: str | None = None) -> Path:
     """Where a study's results lie: as given, the folder itself when one was named, else results/<name>.
 

@@ -169,7 +169,9 @@ def nested(keys: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _mapping(content: Any, source: str) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise HarnessError(f"{source}: must hold one object of keys, not {type(content).__name__}; {HINT}")
+        kinds = {"NoneType": "nothing", "list": "a list", "str": "a text", "bool": "true or false"}
+        kind = kinds.get(type(content).__name__, "a number")
+        raise HarnessError(f"{source}: must hold one object of keys, not {kind}; {HINT}")
     return content
 
 

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from harness.diagnose.cases import Case
 from harness.diagnose.curve import Curve, Floats
+from harness.words import counted
 
 ROUNDING = 2.0**-8  # relative; a value in bf16 is off by at most so much
+FEW = 3  # common steps; in so few, two curves may be alike by chance once one is shifted
 SOON = 20  # steps; in more, differences as small as rounding grow by themselves
 
 
@@ -19,7 +21,7 @@ def runs_differ(case: Case) -> str | None:
     found = [] if case.other is None else first_differences(case.curve, case.other)
     if not found:
         return None
-    return f"a second run differs from step {found[0][1]} on; by more than rounding: {differing(found)}"
+    return f"a second run differs, first at step {found[0][1]}; by more than rounding: {differing(found)}"
 
 
 Difference = tuple[int, int, str, float, float]
@@ -29,7 +31,7 @@ Difference = tuple[int, int, str, float, float]
 def differing(found: Sequence[Difference]) -> str:
     """What `first_differences` found, in words."""
     values = "; ".join(
-        f"the {name} from step {step} on ({one:.4g} against {other:.4g}{_percent(one, other)})"
+        f"the {name} first at step {step} ({one:.4g} against {other:.4g}{_percent(one, other)})"
         for _, step, name, one, other in found
     )
     at_once = (
@@ -39,9 +41,11 @@ def differing(found: Sequence[Difference]) -> str:
 
 
 def compared(case: Case) -> str | None:
-    """What a comparison without a finding shows, in words; None without a second run."""
-    if case.other is None or first_differences(case.curve, case.other):
+    """What a comparison shows beside what it found, in words; None without a second run."""
+    if case.other is None:
         return None
+    if first_differences(case.curve, case.other):
+        return off_by_one(case.other, [case.curve])
     return f"the second run {alike(case.curve, case.other)}"
 
 
@@ -52,10 +56,26 @@ def alike(one: Curve, other: Curve) -> str:
     if not len(known):
         return "has no step in common with the first"
     if not known.any():
-        return f"is the same in all digits of {steps} common steps"
+        return f"is the same in all digits of {counted(steps, 'common step')}"
     if known.max() <= ROUNDING:
-        return f"differs by at most {100 * known.max():.2g}% in {steps} common steps: rounding, no fault"
+        return f"differs by at most {100 * known.max():.2g}% in {counted(steps, 'common step')}: rounding, no fault"
     return f"differs more only after {SOON} steps, as rounding can grow to: no finding"
+
+
+def off_by_one(one: Curve, kept: Sequence[Curve]) -> str | None:
+    """What is to be said where steps counted one higher or lower make a curve like a kept one; None where not."""
+    for shift, numbers in ((1, "higher"), (-1, "lower")):
+        for other in kept:
+            _, mine, its = np.intersect1d(one.step + shift, other.step, return_indices=True)
+            loss, wanted = one.loss[mine], other.loss[its]
+            if len(mine) <= FEW or not (np.isfinite(loss).all() and np.isfinite(wanted).all()):
+                continue
+            if (np.abs(loss - wanted) <= ROUNDING * np.abs(wanted)).all():
+                alike = "the same" if (loss == wanted).all() else "alike but for rounding"
+                steps = f"with the steps of {one.name or 'the second'} counted one {numbers}"
+                shared = counted(len(mine), "step")
+                return f"{steps}, {shared} are {alike}: does one side count from 0, the other from 1?"
+    return None
 
 
 def first_differences(left: Curve, right: Curve, anywhere: bool = False) -> list[Difference]:
@@ -92,7 +112,7 @@ def _columns(one: Curve, other: Curve) -> list[tuple[str, tuple[Floats, Floats],
 def _relative(one: Floats, other: Floats) -> Floats:
     """0 where neither is finite, infinite where one alone is."""
     finite, also = np.isfinite(one), np.isfinite(other)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         difference = np.abs(one - other) / np.maximum(np.abs(one), np.abs(other))
     return np.where(
         finite & also, np.where(one == other, 0.0, difference), np.where(finite == also, 0.0, np.inf)
@@ -100,5 +120,5 @@ def _relative(one: Floats, other: Floats) -> Floats:
 
 
 def _percent(one: float, other: float) -> str:
-    finite = np.isfinite([one, other]).all()
-    return f", {100 * abs(one - other) / max(abs(one), abs(other)):.2g}%" if finite else ""
+    share = 100 * abs(one - other) / max(abs(one), abs(other)) if np.isfinite([one, other]).all() else np.nan
+    return f", {share:.2g}%" if np.isfinite(share) else ""

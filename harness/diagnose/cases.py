@@ -12,12 +12,11 @@ from typing import Any
 from harness.configuration import FIRST
 from harness.diagnose.curve import Curve, empty_curve
 from harness.diagnose.faults import Exposure, exposures
-from harness.diagnose.read import Given, read_curve, read_curves, read_setup
+from harness.diagnose.read import Given, read_curve, read_curves, read_named, read_setup
 from harness.diagnose.read.source import STANDARD_INPUT
 from harness.diagnose.setup import Setup
 from harness.record import RunDirectory
 from harness.study import ModelFile, Run, any_model, parameter_shapes
-from harness.system.errors import HarnessError, nearest
 from harness.variants import Variant
 
 OLD_COPY = "0.13.4"  # the last release with the race and the old copy
@@ -58,12 +57,7 @@ def open_cases(path: Path, config: Path | None, given: Given, run: str | None = 
 
     What its log says of a run fills in what neither the configuration nor the command line does.
     """
-    curves = read_curves(path)
-    if run is not None:
-        names = [curve.name for curve in curves]
-        curves = [curve for curve in curves if curve.name == run]
-        if not curves:
-            raise HarnessError(f"--run: {path} holds no run {run!r}; {nearest(run, filter(None, names))}")
+    curves = read_curves(path) if run is None else [read_named(path, run, "--run")]
     source = "standard input" if path == STANDARD_INPUT else str(path)
     vocabulary = any_model(given.model).config.vocab_size if given.model else None
     cases = []
@@ -126,7 +120,8 @@ def _exposures(setup: Setup) -> dict[str, Exposure]:
 
 def _own_case(directory: RunDirectory, now: float) -> Case:
     run = directory.run()
-    curve = read_curve(directory.path) if directory.steps_file.exists() else empty_curve()
+    file = directory.steps_file
+    curve = read_curve(directory.path) if file.exists() and file.stat().st_size else empty_curve()
     return Case(
         source=str(directory.path),
         curve=curve,

@@ -7,26 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.diagnose.cells import Column, Row, number
 from harness.diagnose.names import column_of, is_evaluation, is_summary, step_column
 from harness.system.errors import HarnessError
+from harness.words import counted
 
-Row = Mapping[str, Any]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 PAUSE = 10  # times the median time between steps, and
 PAUSE_SECONDS = 2.0  # at least so long: more than any step takes, so training stopped and went on
-DENSE = (
-    0.5  # of a column's rows hold a number: it is written in every row, and one that holds none is not finite
-)
 
 EMPTY_LOG = "no step was logged"
+EMPTY_FILE = "it is empty"
 
 
 def _none() -> Floats:
@@ -49,6 +47,8 @@ class Told:
     """Else the file that a command line or recipe in the log names."""
     scaled: bool | None = None
     """Whether the loss is scaled, as in fp16; not where every scale that is logged is 1."""
+    framework: str = ""
+    """The framework that wrote it, where it is not DeepSpeed's own kin and nothing speaks of DeepSpeed."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -101,6 +101,10 @@ class Curve:
         return len(self.step)
 
     @property
+    def of_empty_file(self) -> bool:
+        return EMPTY_FILE in self.notes
+
+    @property
     def bad_loss(self) -> Bools:
         """Where a loss was recorded and is not finite."""
         return ~np.isfinite(self.loss) & self.has_loss
@@ -136,7 +140,7 @@ def curve_of(rows: Sequence[Row], source: str, notes: Sequence[str] = (), **know
         raise HarnessError(f"{source}: has no column for a loss, a gradient norm or an evaluation's loss")
     keys = {what: column_of(what, columns, source)[0] for what in ("time", "loss_scale")}
     keys |= {"loss": loss, "grad_norm": grad, "learning_rate": rate}
-    read = {what: _Column(training, key, explicit=what == "loss") for what, key in keys.items()}
+    read = {what: Column(training, key, explicit=what == "loss") for what, key in keys.items()}
     has_loss = any(value is not None for value in read["loss"].values)
     main = "loss" if has_loss else "grad_norm"
     logged = [row for row, value in zip(training, read[main].values, strict=True) if value is not None]
@@ -179,65 +183,11 @@ def _steps_alone(
     )
 
 
-class _Column:
-    """One column of some rows, with what a cell without a number means there."""
-
-    def __init__(self, rows: Sequence[Row], key: str | None, explicit: bool = False) -> None:
-        self.values: list[float | None] = [_cell(row, key) for row in rows]
-        """One a row (NaN, infinite: not finite), or None where it is absent or no number."""
-        self.note = ""
-        if key is None:
-            return
-        cells = [row.get(key, ABSENT) for row in rows]
-        filled = [
-            value is not None for value, cell in zip(self.values, cells, strict=True) if cell is not ABSENT
-        ]
-        last = max((index for index, one in enumerate(filled) if one), default=-1)
-        # Up to its last number a column that is written in every row is mostly full; one written every tenth is not.
-        dense = last >= 0 and sum(filled[: last + 1]) >= DENSE * (last + 1)
-        never = explicit and last < 0 and None in cells
-        empty = [i for i, cell in enumerate(cells) if self.values[i] is None and _is_empty(cell)]
-        if not (dense or never):
-            return
-        # An empty cell of a table by itself is a row of another kind; a null stands there because someone wrote it.
-        empty = [i for i in empty if cells[i] is None or {i - 1, i + 1} & set(empty)]
-        for index in empty:
-            self.values[index] = float("nan")
-        self.note = f"{len(empty)} empty values of {key!r} count as not finite" if empty else ""
-
-
-ABSENT = object()
-
-
-def _cell(row: Row, key: str | None) -> float | None:
-    value = row.get(key) if key else None
-    if value is None:
-        # Our own files are strict JSON: null, with the value named beside.
-        return float("nan") if key and f"{key}=" in str(row.get("nonfinite") or "") else None
-    return _seconds(str(value)) if key == "utc" else number(value)
-
-
-def number(value: Any) -> float | None:
-    """A cell's number, with NaN and infinities as such; None where it is none. Of a list, the first."""
-    if isinstance(value, list | tuple) and value:
-        value = value[0]
-    if isinstance(value, str) and "/" in value:  # ms-swift's 12/2046
-        value = value.partition("/")[0]
-    try:
-        return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and value.strip().lower() in ("", "null", "none"))
-
-
 Values = dict[int, dict[str, float | None]]
 
 
 def _by_step(
-    rows: Sequence[Row], step: str | None, main: str, columns: Mapping[str, _Column]
+    rows: Sequence[Row], step: str | None, main: str, columns: Mapping[str, Column]
 ) -> tuple[Values, set[int]]:
     """Values by step in ascending order, and the steps that were done again."""
     found: Values = {}
@@ -279,7 +229,13 @@ def _assemble(found: Values, again: set[int], notes: Sequence[str], known: Mappi
     recorded = np.array([row["grad_norm"] is not None for row in found.values()], dtype=bool)
     arrays["grad_norm"][recorded & ~np.isfinite(arrays["grad_norm"])] = np.inf
     redone = {int(np.searchsorted(steps, step)) for step in again}
-    said = [f"{len(again)} times steps were done again; the last time counts"] if again else []
+    said = (
+        [
+            f"{counted(len(again), 'step')} {'was' if len(again) == 1 else 'were'} done again; the last time counts"
+        ]
+        if again
+        else []
+    )
     return Curve(
         step=steps,
         restarts=tuple(sorted((redone | _pauses(arrays["time"])) - {0})),
@@ -308,10 +264,3 @@ def _pauses(time: Floats) -> set[int]:
         return set()
     long = max(PAUSE * float(np.median(known)), PAUSE_SECONDS)
     return {int(index) + 1 for index in np.flatnonzero((gaps > long) | (gaps < 0))}
-
-
-def _seconds(utc: str) -> float | None:
-    try:
-        return datetime.fromisoformat(utc).timestamp()
-    except ValueError:
-        return None

@@ -9,6 +9,7 @@ from scipy import stats
 
 from harness.diagnose.broken import broken_steps, healthy_part, is_policy
 from harness.diagnose.cases import Case
+from harness.diagnose.curve import Floats
 from harness.diagnose.rising import rise
 from harness.diagnose.signs import (
     HARD,
@@ -19,6 +20,7 @@ from harness.diagnose.signs import (
     worse_after_a_restart,
 )
 
+AROUND = 5  # losses before and after one that sticks out
 NOISY_UNTIL = 20  # losses; more of them show a trend
 
 
@@ -113,6 +115,34 @@ def untrained_level(case: Case) -> str | None:
     return f"the loss stays at {level:.3g}; guessing gives {guess:.3g}" if level > 0.95 * guess else None
 
 
+def outlier(case: Case) -> str | None:
+    """A finite loss at twice the usual of the five before and after it, by 1 and ten times their spread at least."""
+    loss = case.curve.loss
+    if not case.curve.has_loss or is_policy(case.curve):
+        return None
+    found = [place for place in range(AROUND, len(loss) - AROUND) if _sticks_out(loss, place)]
+    if not found:
+        return None
+    worst = max(found, key=lambda place: float(loss[place]))
+    others = f", one of {len(found)} such" if len(found) > 1 else ""
+    usual = float(np.median(_around(loss, worst)))
+    at = case.curve.step[worst]
+    return f"step {at} has a loss of {loss[worst]:.3g}, those around it {usual:.3g}{others}: an odd batch, perhaps"
+
+
+def _around(loss: Floats, place: int) -> Floats:
+    return np.concatenate([loss[place - AROUND : place], loss[place + 1 : place + 1 + AROUND]])
+
+
+def _sticks_out(loss: Floats, place: int) -> bool:
+    around = _around(loss, place)
+    if not np.isfinite(loss[place]) or not np.isfinite(around).all():
+        return False
+    usual = float(np.median(around))
+    spread = float(np.median(np.abs(around - usual)))
+    return bool(loss[place] - usual > max(1.0, abs(usual), 10 * spread))
+
+
 def jumps_about(case: Case) -> str | None:
     """Losses that differ by more than a quarter of themselves, and by 1.5 in all, without a trend."""
     trend, loss = _trend(case), case.curve.loss
@@ -174,6 +204,7 @@ SOFT: dict[str, Sign] = {
     "does not learn": does_not_learn,
     "untrained level": untrained_level,
     "jumps about": jumps_about,
+    "outlier": outlier,
     "new level": new_level,
     "first loss above guessing": first_loss_above_guessing,
     "evaluation only": evaluation_only,

@@ -153,6 +153,15 @@ def is_training(row: Mapping[str, Any]) -> bool:
     return not is_summary(row) and any(isinstance(key, str) and plain(key) in NAMES["loss"] for key in row)
 
 
+def is_loss_name(key: object) -> bool:
+    """Whether a name is one of a training's whole loss."""
+    if not isinstance(key, str) or key.lower().endswith(BOUNDS):
+        return False
+    name = plain(key)
+    like = LIKE["loss"].search(name) and not PART.search(name) and not HELD_OUT.match(name)
+    return name in NAMES["loss"] or bool(like)
+
+
 def is_curve_name(key: str) -> bool:
     """Whether a name is one of a curve's: a loss, a gradient norm, a learning rate or an evaluation."""
     name = plain(key)

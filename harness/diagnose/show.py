@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from harness.diagnose.faults import Exposure, named, worst_first
-from harness.words import explained
+from harness.words import counted, explained
 
 if TYPE_CHECKING:
     from harness.diagnose.doctor import Examination
@@ -106,7 +106,7 @@ def triage_lines(found: Triage) -> list[str]:
 
 def _finding(one: Finding) -> list[str]:
     fault = named(one.fault)
-    lines = wrapped(f"{fault.id}: {fault.plain} ({fault.sure}; {one.points} points)", "  - ")
+    lines = wrapped(f"{fault.id}: {fault.plain} ({fault.sure}; {counted(one.points, 'point')})", "  - ")
     for evidence in one.evidence:
         lines += wrapped(f"{evidence.points:+d}  {evidence.seen}", "      ", "          ")
     return lines
@@ -116,7 +116,9 @@ def _also(found: list[Finding], title: str) -> list[str]:
     lines = ["", title] if found else []
     for one in found:
         fault = named(one.fault)
-        lines += wrapped(f"{fault.id}: {fault.plain} ({one.points} points); first: {fault.first}", "  - ")
+        lines += wrapped(
+            f"{fault.id}: {fault.plain} ({counted(one.points, 'point')}); first: {fault.first}", "  - "
+        )
     return lines
 
 

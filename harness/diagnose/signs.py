@@ -21,6 +21,7 @@ from harness.diagnose.cases import Case
 from harness.diagnose.curve import Curve
 from harness.diagnose.rising import rise, rising_at_the_end, usual
 
+ALONE = 5  # sound steps after a single broken one
 STUCK = 5  # equal losses in a row
 SILENCE_SECONDS = 10.0
 SILENCE = 20  # times the longest step so far
@@ -55,20 +56,38 @@ def broken_at_once(case: Case) -> str | None:
     found = broken_steps(case)
     if not len(found) or found[0] > 1:
         return None
-    return f"{_what(case, int(found[0]))} at step {case.curve.step[found[0]]} already"
+    alone = f", and there alone of {len(case.curve)} steps" if len(found) == 1 < len(case.curve) else ""
+    return f"{_what(case, int(found[0]))} at step {case.curve.step[found[0]]} already{alone}"
 
 
 def broken_later(case: Case) -> str | None:
     found = broken_steps(case)
     if not len(found) or found[0] <= 1:
         return None
-    gradient = np.flatnonzero(case.curve.bad_gradient[: found[0]])
+    first, rest = int(found[0]), len(case.curve) - int(found[0])
+    step = case.curve.step[first]
+    if len(found) == 1 < rest:
+        where = f"at step {step} alone; {'the one' if rest == 2 else f'all {rest - 1}'} after it"
+        return f"{_what(case, first)} {where} {'is' if rest == 2 else 'are'} sound"
+    gradient = np.flatnonzero(case.curve.bad_gradient[:first])
     before = (
         f"the gradient norm from step {case.curve.step[gradient[0]]}"
         if len(gradient)
         else "before, all is finite"
     )
-    return f"{_what(case, int(found[0]))} from step {case.curve.step[found[0]]} on; {before}"
+    lasting = f" from step {step} on" if len(found) == rest else f", first at step {step}"
+    return f"{_what(case, first)}{lasting}; {before}"
+
+
+def broken_alone(case: Case) -> str | None:
+    """One broken step with five sound ones after it at least: what broke it did not reach the weights."""
+    found = broken_steps(case)
+    if len(found) != 1 or len(case.curve) - int(found[0]) <= ALONE:
+        return None
+    return (
+        "a single step is broken, and the weights took no harm: as where one batch has nothing to predict, or a step "
+        "is skipped"
+    )
 
 
 def stays_broken(case: Case) -> str | None:
@@ -249,8 +268,9 @@ def silent(case: Case) -> str | None:
 
 
 def no_step(case: Case) -> str | None:
-    """No step at all, of a run that is not known to be young."""
-    if len(case.curve) or len(case.curve.eval_loss) or case.silence is not None:
+    """No step at all, of a run that is not known to be young and has written something."""
+    curve = case.curve
+    if len(curve) or len(curve.eval_loss) or case.silence is not None or curve.of_empty_file:
         return None
     return "no step was logged"
 
@@ -264,6 +284,7 @@ HARD: dict[str, Sign] = {
     "broken later": broken_later,
     "stays broken": stays_broken,
     "comes and goes": comes_and_goes,
+    "broken alone": broken_alone,
     "first gradient broken": first_gradient_broken,
     "worse after a restart": worse_after_a_restart,
     "zero loss": zero_loss,

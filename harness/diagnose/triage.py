@@ -23,6 +23,8 @@ SHORT = 5  # finite steps; fewer show nothing
 BONUS = {"yes": 2, "unknown": 1, "not examined": 1}
 EXCLUDED = ("safe by release", "safe by setting", "not applicable")
 
+OF_DEEPSPEED = ("hpz", "zeropp", "zero3", "zero12")  # tables of faults
+
 OF_PRECISION = "Does it train in fp16? Give --config ds_config.json."
 
 Sure = Literal["certain", "likely", "possible", "none"]
@@ -108,9 +110,21 @@ def _findings(case: Case, signs: dict[str, str]) -> list[Finding]:
     if case.exposed and not any(named(one.fault).of_settings for one in known):
         seen = signs | {"no known fault": "no known fault of DeepSpeed is open to this run"}
         found = [_weigh(fault, case, seen) for fault in table() if fault.shows or fault.errors]
+    elsewhere = _framework(case)
     return sorted(
-        (one for one in found if one.evidence), key=lambda one: (one.ruled_out is not None, -one.points)
+        (one for one in found if one.evidence),
+        key=lambda one: (
+            one.ruled_out is not None,
+            bool(elsewhere) and named(one.fault).table in OF_DEEPSPEED,
+            -one.points,
+        ),
     )
+
+
+def _framework(case: Case) -> str:
+    """The framework of a log that names no DeepSpeed, where the user names none of its settings either."""
+    told = not case.exposed and (case.setup is None or not case.setup.has_config)
+    return case.curve.told.framework if told else ""
 
 
 def _weigh(fault: Fault, case: Case, signs: dict[str, str]) -> Finding:
@@ -199,6 +213,8 @@ def _sure(case: Case, chosen: Finding | None, ranked: list[Finding], signs: dict
 
 def _question(case: Case, ranked: list[Finding]) -> str:
     """The one question that would decide between what is possible."""
+    if framework := _framework(case):
+        return f"Is DeepSpeed under {framework} here? Then give its configuration: --config ds_config.json"
     if not _configured(case):
         tables = {named(one.fault).table for one in ranked}
         what = " and is hpZ on (zero_hpz_partition_size above 1)" if "hpz" in tables else ""
@@ -220,6 +236,8 @@ def _headline(case: Case, verdict: Verdict, fault: str, sure: Sure, hard: list[s
         return f"{what}. {'See the question below' if question else 'First: compare two runs'}."
     if verdict == "at risk":
         return _shorten(f"No sign in {_steps(case)}, but at risk: {named(fault).plain}", 79) + "."
+    if verdict == "too short" and case.curve.of_empty_file:
+        return "Too short to judge: it is empty. First: name the file that is written to."
     if verdict == "too short":
         what = " that jump about" if len(case.curve) >= SHORT else ""
         return f"Too short to judge: {_steps(case)}{what}. First: give more of the log."
@@ -250,7 +268,10 @@ def _next(case: Case, verdict: Verdict, fault: str, question: str) -> tuple[str,
         steps += [question] if question else []
     if (verdict == "broken" or fault == "plain instability") and case.hpz:
         steps.append("train a few steps without hpZ (zero_hpz_partition_size 1): is the curve the same?")
-    if verdict == "too short":
+    if verdict == "too short" and case.curve.of_empty_file:
+        steps.append("name the file that the training writes its log to")
+        steps.append("has a job run for minutes and should have written here: py-spy dump on every rank")
+    elif verdict == "too short":
         noisy = len(case.curve) >= SHORT
         more = (
             "give fifty steps or more" if noisy else "log every step (logging_steps 1) and give ten of them"
@@ -274,6 +295,8 @@ def _notes(case: Case, signs: dict[str, str], risks: list[Exposure], verdict: Ve
             *map(str, case.setup.remarks),
             *([case.setup.release_note] if case.setup.release_note else []),
         ]
+    if (framework := _framework(case)) and verdict in ("fault", "broken"):
+        notes.append(f"the log reads as {framework}'s and names no DeepSpeed, so what needs that stands last")
     if not case.exposed:
         notes.append("judged by the curve alone; a fault of hpZ is possible only where hpZ is on")
     if verdict in ("healthy", "at risk", "too short"):

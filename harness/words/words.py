@@ -157,6 +157,11 @@ def explained(text: str) -> dict[str, str]:
     return {term: WORDS[term].split(". ")[0].removesuffix(".") for _, term in named}
 
 
+def counted(count: int, thing: str) -> str:
+    """`1 step`, `2 steps`, `2 losses`."""
+    return f"{count} {thing}{'' if count == 1 else 'es' if thing.endswith('s') else 's'}"
+
+
 def meaning(word: str) -> tuple[str, str]:
     """The word as the glossary writes it, and what it means. Raises HarnessError with the nearest word."""
     found = {name.lower(): name for name in WORDS}

@@ -6,6 +6,7 @@ Two small readers look at the same text, one for dictionaries and one for lines 
 from __future__ import annotations
 
 import json
+import math
 import re
 from bisect import bisect_left
 from collections import Counter
@@ -13,13 +14,16 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from harness.diagnose.curve import number
+from harness.diagnose.cells import number
 from harness.diagnose.names import HELD_OUT, NAMES, PART, is_curve_name, is_training, plain
 from harness.diagnose.read.rows import Row, Rows
+from harness.diagnose.read.tables import flat
 from harness.system.python_text import literal
 
 NUMBER = r"[-+]?(?:\d+(?:,\d{3})*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)(?![\w.]*[A-Za-z_])"
-BRACES = re.compile(r"\{[^{}]*\}")
+FLAT = re.compile(r"\{[^{}]*\}")
+NESTED = re.compile(r"\{(?:[^{}\n]*\{[^{}\n]*\})+[^{}\n]*\}")
+"""Dictionaries in one of a single line."""
 BARE = re.compile(r"(?<![\w'\".])[-+]?(?:nan|inf|infinity)(?![\w'\"])", re.IGNORECASE)
 TENSOR = re.compile(r"(?:np\.float\d+|tensor|array)\(\s*(" + NUMBER + r")[^()]*\)", re.IGNORECASE)
 BAR = re.compile(r"(?<!\d)(\d+)/(\d+)\s*\[(?:\d+:)?\d+:\d+<")
@@ -31,7 +35,8 @@ def from_console(text: str) -> Rows | None:
     dictionaries = list(_dictionaries(text))
     if any(_has_value(row) for _, _, row in dictionaries):
         return _with_steps_of_bars(text, dictionaries)
-    return _one_a_step(_continued([row for line in text.splitlines() if (row := _pairs(line))]))
+    rows, notes = _of_one_rank(list(_lines(text)))
+    return _one_a_step(_continued(rows), notes)
 
 
 def _has_value(row: Row) -> bool:
@@ -48,12 +53,24 @@ def _has_value(row: Row) -> bool:
 
 def _dictionaries(text: str) -> Iterator[tuple[int, int, Row]]:
     """Begin, end and content of every dictionary in the text that holds a value of a curve."""
-    for found in BRACES.finditer(text):
-        if "loss" not in found[0] and "norm" not in found[0]:
-            continue
-        row = _dictionary(found[0])
-        if row is not None and any(isinstance(key, str) and is_curve_name(key) for key in row):
-            yield found.start(), found.end(), row
+    whole = [(found.span(), row) for found in NESTED.finditer(text) if (row := _curve_row(found[0]))]
+    ends, alone = [end for (_, end), _ in whole], []
+    for found in FLAT.finditer(text):
+        place = bisect_left(ends, found.end())
+        if place < len(whole) and whole[place][0][0] <= found.start():
+            continue  # inside one that is read as a whole
+        if row := _curve_row(found[0]):
+            alone.append((found.span(), row))
+    for (begin, end), row in sorted([*whole, *alone], key=lambda one: one[0]):
+        yield begin, end, row
+
+
+def _curve_row(text: str) -> Row | None:
+    """A dictionary that holds a value of a curve; None for any other."""
+    if "loss" not in text and "norm" not in text:
+        return None
+    row = flat(_dictionary(text) or {})
+    return row if any(isinstance(key, str) and is_curve_name(key) for key in row) else None
 
 
 def _dictionary(text: str) -> dict[str, Any] | None:
@@ -116,7 +133,8 @@ VALUE = rf"\s*(?:[:=]|is)?\s*(?:tensor\(|\[)?\s*\$?({NUMBER})"
 WORD = r"(?<![\w/])"
 QUANTITIES = {
     "loss": re.compile(
-        rf"{WORD}((?:[A-Za-z_]{{1,20}}[ _/-]){{0,3}}[A-Za-z]{{0,12}}loss(?:_mean|/train|_step)?)\"?'?{VALUE}",
+        rf"{WORD}((?:[A-Za-z_]{{1,20}}[ _/-]){{0,3}}[A-Za-z]{{0,12}}loss(?:_mean|/train(?:/total)?|_step)?)"
+        rf"\"?'?{VALUE}",
         re.IGNORECASE,
     ),
     "grad_norm": re.compile(
@@ -145,18 +163,65 @@ NAN_ITERATIONS = re.compile(
     r"number of nan iterations:\s*([1-9]\d*)", re.IGNORECASE
 )  # Megatron leaves the loss out
 STAMP = re.compile(r"^\[?\d{4}-\d\d-\d\d[ T][\d:,.]+(?:Z|[+-]\d\d:?\d\d)?\]?")
+LOCATION = re.compile(r"\|\s*[A-Z]+\s*\|\s*[\w.<>]+:[\w.<>]+:\d+ - ")  # loguru's module:function:line
+RANK = re.compile(r"^\s*(?:\[?(?:rank|default)[ _]?(\d+)\]?:|(\d+): )", re.IGNORECASE)
+EPOCH_ALONE = re.compile(r"^\s*Epoch\s+(\d+)(?:\s*/\s*\d+)?\s*:?\s*$", re.IGNORECASE)
+VALIDATION = re.compile(r"\bvalidate step:")  # torchtitan's, whose loss is called as that of training
+BATCH_ALONE = re.compile(r"^\s*\[batch=(\d+)/\d+\]:\s*$")
 FILLER = re.compile(
     r"^(?:the|current|average|avg|mean|running|batch|global|step|with|at|and|epoch|rank|iter|final)[ _]+",
     re.IGNORECASE,
 )
 
 
+def _lines(text: str) -> Iterator[tuple[int | None, dict[str, Any]]]:
+    """The rank that a line names, where it does, and what it says; an epoch or a batch may stand in a line above."""
+    above: dict[str, int] = {}
+    for line in text.splitlines():
+        if head := EPOCH_ALONE.match(line):
+            above = {"epoch": int(head[1])}
+        elif head := BATCH_ALONE.match(line):
+            above = {"step": int(head[1])}
+        elif row := _pairs(line):
+            rank = RANK.match(line)
+            named = rank is not None and (rank[1] is not None or "step" in row)
+            yield (int(rank[1] or rank[2]) if rank and named else None), {**above, **row}
+
+
+def _of_one_rank(
+    lines: Sequence[tuple[int | None, dict[str, Any]]],
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """The rows of the first rank, where several write them; a loss that is not finite counts from any of them."""
+    of_rank = Counter(rank for rank, row in lines if rank is not None and "loss" in row)
+    main = min(of_rank, default=None)
+    if main is None or not 1 < len(of_rank) <= of_rank[main]:
+        return [row for _, row in lines], ()
+    broken = {row["step"]: row["loss"] for _, row in lines if "step" in row and _not_finite(row)}
+    kept = [
+        row | ({"loss": broken[row["step"]]} if "loss" in row and row.get("step") in broken else {})
+        for rank, row in lines
+        if rank in (None, main)
+    ]
+    note = f"lines of {len(of_rank)} ranks; those of rank {main} count, and a loss of any that is not finite"
+    return kept, (note,)
+
+
+def _not_finite(row: Row) -> bool:
+    value = number(row.get("loss"))
+    return value is not None and not math.isfinite(value)
+
+
 def _pairs(line: str) -> dict[str, Any] | None:
     """What one line says; None where it says no loss, no gradient norm and no step of DeepSpeed's own."""
-    line = STAMP.sub("", line)
+    line = LOCATION.sub("", STAMP.sub("", line))
     row: dict[str, Any] = {}
-    for found in QUANTITIES["loss"].finditer(line):
+    losses = list(QUANTITIES["loss"].finditer(line))
+    if " - ETA: " in line:  # Keras's bar, drawn again in the same line: the last counts
+        losses.reverse()
+    for found in losses:
         name = _loss_name(found[1])
+        if name == "loss" and VALIDATION.search(line):
+            name = "eval_loss"
         if name is not None:
             row.setdefault(name, found[2].replace(",", ""))
     for name in ("grad_norm", "learning_rate", "loss_scale"):
@@ -174,7 +239,7 @@ def _pairs(line: str) -> dict[str, Any] | None:
 
 def _loss_name(words: str) -> str | None:
     """The name of a loss as `harness.diagnose.names` knows it; None for a part of a loss, such as a router's."""
-    name = words.strip().lower()
+    name = words.strip().lower().removesuffix("/train/total")  # Composer's
     while FILLER.match(name):
         name = FILLER.sub("", name)
     if PART.search(name):
@@ -212,7 +277,7 @@ def _continued(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def _one_a_step(rows: Sequence[Row]) -> Rows | None:
+def _one_a_step(rows: Sequence[Row], notes: tuple[str, ...] = ()) -> Rows | None:
     """Lines of one step together: each rank writes one, or loss and learning rate stand in lines of their own."""
     merged: list[dict[str, Any]] = []
     several = False
@@ -220,8 +285,11 @@ def _one_a_step(rows: Sequence[Row]) -> Rows | None:
         before = merged[-1] if merged else {}
         if "step" in row and row["step"] == before.get("step"):
             several = several or ("loss" in row and "loss" in before)
-            merged[-1] = {**row, **before}
+            merged[-1] = {**row, **before} | ({"loss": row["loss"]} if _not_finite(row) else {})
         else:
             merged.append(dict(row))
-    notes = ("several lines of one step (of several ranks?); the first counts",) if several else ()
+    if several:
+        notes += (
+            "several lines of one step (of several ranks?); the first counts, and a loss that is not finite",
+        )
     return Rows(form="lines of a log", rows=merged, notes=notes) if merged else None

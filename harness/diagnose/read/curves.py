@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.diagnose.curve import Curve, Told, curve_of, empty_curve
+from harness.diagnose.curve import EMPTY_FILE, Curve, Told, curve_of, empty_curve
 from harness.diagnose.read.console import from_console
 from harness.diagnose.read.events import folders_of_events, from_events, is_events
 from harness.diagnose.read.golden import from_golden
@@ -21,7 +21,7 @@ from harness.diagnose.read.runs import runs_in
 from harness.diagnose.read.source import STANDARD_INPUT, as_text, read_bytes
 from harness.diagnose.read.tables import from_csv, from_json, from_jsonl, from_numbers, from_pasted_table
 from harness.diagnose.read.wandb_store import from_stores, is_store
-from harness.system.errors import HarnessError
+from harness.system.errors import HarnessError, nearest
 
 ACCEPTED = (
     "a run directory, a log as printed, trainer_state.json, CSV, JSON or JSONL with a loss or a gradient norm, "
@@ -41,12 +41,13 @@ IN_A_FOLDER = ("steps.jsonl", "trainer_state.json", "logging.jsonl", "trainer_lo
 LOGS = ("*.log", "*.out", "*.txt", "*.err")
 
 
-def read_curve(path: Path) -> Curve:
-    """The one curve in a file, a folder or standard input (`-`). Raises HarnessError for none and for several."""
+def read_curve(path: Path, several: str = "name one with --run") -> Curve:
+    """The one curve in a file, a folder or standard input (`-`). Raises HarnessError for none, and for several with the
+    way out."""
     curves = read_curves(path)
     if len(curves) > 1:
         names = ", ".join(curve.name for curve in curves[:4])
-        raise HarnessError(f"{path}: holds the curves of several runs ({names}); name one with --run")
+        raise HarnessError(f"{path}: holds the curves of several runs ({names}); {several}")
     return curves[0]
 
 
@@ -55,6 +56,16 @@ def read_curves(path: Path) -> list[Curve]:
     if path.is_dir():
         return _of_folder(path)
     return curves_of_bytes(read_bytes(path, HINT), "standard input" if path == STANDARD_INPUT else str(path))
+
+
+def read_named(path: Path, run: str, option: str) -> Curve:
+    """The curve of the run named `run` in a source of several. Raises HarnessError by the name of the `option`."""
+    curves = read_curves(path)
+    if found := [curve for curve in curves if curve.name == run]:
+        return found[0]
+    names = [curve.name for curve in curves if curve.name]
+    what = nearest(run, names) if names else f"it holds one, without a name; leave out {option}"
+    raise HarnessError(f"{option}: {path} holds no run {run!r}; {what}")
 
 
 def curves_of_bytes(content: bytes, source: str) -> list[Curve]:
@@ -70,7 +81,7 @@ def curves_in(text: str, source: str) -> list[Curve]:
     """The curve of every run in a text. Raises HarnessError for a text that is neither a curve nor a log."""
     known: dict[str, Any] = {}
     if not text.strip():
-        return [empty_curve(form="empty file")]
+        return [empty_curve((EMPTY_FILE,), form="empty file")]
     if (keys := _keys_of_json(text)) is not None and not (from_golden(text) or from_json(text)):
         what = (
             "is a DeepSpeed configuration; give it as --config"
@@ -99,7 +110,10 @@ def _curves(rows: Rows, source: str, known: dict[str, Any] | None = None) -> lis
     known = {"form": rows.form, **(known or {})}
     if not any(run.rows for run in runs):
         return [empty_curve(**known)]
-    return [curve_of(run.rows, source, run.notes, **known, name=run.name) for run in runs]
+    curves = [curve_of(run.rows, source, run.notes, **known, name=run.name) for run in runs]
+    if rows.unread and not any(len(one) and one.has_loss for one in curves):
+        raise HarnessError(f"{source}: {rows.unread}; write losses as numbers, such as 2.5")
+    return curves
 
 
 def _of_log(text: str) -> dict[str, Any]:

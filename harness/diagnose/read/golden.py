@@ -25,6 +25,8 @@ def _of_torchtitan(text: str) -> Rows | None:
         words = line.split()
         if line.startswith("#"):
             names = tuple(words[1:]) if words[1:2] == ["step"] else names
+        elif words[:1] == ["step"] and not rows:  # a head without the sign of a comment
+            names = tuple(words)
         elif words:
             if not 2 <= len(words) <= len(names) or not re.fullmatch(r"\d+", words[0]):
                 return None

@@ -64,6 +64,25 @@ A_LOG = re.compile(
     r"\[(?:INFO|WARNING|ERROR)\]|\bINFO\b|Traceback \(most recent call last\)|\[deepspeed\]|\|\s*\d+/\d+ \[",
     re.IGNORECASE,
 )
+DEEPSPEED = re.compile(r"deepspeed|zero[_ -]?(?:stage|optimization|[123]\b)|stage3_|\bhpz\b", re.IGNORECASE)
+OTHERS = {
+    # Marks of frameworks that train without DeepSpeed by themselves.
+    "torchtitan": re.compile(r"\[titan\]|\btorchtitan\b"),
+    "Megatron-LM": re.compile(r"\bmegatron\b|elapsed time per iteration \(ms\):", re.IGNORECASE),
+    "nanotron": re.compile(
+        r"\bnanotron\b|lm_loss: .*\| (?:tokens_per_sec|consumed_tokens)|consumed_tokens: "
+    ),
+    "Lightning": re.compile(
+        r"\b(?:pytorch_lightning|lightning\.pytorch|lightning\.fabric)\b|GPU available: \w+.*used: |"
+        r"LOCAL_RANK: \d+ - CUDA_VISIBLE_DEVICES"
+    ),
+    "torchtune": re.compile(r"\btorchtune\b"),
+    "NeMo": re.compile(r"\[NeMo [IWE]\b|\bnemo_logging\b"),
+    "fairseq": re.compile(r"\| fairseq|fairseq_cli|\bnum_updates=?\b.*\bwps\b"),
+    "Composer": re.compile(r"\bcomposer\.(?:trainer|utils|loggers)\b|\bllmfoundry\b"),
+    "Keras": re.compile(r"^\s*\d+/\d+ (?:\[=|\u2501)", re.MULTILINE),
+    "JAX": re.compile(r"\b(?:MaxText|maxtext|jax\._src|flax\.training)\b|completed step: \d+, seconds: "),
+}
 KEPT = (
     *("stage", "overlap_comm", "reduce_bucket_size", "contiguous_gradients", "zero_hpz_partition_size"),
     *(
@@ -88,7 +107,15 @@ def told_by(text: str) -> Told:
         config=_printed_config(text) or _printed_zero(text),
         names_config=_named_config(text),
         scaled=_scaled(text),
+        framework=_framework(text),
     )
+
+
+def _framework(text: str) -> str:
+    """The framework that wrote a log which names no DeepSpeed; empty where no mark of one is there."""
+    if DEEPSPEED.search(text):
+        return ""
+    return next((name for name, mark in OTHERS.items() if mark.search(text)), "")
 
 
 def _version(package: str, text: str) -> str | None:

@@ -19,3 +19,5 @@ class Rows:
     notes: tuple[str, ...] = ()
     name: str = ""
     """Of the run, where a source holds several."""
+    unread: str = ""
+    """Of a loss of which no value is a number: the first of them and where it stands, in words."""

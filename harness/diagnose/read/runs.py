@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from harness.diagnose.curve import number
+from harness.diagnose.cells import number
 from harness.diagnose.names import BOUNDS, NAMES, is_curve_name, plain, step_column
 from harness.diagnose.read.rows import Row, Rows
 

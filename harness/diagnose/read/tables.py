@@ -9,12 +9,28 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from harness.diagnose.names import NAMES, is_curve_name, plain
+from harness.diagnose.cells import is_empty, number
+from harness.diagnose.names import NAMES, is_curve_name, is_loss_name, plain
 from harness.diagnose.read.rows import Row, Rows
 
 DELIMITERS = (",", "\t", ";")
 RULE = re.compile(r"[\s|:+=-]+")  # between a table's head and its rows
 NO_HEAD = re.compile(r"[{}\[\]:=]")  # a line of a log rather than a head with names
+DECIMAL_COMMA = re.compile(r"\s*([-+]?\d+(?:\.\d{3})*),(\d+(?:[eE][-+]?\d+)?)\s*")
+WRAPPERS = (
+    "data",
+    "extra",
+    "fields",
+    "log",
+    "logs",
+    "message",
+    "metrics",
+    "payload",
+    "record",
+    "scalars",
+    "values",
+)
+"""Objects that hold a line's values and say nothing of them."""
 NO_VALUE = ("no log", "-", "n/a", "")  # as notebooks and pages write it
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
 
@@ -55,7 +71,21 @@ def _cells(value: Any) -> list[Any]:
 
 
 def _objects(content: list[Any]) -> list[Row] | None:
-    return content if content and all(isinstance(row, dict) for row in content) else None
+    return (
+        [flat(row) for row in content] if content and all(isinstance(row, dict) for row in content) else None
+    )
+
+
+def flat(row: Row) -> Row:
+    """An object without objects in it: `{"metrics": {"loss": 2}, "train": {"lr": 1}}` → `loss`, `train/lr`."""
+    if not any(isinstance(value, dict) for value in row.values()):
+        return row
+    found: dict[str, Any] = {key: value for key, value in row.items() if not isinstance(value, dict)}
+    for outer, value in row.items():
+        if isinstance(value, dict):
+            prefix = "" if str(outer).lower() in WRAPPERS else f"{outer}/"
+            found = {f"{prefix}{key}": inner for key, inner in flat(value).items()} | found
+    return found
 
 
 def _is_number(value: Any) -> bool:
@@ -64,38 +94,75 @@ def _is_number(value: Any) -> bool:
 
 def from_jsonl(text: str) -> Rows | None:
     """One JSON object a line; a last line that was cut off is left out and said. None where it is something else."""
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(place, line) for place, line in enumerate(text.splitlines(), 1) if line.strip()]
     rows: list[Row] = []
-    for number, line in lines:
+    for place, line in lines:
         try:
             row = json.loads(line)
         except ValueError:
-            if number == lines[-1][0] and rows and line.lstrip().startswith("{"):
-                return Rows(form="JSONL", rows=rows, notes=(f"line {number} is cut off and was left out",))
+            if place == lines[-1][0] and rows and line.lstrip().startswith("{"):
+                return Rows(form="JSONL", rows=rows, notes=(f"line {place} is cut off and was left out",))
             return None
         if not isinstance(row, dict):
             return None
-        rows.append(row)
-    return Rows(form="JSONL", rows=rows) if rows else None
+        rows.append(flat(row))
+    return (
+        Rows(form="JSONL", rows=rows, unread=_unread(rows, [place for place, _ in lines])) if rows else None
+    )
 
 
 def from_csv(text: str) -> Rows | None:
     """A table with a head whose cells a comma, a tab or a semicolon parts. None where it is something else."""
+    text = _uncommented(text)
     head = text.lstrip("\n").partition("\n")[0]
     delimiter = max(DELIMITERS, key=head.count)
     if delimiter not in head:
         return None
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
     try:
-        table = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter, strict=True) if row]
+        numbered = [(reader.line_num, row) for row in reader if row]
     except csv.Error:
         return None
+    lines, table = [line for line, _ in numbered], [row for _, row in numbered]
     names = [name.strip() for name in table[0]]
     if not any(_known(name) for name in names) or any(NO_HEAD.search(name) for name in names):
         return None
-    rows = [dict(zip(names, cells, strict=False)) for cells in table[1:]]
+    if delimiter != ",":  # where a comma parts no cells it may stand in a number
+        table = [[_with_point(cell) for cell in cells] for cells in table]
+    rows = [_tensorboard(dict(zip(names, cells, strict=False))) for cells in table[1:]]
     cut = len(table) > 2 and len(table[-1]) < len(names)
-    notes = (f"line {len(table)} is cut off and was left out",) if cut else ()
-    return Rows(form="CSV", rows=[_tensorboard(row) for row in (rows[:-1] if cut else rows)], notes=notes)
+    notes = (f"line {lines[-1]} is cut off and was left out",) if cut else ()
+    return Rows(form="CSV", rows=rows[:-1] if cut else rows, notes=notes, unread=_unread(rows, lines[1:]))
+
+
+def _uncommented(text: str) -> str:
+    """A table with blanks for the comments before its head; the last may be the head, as numpy writes it."""
+    lines = text.split("\n")
+    comments = next(
+        (place for place, line in enumerate(lines) if line.strip() and not line.startswith("#")), 0
+    )
+    blank = [""] * comments
+    if comments and re.match(r"\s*[-+.\d]", lines[comments]):
+        blank[-1] = lines[comments - 1].lstrip("# ")
+    return "\n".join([*blank, *lines[comments:]])
+
+
+def _with_point(cell: str) -> str:
+    """`1.234,5` as 1234.5; any other cell as it is."""
+    found = DECIMAL_COMMA.fullmatch(cell)
+    return f"{found[1].replace('.', '')}.{found[2]}" if found else cell
+
+
+def _unread(rows: Sequence[Row], lines: Sequence[int]) -> str:
+    """The first value of a loss that has values and no number among them, and the line where it stands."""
+    for name in dict.fromkeys(name for row in rows for name in row if is_loss_name(name)):
+        filled = [
+            (line, row[name]) for line, row in zip(lines, rows, strict=True) if not is_empty(row.get(name))
+        ]
+        if filled and all(number(value) is None for _, value in filled):
+            line, value = filled[0]
+            return f"line {line} has {str(value)[:40]!r} for {name!r}, which is no number"
+    return ""
 
 
 def _tensorboard(row: dict[str, str]) -> dict[str, str]:
@@ -112,10 +179,10 @@ def _known(name: str) -> bool:
 def from_pasted_table(text: str) -> Rows | None:
     """A table as notebooks show it and pages render it: a head with a step and a loss, then lines of as many cells."""
     lines = text.splitlines()
-    for number, line in enumerate(lines):
+    for place, line in enumerate(lines):
         names = _split(line)
         if len(names) > 1 and any(plain(name) in NAMES["step"] for name in names) and _has_loss(names):
-            rows = list(_table_rows(lines[number + 1 :], names))
+            rows = list(_table_rows(lines[place + 1 :], names))
             if rows:
                 return Rows(form="pasted table", rows=rows)
     return None

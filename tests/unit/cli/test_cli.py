@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import StudyFile
 
@@ -47,3 +50,16 @@ def test_a_login_node_needs_neither_torch_nor_deepspeed(study_file: StudyFile) -
 def test_a_file_that_is_no_study_is_named(tmp_path: Path) -> None:
     done = hpz("report", str(tmp_path / "none.yaml"))
     assert done.returncode == 2 and "none.yaml: cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_early_is_no_error(unbuffered: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "harness.cli", "explain", "rank"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=environment
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

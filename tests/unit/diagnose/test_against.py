@@ -33,8 +33,8 @@ def test_a_difference_beyond_rounding_is_told_by_its_first_step() -> None:
     other = curve([2.31, 1.84, 1.12, 0.69, 0.5, 0.4], [18.2, 30.1, 11.9, 8.7, 5.7, 4.2])
     found = judged(curve(LOSSES, NORMS), other)
     assert found.verdict == "broken"
-    assert "the gradient norm from step 2 on (41 against 30.1, 27%)" in found.signs["runs differ"]
-    assert "the loss from step 3 on (0.93 against 1.12, 17%)" in found.signs["runs differ"]
+    assert "the gradient norm first at step 2 (41 against 30.1, 27%)" in found.signs["runs differ"]
+    assert "the loss first at step 3 (0.93 against 1.12, 17%)" in found.signs["runs differ"]
 
 
 def test_runs_that_differ_where_gradients_may_race_name_the_race() -> None:
@@ -53,7 +53,7 @@ def test_each_other_possibility_says_what_to_do_first() -> None:
 
 def test_a_loss_that_only_one_run_loses_is_a_difference() -> None:
     found = judged(curve(LOSSES), curve([*LOSSES[:4], math.nan, math.nan]))
-    assert "the loss from step 5 on (0.52 against nan)" in found.signs["runs differ"]
+    assert "the loss first at step 5 (0.52 against nan)" in found.signs["runs differ"]
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,10 @@ def test_runs_without_a_common_step_are_not_compared() -> None:
 def test_a_run_without_losses_has_none_that_jump() -> None:
     norms = curve_of([{"step": step, "grad_norm": norm} for step, norm in enumerate(NORMS)], "here")
     assert "jumps about" not in triage(Case(source="here", curve=norms)).signs
+
+
+def test_a_second_run_that_counts_from_0_is_said_to_be_the_same_when_shifted() -> None:
+    here, there = ([{"step": n, "loss": loss} for n, loss in enumerate(LOSSES, first)] for first in (1, 0))
+    case = Case(source="here", curve=curve_of(here, "here"), other=curve_of(there, "there"))
+    said = "with the steps of the second counted one higher, 6 steps are the same: does one side count from 0"
+    assert any(said in note for note in triage(case).notes)

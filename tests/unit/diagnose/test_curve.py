@@ -96,7 +96,7 @@ def test_steps_done_again_count_once_and_mark_a_restart() -> None:
     curve = curve_of(rows, "here")
     assert list(curve.loss) == [5, 4.5, 3.5]
     assert curve.restarts == (1,)
-    assert curve.notes == ("1 times steps were done again; the last time counts",)
+    assert curve.notes == ("1 step was done again; the last time counts",)
 
 
 @pytest.mark.parametrize("jump", [60.0, -60.0])

@@ -251,7 +251,7 @@ def test_a_wandb_store_is_read_back(rows: list[Row]) -> None:
 def test_null_and_empty_count_as_not_finite_where_there_were_numbers() -> None:
     curve = read(jsonl([(1, 2.0, 1.0), (2, 1.9, 1.0)]) + '{"step": 3, "loss": null, "grad_norm": null}\n')
     assert list(curve.bad_loss) == list(curve.bad_gradient) == [False, False, True]
-    assert "1 empty values of 'loss' count as not finite" in curve.notes
+    assert "1 empty value of 'loss' counts as not finite" in curve.notes
     table = read("step,loss,lr\n1,2.0,1\n2,1.9,1\n3,,1\n4,,1\n")
     assert list(table.bad_loss) == [False, False, True, True]
 
@@ -271,10 +271,34 @@ def test_a_loss_that_never_was_a_number_is_not_finite() -> None:
     assert list(curve.bad_loss) == [True, True]
 
 
-def test_an_empty_log_is_a_curve_without_a_step(tmp_path: Path) -> None:
-    for text in ("", "\n", "[2026-01-01 00:00:00,000] [INFO] [engine.py:1:f] starting\n"):
+def test_an_empty_log_is_a_curve_without_a_step_and_an_empty_file_is_said_to_be_one() -> None:
+    started = "[2026-01-01 00:00:00,000] [INFO] [engine.py:1:f] starting\n"
+    for text, said in (("", "it is empty"), ("\n", "it is empty"), (started, "no step was logged")):
         curve = read(text)
-        assert len(curve) == 0 and "no step was logged" in curve.notes
+        assert len(curve) == 0 and curve.notes == (said,)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_decimal_comma_is_read_where_no_comma_parts_the_cells(delimiter: str) -> None:
+    rows = [("Step", "Loss", "lr"), ("1", "2,5", "1,5e-4"), ("2", "1.234,5", "0"), ("3", "2.4", "")]
+    curve = read("".join(delimiter.join(row) + "\n" for row in rows))
+    assert list(curve.loss) == [2.5, 1234.5, 2.4] and curve.learning_rate[0] == 1.5e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "Step,Loss\n\n1,high\n2,low\n",
+            "here: line 3 has 'high' for 'Loss', which is no number; write losses as numbers",
+        ),
+        ('Step,Loss\n1,"2,5"\n', "here: line 2 has '2,5' for 'Loss', which is no"),
+        ('{"step": 1}\n{"step": 2, "loss": "high"}\n', "here: line 2 has 'high' for 'loss', which is no"),
+    ],
+)
+def test_a_loss_without_a_number_is_refused_by_its_line(text: str, said: str) -> None:
+    with pytest.raises(HarnessError, match=said):
+        read(text)
 
 
 def test_gradient_norms_alone_are_a_curve() -> None:
@@ -600,3 +624,70 @@ def test_a_loss_scale_of_1_in_every_line_says_that_nothing_is_scaled() -> None:
     line = "iteration {} | loss scale: {} | grad norm: nan | number of skipped iterations: 0 |\n"
     assert read("".join(line.format(step, "1.0") for step in (1, 2, 3))).told.scaled is False
     assert read("".join(line.format(step, 65536.0 / step) for step in (1, 2, 4))).told.scaled is True
+
+
+TWELVE = [8.0 - step / 4 for step in range(1, 13)]
+
+
+def logged(line: Callable[[int, float], str]) -> str:
+    return "".join(line(step, loss) for step, loss in enumerate(TWELVE, 1))
+
+
+ODD_LOGS = {
+    "loguru": logged(
+        lambda n, loss: (
+            f"2026-03-01 12:00:{n:02d}.123 | INFO     | loop:train_step:{n % 3} - step={n} loss={loss}\n"
+        )
+    ),
+    "nested JSON lines": logged(
+        lambda n, loss: json.dumps({"data": {"step": n, "train": {"loss": loss, "lr": 1e-4}}}) + "\n"
+    ),
+    "nested JSON after a prefix": logged(
+        lambda n, loss: f"INFO:root:{json.dumps({'step': n, 'metrics': {'loss': loss}, 'x': {'y': 1}})}\n"
+    ),
+    "Keras": logged(
+        lambda n, loss: (
+            ("" if n % 4 != 1 else f"Epoch {n // 4 + 1}/3\n")
+            + f"\r{(n - 1) % 4 + 1}/4 [==>...] - ETA: 0s - loss: {loss:.4f} - accuracy: 0.5"
+            + ("\n" if n % 4 == 0 else "")
+        )
+    ),
+    "Keras, a line an epoch": logged(
+        lambda n, loss: f"Epoch {n}/12\n1/1 - 1s - loss: {loss} - val_loss: {loss + 1} - 1s/epoch\n"
+    ),
+    "Composer": logged(lambda n, loss: f"[batch={n}/12]:\n\t Train loss/train/total: {loss}\n"),
+    "a comment before the head": "# exported\nstep,loss\n" + logged(lambda n, loss: f"{n},{loss}\n"),
+    "a head that numpy wrote": "# step,loss\n" + logged(lambda n, loss: f"{n},{loss}\n"),
+    "columns parted by a blank": "step loss\n" + logged(lambda n, loss: f"{n} {loss}\n"),
+}
+
+
+def test_of_a_keras_bar_drawn_again_in_its_line_the_last_loss_counts() -> None:
+    line = "Epoch {0}/3\n9/9 [===] - ETA: 0s - loss: 80.1 - ETA: 0s - loss: {1} - 0s 4ms/step - loss: {1}\n"
+    curve = read("".join(line.format(epoch, loss) for epoch, loss in enumerate((60.5, "nan", 50.5), 1)))
+    assert list(curve.step) == [9, 18, 27] and list(curve.bad_loss) == [False, True, False]
+
+
+def test_a_validation_of_torchtitan_is_no_step_of_training() -> None:
+    lines = "[titan] INFO - validate step:  1  loss:  9.5\n[titan] INFO - step:  1  loss:  8.5\n"
+    curve = read(lines + "[titan] INFO - step:  2  loss:  8.0\n")
+    assert (list(curve.loss), list(curve.eval_loss)) == ([8.5, 8.0], [9.5])
+
+
+@pytest.mark.parametrize("name", ODD_LOGS)
+def test_odd_logs_are_one_curve_at_its_steps(name: str) -> None:
+    curve = read(ODD_LOGS[name])
+    assert list(curve.step) == list(range(1, 13)) and list(curve.loss) == TWELVE
+
+
+@pytest.mark.parametrize("rank", ["[rank{}]: ", "[default{}]:", "{}: "])
+def test_of_several_ranks_the_first_counts_and_a_nan_of_any(rank: str) -> None:
+    steps = [(step, n) for first in (1, 5, 9) for n in (0, 1) for step in range(first, first + 4)]
+    lines = [
+        rank.format(n) + f"step {step} loss {'nan' if (step, n) == (6, 1) else TWELVE[step - 1] + n}"
+        for step, n in steps
+    ]
+    curve = read("\n".join(lines))
+    assert list(np.flatnonzero(curve.bad_loss)) == [5]
+    assert list(np.delete(curve.loss, 5)) == list(np.delete(TWELVE, 5))
+    assert curve.notes == ("lines of 2 ranks; those of rank 0 count, and a loss of any that is not finite",)

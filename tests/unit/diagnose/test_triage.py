@@ -63,6 +63,8 @@ POLICY = {"reward": 1.0}
 SIGNS_OF: dict[str, tuple[Case, set[str]]] = {
     "healthy": (case(FALLING), set()),
     "one odd batch": (case([*FALLING[:9], 6.4, *FALLING[9:]]), set()),
+    "one huge batch": (case([*FALLING[:9], 50.0, *FALLING[9:]]), {"outlier"}),
+    "not finite once": (case([*FALLING[:9], NAN, *FALLING[9:]]), {"broken later", "broken alone"}),
     "not finite from the start": (case([NAN] * 6), {"broken at once", "stays broken"}),
     "not finite later": (case([*FALLING[:9], *[NAN] * 4]), {"broken later", "stays broken"}),
     "infinite": (case([2.0, 2.0, 1.9, 1.9, math.inf, math.inf, math.inf]), {"broken later", "stays broken"}),
@@ -374,3 +376,73 @@ def test_a_log_that_ends_while_its_loss_climbs_is_not_called_sound() -> None:
 def test_a_gradient_that_broke_before_the_loss_is_told_with_it() -> None:
     found = triage(case([1.8, 1.7, 1.6, 9.9, NAN], [3.0, 2.9, 41.5, NAN, NAN]))
     assert "the gradient norm from step 3" in found.signs["broken later"] or "step 3" in found.headline
+
+
+def test_a_single_nan_is_said_to_be_alone_and_not_to_last() -> None:
+    found = triage(case([*FALLING[:9], NAN, *FALLING[9:]]))
+    assert found.signs["broken later"] == "the loss is not finite at step 9 alone; all 15 after it are sound"
+    assert found.headline == "The loss is not finite at step 9 alone. See the question below."
+    points = {one.fault: one.points for one in found.findings}
+    assert points["nothing to predict"] > 0 > points["plain instability"]
+
+
+def test_several_nans_are_told_by_the_first() -> None:
+    found = triage(case([*FALLING[:9], NAN, *FALLING[9:12], NAN, *FALLING[12:]]))
+    assert found.signs["broken later"] == "the loss is not finite, first at step 9; before, all is finite"
+
+
+def test_one_huge_loss_is_remarked_on_and_no_fault() -> None:
+    found = triage(case([*FALLING[:9], 50.0, *FALLING[9:]]))
+    assert found.verdict == "healthy"
+    assert "step 9 has a loss of 50, those around it 4.25: an odd batch, perhaps" in found.notes
+
+
+def printed(folder: Path, prefix: str, first: str = "") -> Path:
+    lines = [
+        f"{prefix}step: {step}  loss: {loss}"
+        for step, loss in enumerate([*FALLING[:9], NAN, *FALLING[9:]], 1)
+    ]
+    (folder / "train.log").write_text("\n".join([first, *lines]) + "\n")
+    return folder / "train.log"
+
+
+def test_what_needs_deepspeed_stands_last_for_the_log_of_another_framework(tmp_path: Path) -> None:
+    def tables(found: Triage) -> list[str]:
+        kinds = {fault.id: fault.table for fault in table()}
+        return [kinds[one.fault] for one in found.findings if one.ruled_out is None and one.points > 0]
+
+    foreign = triage(open_case(printed(tmp_path, "[titan] 2026-01-01 00:00:00,000 - root - INFO - ")))
+    assert tables(foreign)[0] == "training" and tables(foreign)[-1] != "training"
+    assert foreign.question.startswith("Is DeepSpeed under torchtitan here?")
+    ours = triage(open_case(printed(tmp_path, "[titan] ", "initializing deepspeed distributed")))
+    assert tables(ours)[0] != "training" and ours.question.startswith("Which ZeRO stage")
+
+
+def test_an_empty_file_is_said_to_be_empty_and_accuses_nobody(tmp_path: Path) -> None:
+    (tmp_path / "train.log").touch()
+    found = triage(open_case(tmp_path / "train.log"))
+    assert (found.verdict, found.signs) == ("too short", {})
+    assert found.headline == "Too short to judge: it is empty. First: name the file that is written to."
+    assert any("py-spy" in step for step in found.next)
+
+
+@pytest.mark.parametrize(
+    "words", [["triage", ""], ["triage", "x.csv", "--against", " "], ["compare", "x.csv", ""]]
+)
+def test_an_empty_path_is_refused(words: list[str]) -> None:
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2 and "the path is empty (an unset shell variable?)" in done.output
+
+
+def test_a_run_is_not_looked_for_where_none_has_a_name(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="no run 'nope'; it holds one, without a name; leave out --run"):
+        CliRunner().invoke(
+            app, ["triage", str(export(tmp_path, FALLING)), "--run", "nope"], catch_exceptions=False
+        )
+
+
+def test_a_second_curve_of_several_runs_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "two.csv").write_text("Step,a - train/loss,b - train/loss\n1,2.0,2.1\n2,1.9,2.0\n")
+    words = ["triage", str(export(tmp_path, FALLING)), "--against", str(tmp_path / "two.csv")]
+    with pytest.raises(HarnessError, match=r"several runs .a, b.; give --against a file of one run"):
+        CliRunner().invoke(app, words, catch_exceptions=False)

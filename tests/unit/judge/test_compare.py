@@ -89,8 +89,91 @@ def test_a_loss_that_is_no_number_has_diverged(tmp_path: Path) -> None:
     nan[6:] = np.nan
     code, found = compared(golden(tmp_path / "kept.txt", LOSSES), golden(tmp_path / "nan.txt", nan))
     assert (code, found["verdict"]) == (1, "diverged")
-    with pytest.raises(HarnessError, match="side A diverged itself: loss is NaN at step 7"):
+    with pytest.raises(
+        HarnessError, match="side A diverged itself, first at step 7: loss is NaN from there on; name"
+    ):
         compared(tmp_path / "nan.txt", tmp_path / "kept.txt")
+
+
+def reason(found: dict[str, object]) -> str:
+    return str(found["curves"][0]["reason"])  # type: ignore[index]
+
+
+def test_a_run_that_breaks_after_the_golden_curve_ends_has_diverged(tmp_path: Path) -> None:
+    kept = golden(tmp_path / "kept.txt", LOSSES[:20])
+    longer = golden(tmp_path / "longer.txt", LOSSES)
+    assert compared(kept, longer)[0] == 0  # a short golden file is the usual
+    nan = golden(tmp_path / "nan.txt", np.where(np.arange(1, 31) > 25, np.nan, LOSSES))
+    code, found = compared(kept, nan)
+    assert (code, found["verdict"], found["curves"][0]["first_bad_step"]) == (1, "diverged", 26)  # type: ignore[index]
+    assert reason(found) == "loss is NaN from there on"
+    assert compared(kept, nan, "--up-to", 20)[1]["verdict"] == "exact"
+
+
+def test_a_single_nan_between_the_common_steps_is_said_to_be_alone(tmp_path: Path) -> None:
+    tenth = tmp_path / "tenth.csv"
+    tenth.write_text("step,loss\n" + "".join(f"{n},{LOSSES[n - 1]}\n" for n in (10, 20, 30)))
+    once = golden(tmp_path / "once.txt", np.where(np.arange(1, 31) == 13, np.nan, LOSSES))
+    code, found = compared(tenth, once)
+    assert (code, found["verdict"]) == (1, "diverged")
+    assert reason(found) == "loss is NaN there alone; 17 steps after it are finite"
+
+
+@pytest.mark.parametrize("end", [1, 15, 29])
+def test_a_run_that_ends_before_the_golden_curve_is_not_called_alike(tmp_path: Path, end: int) -> None:
+    kept = golden(tmp_path / "kept.txt", LOSSES)
+    (tmp_path / "dead.csv").write_text(
+        "step,loss\n" + "".join(f"{n},{LOSSES[n - 1]:.12f}\n" for n in range(1, end + 1))
+    )
+    code, found = compared(kept, tmp_path / "dead.csv")
+    assert (code, found["verdict"], found["same"]) == (1, "unfinished", False)
+    assert f"ends at step {end}, and side A goes on to 30" in reason(found)
+    code, found = compared(kept, tmp_path / "dead.csv", "--up-to", end)
+    assert (code, found["verdict"], found["steps"]) == (0, "exact", end)
+
+
+@pytest.mark.parametrize("steps", [range(10, 31, 10), range(7, 29, 7), range(30)])
+def test_a_run_that_logged_at_another_interval_or_from_0_did_not_end_early(
+    tmp_path: Path, steps: range
+) -> None:
+    kept = golden(tmp_path / "kept.txt", LOSSES)
+    rows = "".join(f"{n},{LOSSES[max(n - 1, 0)]:.12f}\n" for n in steps)
+    (tmp_path / "other.csv").write_text("step,loss\n" + rows)
+    assert compared(kept, tmp_path / "other.csv")[1]["verdict"] == "exact"
+
+
+def test_one_step_in_common_of_many_tells_nothing(tmp_path: Path) -> None:
+    kept = golden(tmp_path / "kept.txt", LOSSES)
+    (tmp_path / "later.csv").write_text("step,loss\n30,2.4\n60,2.2\n")
+    with pytest.raises(HarnessError, match="step 30 alone is common to all curves, which tells nothing"):
+        compared(kept, tmp_path / "later.csv")
+
+
+def test_steps_counted_from_0_are_recognised(tmp_path: Path) -> None:
+    kept = golden(tmp_path / "kept.txt", LOSSES)
+    (tmp_path / "wandb.csv").write_text(
+        "_step,loss\n" + "".join(f"{n},{loss:.12f}\n" for n, loss in enumerate(LOSSES))
+    )
+    code, found = compared(kept, tmp_path / "wandb.csv")
+    assert (code, found["verdict"]) == (1, "drifted")
+    assert "counted one higher, 30 steps are the same: does one side count from 0" in str(found["notes"])
+
+
+def test_a_loss_of_1e308_is_compared_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    huge = golden(tmp_path / "huge.txt", np.where(np.arange(1, 31) == 13, 1e308, LOSSES), digits=14)
+    code, found = compared(golden(tmp_path / "kept.txt", np.round(LOSSES, 5), digits=5), huge)
+    assert (code, found["verdict"], len(recwarn)) == (1, "drifted", 0)
+    assert "inf%" not in reason(found)
+
+
+def test_a_side_without_a_loss_is_named(tmp_path: Path) -> None:
+    (tmp_path / "norms.csv").write_text("step,grad_norm\n1,2.0\n2,2.1\n")
+    with pytest.raises(
+        HarnessError, match=r"norms.csv \(side B\) has no training loss to compare: no training loss here"
+    ):
+        compared(golden(tmp_path / "kept.txt", LOSSES), tmp_path / "norms.csv")
 
 
 def test_curves_without_a_common_step_cannot_be_compared(tmp_path: Path) -> None:
