@@ -84,6 +84,7 @@ def what_was_searched(search: Search, searched: Searched) -> Searched:
             "seconds_to_failure": search.seconds,
             "bound": search.bound,
             "classes": search.classes,
+            "covered": search.reference.covered,
         }
     )
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +21,7 @@ from harness.device import Device, VirtualDevice, as_cuda, open_device, open_pro
 from harness.device.stream_names import stream_names
 from harness.device.torch_private import below_dispatch
 from harness.race.adapt import MET, adapt_deepspeed, adapt_hugging_face, adapt_torch, refuse_own_ranks
-from harness.race.digest import digest_of
+from harness.race.digest import digest_of, values_left
 from harness.race.findings import Costs, shortened
 from harness.race.happens_before import Analysis
 from harness.race.job import Job
@@ -30,6 +30,7 @@ from harness.race.names import Namer
 from harness.race.native import hide_native
 from harness.race.pairs import Pairs
 from harness.race.policy import policy_of
+from harness.race.reads import Reader
 from harness.race.report import TRAINED_NOTHING, Coverage, Place, Unseen
 from harness.race.script import ADVICE, MAPPED_ADVICE, CleanExit, Main
 from harness.race.sites import visible
@@ -39,6 +40,8 @@ from harness.race.watch import CollectiveLog, Excerpt, Order, Watcher
 from harness.record import RunDirectory
 from harness.system.errors import HarnessError
 from harness.system.whole_file import write_text_whole
+
+EXIT = os._exit
 
 
 def import_everything(with_transformers: bool, map_cuda: bool = False) -> None:
@@ -72,7 +75,7 @@ def run_job(folder: Path, rank: int) -> None:
         run = train if job.program.run is not None else run_script
         digest = run(job, watch)
     except HarnessError as error:
-        (folder / f"refused-{rank}.txt").write_text(str(error))
+        watch.refuse(error)
         raise
     finally:
         watch.write(digest)
@@ -98,6 +101,8 @@ class Watch:
         self.began = False
         self.steps: int | None = None
         self.engines = 0
+        self.reader = Reader()
+        self.left = True  # whether the digest holds a model or a tensor on the device
 
     def attach(self, device: Device) -> None:
         assert isinstance(device, VirtualDevice)
@@ -151,7 +156,8 @@ class Watch:
         report = rank_report(
             self.rank, self.analysis, self.streams, self.coverage(), steps=self.steps, digest=digest
         )
-        report = report.model_copy(update={"problem": self.problem(digest)})
+        found = {"problem": self.problem(digest), "left": self.left, "reads": self.reader.reads()}
+        report = report.model_copy(update=found)
         content: dict[str, Any] = {"report": report.model_dump(mode="json"), "issued": self.device_ops}
         if self.order is not None:
             content["order"] = self.order.order
@@ -161,6 +167,10 @@ class Watch:
         if self.pairs is not None:
             content |= self.pairs.content()
         write_text_whole(self.folder / f"rank-{self.name}.json", json.dumps(content))
+
+    def refuse(self, error: HarnessError) -> None:
+        """Say why this program cannot run here."""
+        (self.folder / f"refused-{self.rank}.txt").write_text(str(error))
 
     def problem(self, digest: str | None) -> str | None:
         """Why a script that came to its end says nothing about training; None where that is not so."""
@@ -195,26 +205,56 @@ def run_script(job: Job, watch: Watch) -> str:
     adapt_torch(device, program.map_cuda)
     refuse_own_ranks()
     main = Main(program)
+    device.machine.reader = watch.reader
+
+    def final() -> str:
+        """The digest, once the device is done."""
+        if not watch.device_ops:
+            advice = MAPPED_ADVICE if program.map_cuda else ADVICE
+            raise HarnessError(
+                f"{program.title} ran no op on the virtual device, so nothing was analysed: {advice}"
+            )
+        digest = digest_of(main.names, job.numbers)
+        watch.left = values_left(main.names)
+        return digest
 
     def enough() -> None:
         """The steps that were asked for are made: whatever the script would do next, it ends here."""
         device.machine.finish()
         meet_again()
-        watch.write(digest_of(main.names, job.numbers))
+        watch.write(final())
         leave()
 
     count_steps(watch, program.steps, enough)
-    with device.activate():
+    with device.activate(), ends_written(watch, lambda: (device.machine.finish(), final())[1]):
         device.use_policy()
         with contextlib.suppress(CleanExit):
             main.run()
         device.synchronize()
-    if not watch.device_ops:
-        advice = MAPPED_ADVICE if program.map_cuda else ADVICE
-        raise HarnessError(
-            f"{program.title} ran no op on the virtual device, so nothing was analysed: {advice}"
-        )
-    return digest_of(main.names, job.numbers)
+    return final()
+
+
+@contextlib.contextmanager
+def ends_written(watch: Watch, final: Callable[[], str]) -> Iterator[None]:
+    """Inside, a script that ends its process by os._exit has written what it did; with code 0 it has come to its end."""
+    own = os.getpid()
+
+    def leave_at_once(status: int) -> None:
+        if os.getpid() == own:  # and not a process that the script has forked
+            digest = None
+            try:
+                digest = final() if status == 0 else None
+            except HarnessError as error:
+                watch.refuse(error)
+            finally:
+                watch.write(digest)
+        leave(status)
+
+    os._exit = leave_at_once  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os._exit = EXIT
 
 
 def count_steps(watch: Watch, limit: int | None, enough: Callable[[], None]) -> None:
@@ -271,11 +311,11 @@ def meet_again() -> None:
             torch.distributed.barrier()
 
 
-def leave() -> NoReturn:
-    """End this process with code 0, without what its script has planned for its own end."""
+def leave(status: int = 0) -> NoReturn:
+    """End this process, without what its script has planned for its own end."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    EXIT(status)
 
 
 def write_when_asked(watch: Watch) -> None:

@@ -150,12 +150,30 @@ def effect_text(effect: Effect) -> str:
     replay = f"; replay: hpz race --replay {effect.replay}" if effect.replay else ""
     if not effect.found and effect.also:
         return (
-            f"effect: none found of these accesses alone in {effect.schedules} schedules; the program's values change "
-            f"under {', '.join(effect.also)}{replay}"
+            f"effect: none found of these accesses alone in {effect.schedules} schedules; "
+            f"{' and '.join(_also_text(effect))}{replay}"
         )
+    if not effect.found and not effect.compared:
+        return f"effect: no failure in {effect.schedules} schedules; values were not compared (see above)"
     if not effect.found:
         return f"effect: none found in the budget ({effect.schedules} schedules)"
     return f"effect: {effect.changed} under {effect.schedule}{replay}"
+
+
+def _also_text(effect: Effect) -> Iterator[str]:
+    """What becomes of the program under which policies; the first is described where that says more."""
+    values = [name for name in effect.also if name not in effect.failing]
+    for names, what in ((effect.failing, "the program fails"), (values, "the program's values change")):
+        if names:
+            described = names is effect.failing and names[0] == effect.also[0] and effect.changed
+            yield f"{described or what} under {_policies(names)}"
+
+
+def _policies(names: Sequence[str]) -> str:
+    """`policy main-first`; of a class of schedules, its name says so itself."""
+    if names[0].startswith("class "):
+        return ", ".join(names)
+    return f"{'policies' if len(names) > 1 else 'policy'} {', '.join(names)}"
 
 
 def ranks_text(ranks: Sequence[int]) -> str:
