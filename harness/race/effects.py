@@ -75,7 +75,8 @@ def what_was_read(reference: Outcome, outcome: Outcome, ranks: Sequence[int]) ->
         right, wrong = reference.reports[rank].reads, outcome.reports[rank].reads
         for one, other in zip(right.first, wrong.first, strict=False) if right and wrong else ():
             if one != other:
-                return f"what rank {rank} reads at {other.place} is {_short(other.value)} instead of {_short(one.value)}"
+                change = f"is {_short(other.value)} instead of {_short(one.value)}"
+                return f"what rank {rank} reads at {other.place} {change}"
     return f"what the host of {ranks_text(ranks)} reads changes"
 
 

@@ -5,23 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
-import signal
-import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from harness.device import Device, VirtualDevice, as_cuda, open_device, open_process_device
 from harness.device.stream_names import stream_names
-from harness.device.torch_private import below_dispatch
 from harness.race.adapt import MET, adapt_deepspeed, adapt_hugging_face, adapt_torch, refuse_own_ranks
 from harness.race.digest import digest_of, values_left
+from harness.race.ends import ends_written, leave, meet_again, write_when_asked
 from harness.race.findings import Costs, shortened
 from harness.race.happens_before import Analysis
 from harness.race.job import Job
@@ -40,8 +36,6 @@ from harness.race.watch import CollectiveLog, Excerpt, Order, Watcher
 from harness.record import RunDirectory
 from harness.system.errors import HarnessError
 from harness.system.whole_file import write_text_whole
-
-EXIT = os._exit
 
 
 def import_everything(with_transformers: bool, map_cuda: bool = False) -> None:
@@ -209,6 +203,7 @@ def run_script(job: Job, watch: Watch) -> str:
 
     def final() -> str:
         """The digest, once the device is done."""
+        device.machine.finish()
         if not watch.device_ops:
             advice = MAPPED_ADVICE if program.map_cuda else ADVICE
             raise HarnessError(
@@ -220,41 +215,18 @@ def run_script(job: Job, watch: Watch) -> str:
 
     def enough() -> None:
         """The steps that were asked for are made: whatever the script would do next, it ends here."""
-        device.machine.finish()
+        digest = final()
         meet_again()
-        watch.write(final())
+        watch.write(digest)
         leave()
 
     count_steps(watch, program.steps, enough)
-    with device.activate(), ends_written(watch, lambda: (device.machine.finish(), final())[1]):
+    with device.activate(), ends_written(watch, final):
         device.use_policy()
         with contextlib.suppress(CleanExit):
             main.run()
         device.synchronize()
     return final()
-
-
-@contextlib.contextmanager
-def ends_written(watch: Watch, final: Callable[[], str]) -> Iterator[None]:
-    """Inside, a script that ends its process by os._exit has written what it did; with code 0 it has come to its end."""
-    own = os.getpid()
-
-    def leave_at_once(status: int) -> None:
-        if os.getpid() == own:  # and not a process that the script has forked
-            digest = None
-            try:
-                digest = final() if status == 0 else None
-            except HarnessError as error:
-                watch.refuse(error)
-            finally:
-                watch.write(digest)
-        leave(status)
-
-    os._exit = leave_at_once  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        os._exit = EXIT
 
 
 def count_steps(watch: Watch, limit: int | None, enough: Callable[[], None]) -> None:
@@ -302,37 +274,3 @@ def _until(
         return result
 
     return call
-
-
-def meet_again() -> None:
-    """Ranks that end together do not cut each other's last messages off."""
-    if torch.distributed.is_initialized():
-        with contextlib.suppress(RuntimeError), below_dispatch():
-            torch.distributed.barrier()
-
-
-def leave(status: int = 0) -> NoReturn:
-    """End this process, without what its script has planned for its own end."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    EXIT(status)
-
-
-def write_when_asked(watch: Watch) -> None:
-    """A thread that writes what was analysed so far on SIGUSR1, which comes before a rank is killed.
-
-    A signal handler would wait for the interpreter, which may be waiting for another rank.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-
-    def wait() -> None:
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, {signal.SIGUSR2}
-        )  # which asks the main thread where it stands
-        signal.sigwait({signal.SIGUSR1})
-        for _ in range(100):  # what it reads goes on changing under it
-            with contextlib.suppress(RuntimeError):
-                watch.write(None)
-                return
-
-    threading.Thread(target=wait, daemon=True, name="hpz last words").start()

@@ -24,7 +24,9 @@ def repeated(job: Job, reference: Outcome, run: Run) -> tuple[Searched, Job, Out
     if numbers:
         if again.reads == reference.reads:
             return Searched(repeatable=True, covered=reference.covered), job, reference
-        if reference.covered == "values":  # what is read by who asks whether it is there is no schedule's doing
+        if (
+            reference.covered == "values"
+        ):  # what is read by who asks whether it is there is no schedule's doing
             return Searched(repeatable=True), job, without_reads(reference)
     if again.problem is not None:
         return Searched(repeatable=False, differs_at=f"its end: {again.problem}"), job, reference

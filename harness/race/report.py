@@ -73,7 +73,9 @@ class Effect(Frozen):
     schedule: str | None = None  # the one that was found, in words
     decisions: int | None = None  # how many orders were swapped in it, after minimisation
     changed: str | None = None  # what differs from the reference; where not found, under the first of `also`
-    also: tuple[str, ...] = ()  # named policies under which the values of the whole program change, or it fails
+    also: tuple[
+        str, ...
+    ] = ()  # named policies under which the values of the whole program change, or it fails
     failing: tuple[str, ...] = ()  # of these, those under which it fails
     compared: bool = True  # whether there were values to compare; not, where only a failure would have shown
     replay: str | None = None  # file that reproduces it, or the first of `also` where it was not found

@@ -70,7 +70,9 @@ class Searched(Frozen):
     numbers: bool = (
         True  # whether a script's global numbers were compared; not, where only they differ each time
     )
-    covered: Covered = "values"  # its final values; where none is left, what its host read; where it read none, nothing
+    covered: Covered = (
+        "values"  # its final values; where none is left, what its host read; where it read none, nothing
+    )
     bound: Bound | None = None
     classes: Classes | None = None
 
@@ -96,10 +98,10 @@ class Searched(Frozen):
 
 
 _COVERED = {
-    "reads": "nothing of this program's values is left at its end: compared is what its host read of the device",
-    "nothing": "VALUES NOT COMPARED: nothing of this program's values is left at its end, as its model went with the "
-    "function that made it, and its host read none; only a failure would show. Print a loss (loss.item()), keep the "
-    "model in the module, or let it end in its loop: --steps N",
+    "reads": "nothing of this program's values is left on the device at its end: compared is what its host read",
+    "nothing": "VALUES NOT COMPARED: nothing of this program's values is left at its end (a model goes with the "
+    "function that made it), and its host read none; only a failure would show. Print a loss (loss.item()), keep the "
+    "model in the module, or let the program end in its loop: --steps N",
 }
 
 
