@@ -57,6 +57,9 @@ WORDS = {
         "that the backward pass fetches over the node's own links."
     ),
     "host": "The CPU process that hands work to a GPU.",
+    "main-first": (
+        "The policy that lets the default stream go ahead of all side streams wherever nothing orders them."
+    ),
     "missing copy": (
         "The other fault of stock hpZ: elements of the secondary tensor that its copy never writes, where "
         "the number of ranks does not divide a parameter's size."
@@ -83,6 +86,10 @@ WORDS = {
         "Two accesses to the same memory, at least one a write, that nothing orders: which comes first is "
         "chance."
     ),
+    "random(1)": (
+        "The policy that lets chance, seeded with the number, choose which stream goes on wherever nothing "
+        "orders them; `pct(1,…)` gives each stream a random priority."
+    ),
     "rank": "One process of a training, usually one GPU.",
     "read of unwritten memory": (
         "Memory that nobody has written since it was handed out is computed with: what comes out is chance."
@@ -95,6 +102,9 @@ WORDS = {
     "secondary tensor": (
         "hpZ's second copy of a weight's piece, spread over the GPUs of one node only. Also called "
         "secondary partition."
+    ),
+    "side-first": (
+        "The policy that lets side streams go ahead of the default stream wherever nothing orders them."
     ),
     "stall": (
         "On a GPU: microseconds that the compute stream is held before each copy on the device; loses no "
@@ -141,6 +151,7 @@ TERMS = {
     "overlay": "overlays?",
     "partition": "(?<!secondary )partitions?",
     "pinned memory": "pinned memory",
+    "policy": "polic(?:y|ies)(?= (?:main-first|side-first|random|pct))",
     "rank": "ranks?",
     "secondary tensor": "secondary (?:tensors?|partitions?|cop(?:y|ies))",
     "stream": "streams?",
