@@ -68,11 +68,15 @@ def investigate(
     swapped = [*report.of_kind("race"), *report.of_kind("freed-in-use")]
     if settings.budget is not None and swapped and outcome.problem is None:
         say(f"{many(len(swapped), 'unordered pair')} of lines; searching for schedules that change values")
+        steps = job.program.steps
+        job, outcome = in_its_loop(job, outcome, report, run)
         searched, job, outcome = repeated(job, outcome, run)
         if searched.repeatable:
             search = explore(report.races, outcome, job, run, settings.budget, began)
             report = conclude(report, search, folder)
             searched = what_was_searched(search, searched)
+            if job.program.steps != steps:
+                searched = searched.model_copy(update={"covered": "step"})
         report = report.model_copy(update={"search": searched})
     write_report(folder, report)
     return report
@@ -101,6 +105,34 @@ def files_of(report: Any) -> set[str]:
         if effect.get("found"):
             found |= {f"race-{race['id']}.svg"}
     return found
+
+
+def in_its_loop(
+    job: Job, outcome: Outcome, report: Report, run: Callable[[Job], Outcome]
+) -> tuple[Job, Outcome]:
+    """The same program as it ends after its last optimizer step, where its model is gone at its own end.
+
+    A model that a function has made goes with it, and with it what a schedule could have changed. The program itself
+    where that shows no more, or where a race is only met after the last step.
+    """
+    program = job.program
+    if (
+        outcome.covered == "values"
+        or program.run is not None
+        or program.steps is not None
+        or not report.steps
+    ):
+        return job, outcome
+    shorter = replace(job, program=replace(program, steps=report.steps))
+    ended = run(shorter)
+    if ended.problem is None and ended.covered == "values" and all(met(race, ended) for race in report.races):
+        return shorter, ended
+    return job, outcome
+
+
+def met(race: Race, outcome: Outcome) -> bool:
+    """Whether a case of it lies within what this execution has issued."""
+    return any(case.second < outcome.issued[rank] for rank, cases in race.cases.items() for case in cases)
 
 
 def what_was_searched(search: Search, searched: Searched) -> Searched:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Mode = Literal["named", "pct", "exhaustive"]
-Covered = Literal["values", "reads", "nothing"]  # what of a program's values is compared
+Covered = Literal["values", "step", "reads", "nothing"]  # what of a program's values is compared
 OUT_OF_SCOPE = "races between ranks (one-sided, shared memory) are out of scope"
 
 
@@ -70,9 +70,8 @@ class Searched(Frozen):
     numbers: bool = (
         True  # whether a script's global numbers were compared; not, where only they differ each time
     )
-    covered: Covered = (
-        "values"  # its final values; where none is left, what its host read; where it read none, nothing
-    )
+    # Its final values; else those after its last step; else what its host read; else nothing.
+    covered: Covered = "values"
     bound: Bound | None = None
     classes: Classes | None = None
 
@@ -98,6 +97,7 @@ class Searched(Frozen):
 
 
 _COVERED = {
+    "step": "at this program's end its model is gone: compared are the values that it has after its last step",
     "reads": "nothing of this program's values is left on the device at its end: compared is what its host read",
     "nothing": "VALUES NOT COMPARED: nothing of this program's values is left at its end (a model goes with the "
     "function that made it), and its host read none; only a failure would show. Print a loss (loss.item()), keep the "

@@ -30,6 +30,19 @@ def searched(ranks: Ranks, folder: Path, program: str) -> tuple[Report, Effect]:
     return report, effect
 
 
+def test_a_model_that_goes_with_its_function_is_compared_after_its_last_step(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    report, effect = searched(ranks, tmp_path, "trained")
+    assert report.search is not None
+    assert report.search.covered == "step"
+    assert effect.changed == "the final values of rank 0 change"
+    assert effect.replay is not None
+    replay, job = read_replay(Path(effect.replay))
+    assert job.program.steps == 2
+    assert replayed(replay, job, ranks.run) == (True, replay.expected)
+
+
 def test_a_number_that_the_host_reads_otherwise_is_an_effect_with_a_replay(
     ranks: Ranks, tmp_path: Path
 ) -> None:
@@ -57,6 +70,11 @@ def test_where_there_is_nothing_to_compare_the_report_says_so_and_the_way_out(
 def test_a_script_that_ends_its_process_at_once_is_analysed_like_any_other(ranks: Ranks) -> None:
     (race,) = analyse(ranks, "ends", "exits").races
     assert race.first.site[0].function == "raced"
+
+
+def test_a_stream_that_an_object_holds_is_named_by_its_class(ranks: Ranks) -> None:
+    (race,) = analyse(ranks, "ends", "silent").races
+    assert (race.first.stream, race.second.stream) == ("Loader.stream", "compute")
 
 
 def test_a_rank_that_leaves_no_record_is_no_clean_one(ranks: Ranks) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
 from harness.race.effects import what_changed
 from harness.race.explore import differs
+from harness.race.investigate import in_its_loop
 from harness.race.job import Job, Outcome, Program
 from harness.race.reads import Reader
 from harness.race.repeat import repeated
-from harness.race.report import Coverage, Effect, Held, RankReport, Reads
+from harness.race.report import Coverage, Effect, Held, Instance, RankReport, Reads
 from harness.race.text import effect_text
+from tests.unit.race.test_race_words import race, report
 
 
 def told(*seen: object) -> Reader:
@@ -79,6 +82,17 @@ def test_what_differs_each_time_is_not_compared_where_values_are_left() -> None:
     searched, _, reference = repeated(job, outcome(1.0, left=True), lambda job: outcome(1.0, 1.0, left=True))
     assert searched.repeatable
     assert not differs(reference, outcome(1.0, 1.0, left=True))
+
+
+def test_a_race_after_the_last_step_is_searched_in_the_whole_program() -> None:
+    job, whole = Job(Program(ranks=1, script="train.py")), outcome(1.0)
+    found = report(race("race")).model_copy(update={"steps": 2})
+    case = Instance(first=5, second=7, name="x", low=0, high=4)
+    found = found.model_copy(update={"races": (found.races[0].model_copy(update={"cases": {0: (case,)}}),)})
+    for issued, steps in ((8, 2), (7, None)):
+        ended = replace(outcome(left=True), issued=(issued,))
+        searched, _ = in_its_loop(job, whole, found, lambda job, ended=ended: ended)  # type: ignore[misc]
+        assert searched.program.steps == steps
 
 
 def test_policies_under_which_the_program_fails_are_not_said_to_change_values() -> None:

@@ -15,17 +15,33 @@ DEVICE = A.current_device_name()
 RATE = 0.1
 
 
+class Loader:
+    def __init__(self) -> None:
+        self.stream = A.Stream()
+
+
 def raced() -> torch.Tensor:
     """What a step computes from a batch that a side stream may not have written yet."""
-    weight, side = torch.ones(4, device=DEVICE), A.Stream()
+    weight, loader = torch.ones(4, device=DEVICE), Loader()
     A.synchronize()
-    with A.stream(side):
+    with A.stream(loader.stream):
         batch = torch.ones(4, device=DEVICE)
     return weight.add(batch, alpha=-RATE)
 
 
 def printed() -> None:
     print(raced().sum().item())
+
+
+def trained() -> None:
+    """What README's first program does, in a function."""
+    model, side = torch.nn.Linear(4, 1).to(DEVICE), A.Stream()
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    for _ in range(2):
+        with A.stream(side):
+            batch = torch.ones(2, 4, device=DEVICE)
+        model(batch).square().mean().backward()
+        optimizer.step()
 
 
 def silent() -> None:
