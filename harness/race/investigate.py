@@ -67,7 +67,7 @@ def investigate(
     report = analysed(job, outcome)
     swapped = [*report.of_kind("race"), *report.of_kind("freed-in-use")]
     if settings.budget is not None and swapped and outcome.problem is None:
-        say(f"{many(len(swapped), 'unordered pair')} of lines; searching for schedules that change values")
+        say(f"{many(len(swapped), 'finding')}; searching for schedules that change values")
         steps = job.program.steps
         job, outcome = in_its_loop(job, outcome, report, run)
         searched, job, outcome = repeated(job, outcome, run)

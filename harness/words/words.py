@@ -77,6 +77,10 @@ WORDS = {
     ),
     "pair": "A run and its baseline.",
     "partition": "The piece of a weight that one GPU keeps under ZeRO-3.",
+    "pct(1)": (
+        "The policy that gives each stream a random priority, drawn from the number, and lets it fall at a few "
+        "random points."
+    ),
     "pinned memory": "Memory of the host that a GPU can read by itself, while the host goes on.",
     "policy": (
         "The rule by which the virtual device orders what nothing orders: `eager`, `side-first`, `main-"
@@ -88,7 +92,7 @@ WORDS = {
     ),
     "random(1)": (
         "The policy that lets chance, seeded with the number, choose which stream goes on wherever nothing "
-        "orders them; `pct(1,…)` gives each stream a random priority."
+        "orders them."
     ),
     "rank": "One process of a training, usually one GPU.",
     "read of unwritten memory": (
@@ -171,7 +175,10 @@ def explained(text: str) -> dict[str, str]:
 def meaning(word: str) -> tuple[str, str]:
     """The word as the glossary writes it, and what it means. Raises HarnessError with the nearest word."""
     found = {name.lower(): name for name in WORDS}
-    name = found.get(" ".join(word.lower().split()))
+    asked = " ".join(word.lower().split())
+    name = found.get(asked) or found.get(
+        re.sub(r"\(\d[\d,]*\)$", "(1)", asked)
+    )  # whatever a policy's numbers are
     if name is None:
         raise HarnessError(f"hpz explain {word}: no such word; {nearest(word, WORDS)}")
     return name, WORDS[name]

@@ -67,6 +67,8 @@ def test_what_the_analysis_held_is_said_where_asked_or_where_it_forgot() -> None
 def test_a_policy_that_a_report_names_is_explained() -> None:
     assert "policy" in explained("the program's values change under policy main-first")
     assert meaning("main-first")[1].startswith("The policy that lets the default stream")
+    assert meaning("random(7)") == meaning("random(1)")
+    assert meaning("pct(3,2,108)") == meaning("pct(1)")
 
 
 def test_a_file_in_a_failure_is_named_from_where_the_user_stands(
