@@ -65,7 +65,8 @@ def test_what_the_analysis_held_is_said_where_asked_or_where_it_forgot() -> None
 
 
 def test_a_policy_that_a_report_names_is_explained() -> None:
-    assert "policy" in explained("the program's values change under policy main-first")
+    terms = explained("the program's values change under policies main-first, random(2)")
+    assert list(terms) == ["main-first", "random(1)"]
     assert meaning("main-first")[1].startswith("The policy that lets the default stream")
     assert meaning("random(7)") == meaning("random(1)")
     assert meaning("pct(3,2,108)") == meaning("pct(1)")
