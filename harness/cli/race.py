@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib.util import decode_source
 from pathlib import Path
 
 import typer
@@ -16,6 +17,7 @@ from harness.cli.race_options import (
     STEPS,
     ConfigOption,
     ExploreOption,
+    FailOnRaceOption,
     MapCudaOption,
     ModuleOption,
     PythonOption,
@@ -75,6 +77,7 @@ def race(
     timeout: TimeoutOption = 600.0,
     map_cuda: MapCudaOption = True,
     python: PythonOption = None,
+    fail_on_race: FailOnRaceOption = False,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -83,6 +86,9 @@ def race(
     Runs real DeepSpeed on the virtual device, needs no GPU. Also: hpz race -- deepspeed --num_gpus 4 train.py ARGS,
     hpz race experiments/races.yaml, hpz race results/laptop/runs/RUN, hpz race --replay FILE; and a corpus of faults,
     each on the release that has it and on the one that ended it: hpz race experiments/corpus.
+
+    Exit codes: 0 it ran to its end, whatever was found (see --fail-on-race); 1 the program failed, a replay gave other
+    values, or a fault of the corpus was missed; 2 it could not be run or analysed.
     """
     for lock in dead_locks():
         Console(stderr=True).print(
@@ -91,18 +97,13 @@ def race(
     release = wanted_release(release, unpinned)
     budget = Budget(seeds=seeds, mode=search, schedules=schedules)
     settings = Settings(budget if explore else None, timeout)
+    shown = Shown(verbose, as_json, fail_on_race)
     if replay is not None:
         _replay(replay, settings, as_json)
     elif (launched := launched_by(script, module, target, arguments or [])) is not None:
         settings_of_script = Launch(ranks, config, variant, release, steps, map_cuda, python)
         program = script_program(launched, settings_of_script)
-        _one(
-            program,
-            results or Path("results") / f"race-{Path(program.title).stem}",
-            settings,
-            verbose,
-            as_json,
-        )
+        _one(program, results or Path("results") / f"race-{Path(program.title).stem}", settings, shown)
     elif target is None:
         raise HarnessError(
             "hpz race: give a run directory, a study file, --script FILE or --replay FILE, or a launcher's line "
@@ -110,23 +111,33 @@ def race(
         )
     elif (target / "run.json").is_file():
         program = Program.of_run(RunDirectory(target).run(), steps or STEPS)
-        _one(program, results or target, settings, verbose, as_json)
+        _one(program, results or target, settings, shown)
     elif is_corpus(target):
         _corpus(target, results or Path("results") / "corpus", settings, as_json)
     else:
-        _study(target, release, results, settings, steps or STEPS, as_json)
+        _study(target, release, results, settings, steps or STEPS, shown)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a report is shown, and whether what it found is an error."""
+
+    verbose: bool = False
+    as_json: bool = False
+    fail_on_race: bool = False
 
 
 def _study(
-    file: Path, release: str | None, results: Path | None, settings: Settings, steps: int, as_json: bool
+    file: Path, release: str | None, results: Path | None, settings: Settings, steps: int, shown: Shown
 ) -> None:
     study = load_study(file, release)
-    matrix = race_study(study, results_folder(file, study, results, release), settings, steps, quiet=as_json)
-    if as_json:
+    folder = results_folder(file, study, results, release)
+    matrix = race_study(study, folder, settings, steps, quiet=shown.as_json)
+    if shown.as_json:
         print(matrix.model_dump_json(indent=1))
     else:
         print_matrix(matrix, wide_console())
-    if any(row.problem for row in matrix.rows):
+    if any(row.problem or (shown.fail_on_race and row.faults) for row in matrix.rows):
         raise typer.Exit(1)
 
 
@@ -162,8 +173,11 @@ def launched_by(
         raise HarnessError("--script and --module: give one of them")
     if script is not None or module is not None:
         return Launched(tuple(words), script=script, module=module)
-    if target is not None and is_launcher(str(target)) and not target.exists():
+    if target is not None and not target.exists() and (arguments or is_launcher(str(target))):
         return read_launch(words)
+    if target is not None and target.suffix == ".py":
+        given = f" -- {' '.join(arguments)}" if arguments else ""
+        raise HarnessError(f"{target}: is no study; give a script as hpz race --script {target}{given}")
     return None
 
 
@@ -184,7 +198,7 @@ def script_program(launched: Launched, launch: Launch) -> Program:
         raise HarnessError(
             "--python: runs the DeepSpeed of that environment as it is; leave --variant and --release out"
         )
-    text = launched.script.read_text(errors="replace") if launched.script else launched.module or ""
+    text = source_of(launched.script) if launched.script else launched.module or ""
     return Program(
         ranks=launch.ranks or launched.ranks or RANKS,
         script=str(launched.script.resolve()) if launched.script else None,
@@ -202,26 +216,40 @@ def script_program(launched: Launched, launch: Launch) -> Program:
     )
 
 
-def _one(program: Program, folder: Path, settings: Settings, verbose: bool, as_json: bool) -> None:
+def source_of(script: Path) -> str:
+    """The text of a script. Raises HarnessError for what is none."""
+    content = script.read_bytes()
+    try:
+        source = decode_source(content)
+    except (SyntaxError, ValueError):
+        source = "\0"
+    if "\0" in source:
+        raise HarnessError(
+            f"--script {script}: is no Python source; give the script that trains, or a launcher's line after --"
+        )
+    return source
+
+
+def _one(program: Program, folder: Path, settings: Settings, shown: Shown) -> None:
     console = Console(stderr=True)
 
     def say(line: str) -> None:
-        if not as_json:
+        if not shown.as_json:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     with Ranks.of(program) as ranks:
         report = investigate(Job(program), ranks, folder, settings, say)
-    show(report, folder, verbose, as_json)
+    show(report, folder, shown)
 
 
-def show(report: Report, folder: Path, verbose: bool, as_json: bool) -> None:
-    if as_json:
+def show(report: Report, folder: Path, shown: Shown) -> None:
+    if shown.as_json:
         print(report.model_dump_json(indent=1))
     else:
-        for line in text(report, verbose):
+        for line in text(report, shown.verbose):
             print(line)
         print(f"\nwritten: {folder / 'races.json'}")
-    if report.problems:
+    if report.problems or (shown.fail_on_race and report.races):
         raise typer.Exit(1)
 
 

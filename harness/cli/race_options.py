@@ -75,4 +75,11 @@ PythonOption = Annotated[
     Path | None,
     typer.Option(help="The interpreter of the environment that the script trains in: .venv/bin/python."),
 ]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Callers and all names.")]
+FailOnRaceOption = Annotated[
+    bool,
+    typer.Option("--fail-on-race", help="End with exit code 1 where anything unordered was found, too."),
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Callers, all names, and what the analysis itself held."),
+]

@@ -114,6 +114,8 @@ class Dispatcher(PlainDispatchMode):
             self.memory.pin(self.memory.poison.fill(out))
         self._issue(TO_HOST, COPY, (out, source), {}, reads=(source,), kind="copy")
         self._wait_unless(asynchronous, "copy to pageable memory")
+        if not asynchronous:
+            self.machine.reader(out)
         return out
 
     def _copy(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -126,9 +128,10 @@ class Dispatcher(PlainDispatchMode):
             return self._issue(operator, func, args, kwargs, reads=(source,))
         self._issue(operator, func, args, kwargs, reads=(source,), kind="copy")
         host = target if here else source
-        self._wait_unless(
-            asynchronous and is_pinned(host), f"copy {'to' if here else 'from'} pageable memory"
-        )
+        asynchronous = asynchronous and is_pinned(host)
+        self._wait_unless(asynchronous, f"copy {'to' if here else 'from'} pageable memory")
+        if here and not asynchronous:
+            self.machine.reader(target)
         return target
 
     def _wait_unless(self, asynchronous: bool, reason: str) -> None:
@@ -172,6 +175,7 @@ class Dispatcher(PlainDispatchMode):
         self.machine.run_until(stream, stream.issued)
         out = self._run_now(operator, func, args, kwargs, reads, "op")
         self.machine.host_wait(stream, f"read: {operator.name.strip('_')}")
+        self.machine.reader(tuple(out.size()) if isinstance(out, Tensor) else out)
         return out
 
     def _index(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -218,10 +222,13 @@ class Dispatcher(PlainDispatchMode):
 
     def _on_host(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Host memory alone takes part: run at once, and wait for nothing."""
-        if self.memory.pinned and self.machine.observers:
-            reads = tensors_of((*args, *kwargs.values()))
+        reads = tensors_of((*args, *kwargs.values())) if self.memory.pinned else ()
+        if reads:
             self._tell_host(operator, reads, written(operator, args, kwargs))
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if isinstance(out, int | float) and any(map(is_pinned, reads)):
+            self.machine.reader(out)
+        return out
 
     def _tell_host(self, operator: Operator, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
         """The host touches these tensors now; only the device could be at work on pinned ones."""

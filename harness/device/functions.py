@@ -92,6 +92,7 @@ class Functions(TorchFunctionMode):
                 observer.on_op(record)
         machine.issue(name, lambda: None)
         self.sync(f"read: {name}")
+        machine.reader(tensor)
 
     def host_reads(self, name: str, tensor: Tensor) -> None:
         """Python reads host memory without an operator that the dispatcher would see."""

@@ -267,6 +267,8 @@ def _host_read(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     name = func.__name__.strip("_")
     if not on_device(args[0]):
         mode.host_reads(name, args[0])
+        if is_pinned(args[0]):
+            mode.machine.reader(args[0])
         return func(*args, **kwargs)
     mode.device_reads(name, args[0])
     with below_dispatch():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 from harness.device.nodes import MARK
 from harness.device.virtual_collectives import VirtualBackend
 
 HOLDERS_OF_ANY = ("stream", "current", "_current", "default", "previous", "caller", "self", MARK)
+PLUMBING = ("harness", "torch", "builtins", "contextlib")  # packages whose objects hold any stream
 
 
 def plain_name(name: str) -> str:
@@ -39,9 +41,24 @@ def _group_streams() -> dict[int, str]:
 
 
 def _holder(stream: Any) -> str | None:
+    """The name that holds it, `side`; where that says nothing, with the class of the object: `Prefetcher.stream`."""
+    vague = None
     for referrer in gc.get_referrers(stream):
         names = referrer if isinstance(referrer, dict) else getattr(referrer, "__dict__", None)
         for name, value in list(names.items()) if isinstance(names, dict) else ():
-            if value is stream and isinstance(name, str) and name not in HOLDERS_OF_ANY:
-                return plain_name(name)
+            if value is stream and isinstance(name, str):
+                if name not in HOLDERS_OF_ANY:
+                    return plain_name(name)
+                vague = vague or _with_class(name, referrer)
+    return vague
+
+
+def _with_class(name: str, referrer: Any) -> str | None:
+    """The attribute with the class of the program's object that has it; None for plumbing's, and for variables."""
+    objects = gc.get_referrers(referrer) if isinstance(referrer, dict) else [referrer]
+    for owner in objects:
+        kind = type(owner)
+        is_its = owner is referrer or getattr(owner, "__dict__", None) is referrer
+        if is_its and not issubclass(kind, ModuleType) and kind.__module__.partition(".")[0] not in PLUMBING:
+            return f"{kind.__name__}.{plain_name(name)}"
     return None

@@ -146,6 +146,9 @@ class Machine(Schedule):
         self.recorder: Callable[[OpRecord, Sequence[torch.Tensor]], None] | None = (
             None  # told of each op with what it gave, or a collective was given; for policies that run ops at once
         )
+        self.reader: Callable[[Any], None] = lambda _: (
+            None
+        )  # told of each number and tensor that the host reads
         self.memory: Any = None  # the device's, see harness.device.memory
         self.collectives: Any = None  # its communication backend, see harness.device.virtual_collectives
         with use(self):

@@ -20,7 +20,13 @@ def effects(report: Report, search: Search) -> Iterator[tuple[Race, Effect, Foun
         found = search.found.get(race.id)
         if found is None:
             policy = policy_found(search) if changing else None
-            yield race, Effect(found=False, schedules=search.tried, also=changing), policy
+            compared = search.reference.covered != "nothing"
+            effect = Effect(found=False, schedules=search.tried, also=changing, compared=compared)
+            if policy is not None:
+                failing = (name for name in changing if search.policies[name][1].problem is not None)
+                changed = what_changed(policy.reference, policy.outcome)
+                effect = effect.model_copy(update={"failing": tuple(failing), "changed": changed})
+            yield race, effect, policy
         else:
             effect = Effect(
                 found=True,
@@ -53,9 +59,25 @@ def what_changed(reference: Outcome, outcome: Outcome) -> str:
     for step, (right, wrong) in enumerate(zip(reference.losses, outcome.losses, strict=False)):
         if right != wrong:
             return f"the loss of step {step} is {_short(wrong)} instead of {_short(right)}"
-    pairs = zip(reference.digests, outcome.digests, strict=False)
-    ranks = [rank for rank, (right, wrong) in enumerate(pairs) if right != wrong]
-    return f"the final values of {ranks_text(ranks)} change"
+    if ranks := _unlike(reference.digests, outcome.digests):
+        return f"the final values of {ranks_text(ranks)} change"
+    return what_was_read(reference, outcome, _unlike(reference.reads, outcome.reads))
+
+
+def _unlike(right: Sequence[str | None], wrong: Sequence[str | None]) -> list[int]:
+    """The ranks of which the two are not the same."""
+    return [rank for rank, (one, other) in enumerate(zip(right, wrong, strict=False)) if one != other]
+
+
+def what_was_read(reference: Outcome, outcome: Outcome, ranks: Sequence[int]) -> str:
+    """The first number that the host of a rank read otherwise, else the ranks whose host read something else."""
+    for rank in ranks:
+        right, wrong = reference.reports[rank].reads, outcome.reports[rank].reads
+        for one, other in zip(right.first, wrong.first, strict=False) if right and wrong else ():
+            if one != other:
+                change = f"is {_short(other.value)} instead of {_short(one.value)}"
+                return f"what rank {rank} reads at {other.place} {change}"
+    return f"what the host of {ranks_text(ranks)} reads changes"
 
 
 def _short(number: str) -> str:

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.race.sites import HARNESS
+from harness.race.sites import HARNESS, short_file
 from harness.system.build_locks import dead_locks, sentence
 
 KNOWN = {
-    # What DeepSpeed says → what a user can do about it.
+    # What DeepSpeed and Python say → what a user can do about it.
     "ZeRO parameter intra parallel group is already initialized": "DeepSpeed makes hpZ's groups once in a process, so "
     "a second zero.Init with zero_hpz_partition_size above 1 ends there (deepspeedai/DeepSpeed#4901, #7066): build "
     "both models under one zero.Init, or leave hpZ out of the second's configuration",
+    "EOFError: EOF when reading a line": "standard input is closed here: take what the script asks for from its "
+    "arguments or its environment",
 }
 BUILDS = ("op_builder/", "cpp_extension", "file_baton")  # where a rank waits for a C++ extension to be built
 PLUMBING = (f"{HARNESS / 'device'}/", "/site-packages/torch/")
@@ -120,7 +122,7 @@ def raised_at(lines: Sequence[str]) -> str:
         return ""
     frames = [frame for frame in everything if not any(part in frame[1] for part in PLUMBING)] or everything
     file, line, function = frames[-1].groups()
-    return f" (in {'/'.join(Path(file).parts[-3:])}:{line}{f', {function}' if function else ''})"
+    return f" (in {short_file(file)}:{line}{f', {function}' if function else ''})"
 
 
 def mismatch_in(folder: Path, ranks: int, ended: bool = True) -> str | None:

@@ -218,7 +218,8 @@ def spread(flips: Sequence[Flip], count: int) -> list[Flip]:
 
 
 def differs(reference: Outcome, outcome: Outcome) -> bool:
-    return reference.digests != outcome.digests or reference.losses != outcome.losses
+    read = reference.reads and reference.reads != outcome.reads
+    return bool(reference.digests != outcome.digests or reference.losses != outcome.losses or read)
 
 
 def flips_of(race: Race) -> list[Flip]:

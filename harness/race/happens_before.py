@@ -32,6 +32,7 @@ from harness.race.findings import (
 )
 from harness.race.freed import Freed
 from harness.race.memory import Footprint, Written, covers, overlap
+from harness.race.named import Named
 from harness.race.pairs import Pairs
 from harness.race.unwritten import CONVEYS, KEEPS, Access, Carried, carry
 
@@ -60,6 +61,7 @@ class Analysis:
         self.freed = Freed()
         self.carried: list[Carried] | None = None  # of the op in progress, if it conveys what it reads
         self.findings: dict[tuple[Any, ...], Finding] = {}
+        self.named = Named()
         self.window: deque[Mark] = deque(maxlen=WINDOW)
         self.costs, self.memory = Costs(), Memory()
         self.next_index = 0
@@ -278,16 +280,17 @@ class Analysis:
             self.findings[key] = found
             self.on_new(found)
         found.count += 1
-        name = self.namer(storage, (first if kind == "unwritten-read" else second).view) or "unnamed buffer"
+        view = (first if kind == "unwritten-read" else second).view
+        case = len(found.cases) if len(found.cases) < CASES else None
+        name = self.named.name(storage, view, self.namer(storage, view), found, case)
         found.names[name] += 1
         step = self.step()
         if step is not None:
             found.steps.add(step)
-        if len(found.cases) < CASES:
+        if case is not None:
             view = second.view if kind == "race" else first.view
             last_index = (takeover or second).op.index
-            case = Case(first.op.index, last_index, name, view.start, view.end, step)
-            found.cases.append(case)
+            found.cases.append(Case(first.op.index, last_index, name, view.start, view.end, step))
 
     def _excerpt(self, first: Mark) -> tuple[Mark, ...]:
         """The trace around a pair; where it is long, the neighbourhood of both ends and every wait between."""

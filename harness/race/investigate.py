@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,6 +23,7 @@ from harness.race.replay import write_replay
 from harness.race.report import Effect, Race, Report
 from harness.race.searched import Searched
 from harness.race.story import cases_of, story
+from harness.race.text import many
 from harness.system.whole_file import write_json
 
 Say = Callable[[str], None]
@@ -58,21 +62,77 @@ def investigate(
     began = ranks.started if not ranks.jobs else time.monotonic()
     if settings.budget is not None and settings.budget.mode == "exhaustive":
         job = replace(job, every=True)
-    say(f"analysing {job.program.title} on {job.program.ranks} rank{'' if job.program.ranks == 1 else 's'}")
+    say(f"analysing {job.program.title} on {many(job.program.ranks, 'rank')}")
     outcome = run(job)
     report = analysed(job, outcome)
     swapped = [*report.of_kind("race"), *report.of_kind("freed-in-use")]
     if settings.budget is not None and swapped and outcome.problem is None:
-        say(f"{len(swapped)} unordered pairs of lines; searching for schedules that change values")
+        say(f"{many(len(swapped), 'finding')}; searching for schedules that change values")
+        steps = job.program.steps
+        job, outcome = in_its_loop(job, outcome, report, run)
         searched, job, outcome = repeated(job, outcome, run)
         if searched.repeatable:
             search = explore(report.races, outcome, job, run, settings.budget, began)
             report = conclude(report, search, folder)
             searched = what_was_searched(search, searched)
+            if job.program.steps != steps:
+                searched = searched.model_copy(update={"covered": "step"})
         report = report.model_copy(update={"search": searched})
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "races.json", report.model_dump(mode="json"))
+    write_report(folder, report)
     return report
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write races.json, and remove the replays and pictures of the one that it replaces."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "races.json"
+    former: set[str] = set()
+    with contextlib.suppress(OSError, ValueError):  # there is none, or it is none
+        former = files_of(json.loads(file.read_text()))
+    content = report.model_dump(mode="json")
+    write_json(file, content)
+    for name in former - files_of(content):
+        (folder / name).unlink(missing_ok=True)
+
+
+def files_of(report: Any) -> set[str]:
+    """The names of the files that a report has beside it, see `conclude`; none of what is no report."""
+    found: set[str] = set()
+    for race in report.get("races", ()) if isinstance(report, dict) else ():
+        effect = race.get("effect") or {}
+        if effect.get("replay"):
+            found |= {Path(effect["replay"]).name}
+        if effect.get("found"):
+            found |= {f"race-{race['id']}.svg"}
+    return found
+
+
+def in_its_loop(
+    job: Job, outcome: Outcome, report: Report, run: Callable[[Job], Outcome]
+) -> tuple[Job, Outcome]:
+    """The same program as it ends after its last optimizer step, where its model is gone at its own end.
+
+    A model that a function has made goes with it, and with it what a schedule could have changed. The program itself
+    where that shows no more, or where a race is only met after the last step.
+    """
+    program = job.program
+    if (
+        outcome.covered == "values"
+        or program.run is not None
+        or program.steps is not None
+        or not report.steps
+    ):
+        return job, outcome
+    shorter = replace(job, program=replace(program, steps=report.steps))
+    ended = run(shorter)
+    if ended.problem is None and ended.covered == "values" and all(met(race, ended) for race in report.races):
+        return shorter, ended
+    return job, outcome
+
+
+def met(race: Race, outcome: Outcome) -> bool:
+    """Whether a case of it lies within what this execution has issued."""
+    return any(case.second < outcome.issued[rank] for rank, cases in race.cases.items() for case in cases)
 
 
 def what_was_searched(search: Search, searched: Searched) -> Searched:
@@ -84,6 +144,7 @@ def what_was_searched(search: Search, searched: Searched) -> Searched:
             "seconds_to_failure": search.seconds,
             "bound": search.bound,
             "classes": search.classes,
+            "covered": search.reference.covered,
         }
     )
 

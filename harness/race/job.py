@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.race.classes import Before, Pair
 from harness.race.report import RankReport, Trace
+from harness.race.searched import Covered
 from harness.study import Run
 from harness.variants import Variant, overlay_path, overlay_with
 
@@ -129,6 +130,19 @@ class Outcome:
     pairs: tuple[Pair, ...] = ()  # with `every`: unordered pairs of any rank
     before: Before = field(default_factory=dict)  # likewise, what is ordered among their ops on every rank
     values: tuple[tuple[str, ...], ...] = ()  # with `values`: for each rank its ops, with what they gave
+
+    @property
+    def reads(self) -> tuple[str | None, ...]:
+        """One a rank: what all that its host read hashes to; nothing where no host read anything."""
+        reads = tuple(report.reads.digest if report.reads else None for report in self.reports)
+        return reads if any(reads) else ()
+
+    @property
+    def covered(self) -> Covered:
+        """What there is of the program's values to compare."""
+        if self.losses or any(report.left for report in self.reports):
+            return "values"
+        return "reads" if self.reads else "nothing"
 
     @property
     def digests(self) -> tuple[str | None, ...]:

@@ -138,6 +138,12 @@ def collect(job: Job, folder: Path, ended: dict[str, Any]) -> Outcome:
     refused = [text for rank in range(job.program.ranks) if (text := text_of(folder / f"refused-{rank}.txt"))]
     if refused:
         raise HarnessError(refused[0])
+    silent = [rank for rank in range(job.program.ranks) if not (folder / f"rank-{rank}.json").exists()]
+    if ended["how"] == "done" and silent:
+        raise HarnessError(
+            f"{job.program.title}: rank {silent[0]} ended with code 0 and left no record, so nothing can be said of "
+            "it; does the script replace its own process (os.exec…)? Name what it starts instead"
+        )
     steps = lines_of(folder / "run" / "steps.jsonl")
     losses = tuple(f"{json.loads(line)['loss']}" for line in steps)
     problem = None

@@ -5,23 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
-import signal
-import sys
-import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from harness.device import Device, VirtualDevice, as_cuda, open_device, open_process_device
 from harness.device.stream_names import stream_names
-from harness.device.torch_private import below_dispatch
 from harness.race.adapt import MET, adapt_deepspeed, adapt_hugging_face, adapt_torch, refuse_own_ranks
-from harness.race.digest import digest_of
+from harness.race.digest import digest_of, values_left
+from harness.race.ends import ends_written, leave, meet_again, write_when_asked
 from harness.race.findings import Costs, shortened
 from harness.race.happens_before import Analysis
 from harness.race.job import Job
@@ -30,6 +26,7 @@ from harness.race.names import Namer
 from harness.race.native import hide_native
 from harness.race.pairs import Pairs
 from harness.race.policy import policy_of
+from harness.race.reads import Reader
 from harness.race.report import TRAINED_NOTHING, Coverage, Place, Unseen
 from harness.race.script import ADVICE, MAPPED_ADVICE, CleanExit, Main
 from harness.race.sites import visible
@@ -72,7 +69,7 @@ def run_job(folder: Path, rank: int) -> None:
         run = train if job.program.run is not None else run_script
         digest = run(job, watch)
     except HarnessError as error:
-        (folder / f"refused-{rank}.txt").write_text(str(error))
+        watch.refuse(error)
         raise
     finally:
         watch.write(digest)
@@ -98,6 +95,8 @@ class Watch:
         self.began = False
         self.steps: int | None = None
         self.engines = 0
+        self.reader = Reader()
+        self.left = True  # whether the digest holds a model or a tensor on the device
 
     def attach(self, device: Device) -> None:
         assert isinstance(device, VirtualDevice)
@@ -151,7 +150,8 @@ class Watch:
         report = rank_report(
             self.rank, self.analysis, self.streams, self.coverage(), steps=self.steps, digest=digest
         )
-        report = report.model_copy(update={"problem": self.problem(digest)})
+        found = {"problem": self.problem(digest), "left": self.left, "reads": self.reader.reads()}
+        report = report.model_copy(update=found)
         content: dict[str, Any] = {"report": report.model_dump(mode="json"), "issued": self.device_ops}
         if self.order is not None:
             content["order"] = self.order.order
@@ -161,6 +161,10 @@ class Watch:
         if self.pairs is not None:
             content |= self.pairs.content()
         write_text_whole(self.folder / f"rank-{self.name}.json", json.dumps(content))
+
+    def refuse(self, error: HarnessError) -> None:
+        """Say why this program cannot run here."""
+        (self.folder / f"refused-{self.rank}.txt").write_text(str(error))
 
     def problem(self, digest: str | None) -> str | None:
         """Why a script that came to its end says nothing about training; None where that is not so."""
@@ -195,26 +199,34 @@ def run_script(job: Job, watch: Watch) -> str:
     adapt_torch(device, program.map_cuda)
     refuse_own_ranks()
     main = Main(program)
+    device.machine.reader = watch.reader
+
+    def final() -> str:
+        """The digest, once the device is done."""
+        device.machine.finish()
+        if not watch.device_ops:
+            advice = MAPPED_ADVICE if program.map_cuda else ADVICE
+            raise HarnessError(
+                f"{program.title} ran no op on the virtual device, so nothing was analysed: {advice}"
+            )
+        digest = digest_of(main.names, job.numbers)
+        watch.left = values_left(main.names)
+        return digest
 
     def enough() -> None:
         """The steps that were asked for are made: whatever the script would do next, it ends here."""
-        device.machine.finish()
+        digest = final()
         meet_again()
-        watch.write(digest_of(main.names, job.numbers))
+        watch.write(digest)
         leave()
 
     count_steps(watch, program.steps, enough)
-    with device.activate():
+    with device.activate(), ends_written(watch, final):
         device.use_policy()
         with contextlib.suppress(CleanExit):
             main.run()
         device.synchronize()
-    if not watch.device_ops:
-        advice = MAPPED_ADVICE if program.map_cuda else ADVICE
-        raise HarnessError(
-            f"{program.title} ran no op on the virtual device, so nothing was analysed: {advice}"
-        )
-    return digest_of(main.names, job.numbers)
+    return final()
 
 
 def count_steps(watch: Watch, limit: int | None, enough: Callable[[], None]) -> None:
@@ -262,37 +274,3 @@ def _until(
         return result
 
     return call
-
-
-def meet_again() -> None:
-    """Ranks that end together do not cut each other's last messages off."""
-    if torch.distributed.is_initialized():
-        with contextlib.suppress(RuntimeError), below_dispatch():
-            torch.distributed.barrier()
-
-
-def leave() -> NoReturn:
-    """End this process with code 0, without what its script has planned for its own end."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
-def write_when_asked(watch: Watch) -> None:
-    """A thread that writes what was analysed so far on SIGUSR1, which comes before a rank is killed.
-
-    A signal handler would wait for the interpreter, which may be waiting for another rank.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-
-    def wait() -> None:
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, {signal.SIGUSR2}
-        )  # which asks the main thread where it stands
-        signal.sigwait({signal.SIGUSR1})
-        for _ in range(100):  # what it reads goes on changing under it
-            with contextlib.suppress(RuntimeError):
-                watch.write(None)
-                return
-
-    threading.Thread(target=wait, daemon=True, name="hpz last words").start()

@@ -16,20 +16,30 @@ def repeated(job: Job, reference: Outcome, run: Run) -> tuple[Searched, Job, Out
     """Run the order of issue again and hold its values against those of `reference`, which is the same order.
 
     Returns what that showed, and the job and reference to search with: where no op differs and it is but a number among
-    a script's globals that does, as a time that it took, numbers are left out of both.
+    a script's globals that does, as a time that it took, numbers are left out of both; and what the host read, where
+    that depends on when it looked.
     """
     again = run(job.under("scripted"))
-    if same(again, reference):
-        return Searched(repeatable=True), job, reference
+    numbers = same(again, reference)
+    if numbers:
+        if again.reads == reference.reads:
+            return Searched(repeatable=True, covered=reference.covered), job, reference
+        if (
+            reference.covered == "values"
+        ):  # what is read by who asks whether it is there is no schedule's doing
+            return Searched(repeatable=True), job, without_reads(reference)
     if again.problem is not None:
         return Searched(repeatable=False, differs_at=f"its end: {again.problem}"), job, reference
     one, other = (run(job.under("eager", values=True)) for _ in range(2))
     where = first_difference(one, other)
     if where is None:
-        tensors = replace(job, numbers=False)
+        tensors = replace(job, numbers=numbers)
         first, second = (run(tensors.under("scripted")) for _ in range(2))
         if same(first, second):
-            return Searched(repeatable=True, numbers=False), tensors, with_digests_of(first, reference)
+            compared = with_digests_of(first, reference)
+            compared = compared if first.reads == second.reads == reference.reads else without_reads(compared)
+            searched = Searched(repeatable=True, numbers=numbers, covered=compared.covered)
+            return searched, tensors, compared
     return Searched(repeatable=False, differs_at=where), job, reference
 
 
@@ -43,6 +53,14 @@ def with_digests_of(values: Outcome, reference: Outcome) -> Outcome:
     pairs = zip(reference.reports, values.digests, strict=True)
     reports = (report.model_copy(update={"digest": digest}) for report, digest in pairs)
     return replace(reference, reports=tuple(reports))
+
+
+def without_reads(reference: Outcome) -> Outcome:
+    """The reference, with its final values alone to compare."""
+    return replace(
+        reference,
+        reports=tuple(report.model_copy(update={"reads": None}) for report in reference.reports),
+    )
 
 
 def first_difference(one: Outcome, other: Outcome) -> str | None:

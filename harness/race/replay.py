@@ -20,18 +20,19 @@ from harness.system.whole_file import write_json
 
 
 class Values(BaseModel):
-    """What an execution ended with: one digest a rank, and a run's losses as written; or what it failed with."""
+    """What an execution ended with: one digest a rank, a run's losses as written, what was read; or how it failed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     digests: tuple[str | None, ...]
     losses: tuple[str, ...] = ()
+    reads: tuple[str | None, ...] = ()  # what the host of each rank read hashes to; none: not compared
     problem: str | None = None
 
     @classmethod
     def of(cls, outcome: Outcome) -> Values:
         if outcome.problem is None:
-            return cls(digests=outcome.digests, losses=outcome.losses)
+            return cls(digests=outcome.digests, losses=outcome.losses, reads=outcome.reads)
         # Which rank fails first, and how far the others came until they were ended, is chance.
         return cls(digests=(), problem=re.sub(r"^rank \d+ ", "", outcome.problem))
 
@@ -55,13 +56,16 @@ class Replay(BaseModel):
 def write_replay(file: Path, found: Found, races: tuple[Race, ...], story: tuple[str, ...]) -> None:
     """Save a found schedule."""
     program = found.job.program
+    reference, expected = Values.of(found.reference), Values.of(found.outcome)
+    if not reference.reads:  # they were not compared
+        expected = expected.model_copy(update={"reads": ()})
     replay = Replay(
         job=json.loads(found.job.json()),
         script_sha256=_sha256(program.script) if program.script else None,
         races=tuple(race.model_copy(update={"window": ()}) for race in races),
         story=story,
-        reference=Values.of(found.reference),
-        expected=Values.of(found.outcome),
+        reference=reference,
+        expected=expected,
         versions=package_versions(),
     )
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +94,15 @@ def read_replay(file: Path) -> tuple[Replay, Job]:
 def replayed(replay: Replay, job: Job, run: Callable[[Job], Outcome]) -> tuple[bool, Values]:
     """Run the schedule again; whether every bit came out as recorded, and what did."""
     values = Values.of(run(job))
-    return values == replay.expected, values
+    if not replay.expected.reads:
+        values = values.model_copy(update={"reads": ()})
+    return _anywhere(values) == _anywhere(replay.expected), values
+
+
+def _anywhere(values: Values) -> Values:
+    """Without the place of a failure, whose file is named from where the user stands."""
+    problem = None if values.problem is None else re.sub(r" \(in [^()]*\)", "", values.problem)
+    return values.model_copy(update={"problem": problem})
 
 
 def changed_versions(replay: Replay) -> list[str]:

@@ -72,8 +72,12 @@ class Effect(Frozen):
     schedules: int  # tried
     schedule: str | None = None  # the one that was found, in words
     decisions: int | None = None  # how many orders were swapped in it, after minimisation
-    changed: str | None = None  # what differs from the reference
-    also: tuple[str, ...] = ()  # named policies under which the values of the whole program change
+    changed: str | None = None  # what differs from the reference; where not found, under the first of `also`
+    also: tuple[
+        str, ...
+    ] = ()  # named policies under which the values of the whole program change, or it fails
+    failing: tuple[str, ...] = ()  # of these, those under which it fails
+    compared: bool = True  # whether there were values to compare; not, where only a failure would have shown
     replay: str | None = None  # file that reproduces it, or the first of `also` where it was not found
     story: tuple[str, ...] = ()
 
@@ -152,6 +156,20 @@ class Coverage(Frozen):
     native: tuple[str, ...] = ()  # libraries loaded by the program that work on tensors
 
 
+class Read(Frozen):
+    """A number that the host read."""
+
+    place: str
+    value: str
+
+
+class Reads(Frozen):
+    """All that the host of a rank read: what it hashes to, and of a host with one thread the first single numbers."""
+
+    digest: str
+    first: tuple[Read, ...] = ()
+
+
 class RankReport(Frozen):
     """One rank's analysis."""
 
@@ -163,6 +181,8 @@ class RankReport(Frozen):
     held: Held
     coverage: Coverage = Coverage()
     digest: str | None = None  # of the program's final values
+    left: bool = True  # whether a model or a tensor on the device was among them
+    reads: Reads | None = None  # of a script
     problem: str | None = None
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Mode = Literal["named", "pct", "exhaustive"]
+Covered = Literal["values", "step", "reads", "nothing"]  # what of a program's values is compared
 OUT_OF_SCOPE = "races between ranks (one-sided, shared memory) are out of scope"
 
 
@@ -69,6 +70,8 @@ class Searched(Frozen):
     numbers: bool = (
         True  # whether a script's global numbers were compared; not, where only they differ each time
     )
+    # Its final values; else those after its last step; else what its host read; else nothing.
+    covered: Covered = "values"
     bound: Bound | None = None
     classes: Classes | None = None
 
@@ -81,6 +84,8 @@ class Searched(Frozen):
             )
         if not self.numbers:
             yield "numbers among the script's globals differ each time (as times that it took): they are not compared"
+        if self.covered != "values":
+            yield _COVERED[self.covered]
         if self.bound is not None:
             yield from _bound_text(self.bound)
         if self.classes is not None:
@@ -89,6 +94,15 @@ class Searched(Frozen):
             yield f"first failing schedule, minimised, after {self.seconds_to_failure:.1f} s"
         if self.bound is not None or self.classes is not None:
             yield OUT_OF_SCOPE
+
+
+_COVERED = {
+    "step": "at this program's end its model is gone: compared are the values that it has after its last step",
+    "reads": "nothing of this program's values is left on the device at its end: compared is what its host read",
+    "nothing": "VALUES NOT COMPARED: nothing of this program's values is left at its end (a model goes with the "
+    "function that made it), and its host read none; only a failure would show. Print a loss (loss.item()), keep the "
+    "model in the module, or let the program end in its loop: --steps N",
+}
 
 
 def _bound_text(made: Bound) -> Iterator[str]:

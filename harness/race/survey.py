@@ -23,6 +23,7 @@ from harness.race.investigate import (
     saying,
     settings_of,
     what_was_searched,
+    write_report,
 )
 from harness.race.job import Job, Outcome, Program
 from harness.race.launch import Ranks
@@ -109,7 +110,7 @@ class Analyses:
         report = analysed(job, ranks.run(job, self.settings.timeout))
         directory = RunDirectory(self.folder / "runs" / run.run_id)
         directory.create(run)
-        write_json(directory.races_file, report.model_dump(mode="json"))
+        write_report(directory.path, report)
         with self.lock:
             self.ended += 1
             row, elapsed = row_of(run, report), time.monotonic() - self.started
@@ -191,7 +192,7 @@ def searched(
             "search": what_was_searched(search, Searched()),
         }
     )
-    write_json(report_file(folder, run), report.model_dump(mode="json"))
+    write_report(report_file(folder, run).parent, report)
     return report
 
 

@@ -35,7 +35,8 @@ def print_matrix(matrix: Matrix, console: Console) -> None:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     for fault in matrix.faults:
         effect = fault.effect
-        what = effect.changed if effect.found else f"no effect found in {effect.schedules} schedules"
+        none = "effect" if effect.compared else "failure"
+        what = effect.changed if effect.found else f"no {none} found in {effect.schedules} schedules"
         replay = f"  hpz race --replay {effect.replay}" if effect.replay else ""
         console.print(
             f"{fault.name} in {fault.release}: {what}{replay}", highlight=False, markup=False, soft_wrap=True

@@ -23,7 +23,7 @@ def _lines(report: Report, full: bool) -> Iterator[str]:
     yield from summary(report)
     if report.coverage.device_ops:
         yield from _coverage_text(report.coverage)
-    if report.held.accesses_peak:
+    if report.held.accesses_forgotten or (full and report.held.accesses_peak):
         yield from _held_text(report.held)
     if report.search is not None:
         yield from report.search.text()
@@ -48,22 +48,24 @@ def _became(report: Report) -> str:
         return "TRAINED NOTHING"
     word = "STOPPED" if report.problems[0].startswith(TIMED_OUT) else "FAILED"
     return (
-        f"{word} after {_many(report.steps, 'step')}"
+        f"{word} after {many(report.steps, 'step')}"
         if report.steps
         else f"{word} before its first training step"
     )
 
 
 def _ran(report: Report) -> str:
-    steps = [] if report.steps is None else [_many(report.steps, "step")]
-    return ", ".join([report.program, _many(report.ranks, "rank"), *steps, _many(report.ops, "op")])
+    steps = [] if report.steps is None else [many(report.steps, "step")]
+    return ", ".join([report.program, many(report.ranks, "rank"), *steps, many(report.ops, "op")])
 
 
 def _found(report: Report) -> str:
     if not report.ops:
         return "nothing ran, so nothing was analysed"
     kinds = Counter[str](race.kind for race in report.races)
-    found = ", ".join(f"{kinds[kind]} {word}" for kind, word in _WORDS.items() if kinds[kind])
+    found = ", ".join(
+        many(kinds[kind], thing) + what for kind, (thing, what) in _WORDS.items() if kinds[kind]
+    )
     if report.steps != 0:
         return found or "no unordered accesses"
     if report.problems:
@@ -71,17 +73,18 @@ def _found(report: Report) -> str:
     return (found or "no unordered accesses") + "; no optimizer step was made: it says nothing of training"
 
 
-def _many(count: int, thing: str) -> str:
+def many(count: int, thing: str) -> str:
+    """`1 rank`, `2 ranks`, `2 accesses`."""
     plural = "es" if thing.endswith("s") else "s"
     return f"{count} {thing}{'' if count == 1 else plural}"
 
 
 def _coverage_text(seen: Coverage) -> Iterator[str]:
     """What was seen of the run and what was not, by what happened in it."""
-    host = f", {_many(seen.host_accesses, 'host access')} to pinned memory" if seen.host_accesses else ""
-    threads = f" and {_many(seen.host_threads, 'host thread')}" if seen.host_threads > 1 else ""
+    host = f", {many(seen.host_accesses, 'host access')} to pinned memory" if seen.host_accesses else ""
+    threads = f" and {many(seen.host_threads, 'host thread')}" if seen.host_threads > 1 else ""
     yield (
-        f"seen: {_many(seen.device_ops, 'op')} on {_many(seen.streams, 'stream')}{threads}, "
+        f"seen: {many(seen.device_ops, 'op')} on {many(seen.streams, 'stream')}{threads}, "
         f"{seen.collectives} of them collectives{host}"
     )
     ways = Counter[str]()
@@ -96,17 +99,18 @@ def _coverage_text(seen: Coverage) -> Iterator[str]:
 
 def _held_text(held: Held) -> Iterator[str]:
     yield (
-        f"the analysis held at most {held.accesses_peak} accesses to {held.storages_peak} storages and "
-        f"{held.events_peak} events a rank"
+        f"the analysis held at most {many(held.accesses_peak, 'access')} to {many(held.storages_peak, 'storage')} "
+        f"and {many(held.events_peak, 'event')} a rank"
     )
     if held.accesses_forgotten:
-        yield f"{held.accesses_forgotten} accesses were forgotten for want of room: a race with them would be missed"
+        were = "access was" if held.accesses_forgotten == 1 else "accesses were"
+        yield f"{held.accesses_forgotten} {were} forgotten for want of room: a race with them would be missed"
 
 
 _WORDS = {
-    "race": "unordered pair(s) of lines",
-    "freed-in-use": "freed while in use",
-    "unwritten-read": "read(s) of unwritten memory",
+    "race": ("unordered pair", " of lines"),
+    "freed-in-use": ("block", " freed while in use"),
+    "unwritten-read": ("read", " of unwritten memory"),
 }
 _TITLES = {
     "race": "RACE",
@@ -139,7 +143,8 @@ def _race_text(race: Race, full: bool, searched: bool) -> Iterator[str]:
 
 
 def _access_text(access: Access, full: bool) -> Iterator[str]:
-    yield f"  {access.access} {access.op} on {access.stream}, bytes {access.low}–{access.high - 1}"
+    what = access.access if access.access == "FREE" else f"{access.access} {access.op}"
+    yield f"  {what} on {access.stream}, bytes {access.low}–{access.high - 1}"
     for place in access.site if full else access.site[:2]:
         yield f"      {place}"
         if place.code:
@@ -150,12 +155,30 @@ def effect_text(effect: Effect) -> str:
     replay = f"; replay: hpz race --replay {effect.replay}" if effect.replay else ""
     if not effect.found and effect.also:
         return (
-            f"effect: none found of these accesses alone in {effect.schedules} schedules; the program's values change "
-            f"under {', '.join(effect.also)}{replay}"
+            f"effect: none found of these accesses alone in {effect.schedules} schedules; "
+            f"{' and '.join(_also_text(effect))}{replay}"
         )
+    if not effect.found and not effect.compared:
+        return f"effect: no failure in {effect.schedules} schedules; values were not compared (see above)"
     if not effect.found:
         return f"effect: none found in the budget ({effect.schedules} schedules)"
     return f"effect: {effect.changed} under {effect.schedule}{replay}"
+
+
+def _also_text(effect: Effect) -> Iterator[str]:
+    """What becomes of the program under which policies; the first is described where that says more."""
+    values = [name for name in effect.also if name not in effect.failing]
+    for names, what in ((effect.failing, "the program fails"), (values, "the program's values change")):
+        if names:
+            described = names is effect.failing and names[0] == effect.also[0] and effect.changed
+            yield f"{described or what} under {_policies(names)}"
+
+
+def _policies(names: Sequence[str]) -> str:
+    """`policy main-first`; of a class of schedules, its name says so itself."""
+    if names[0].startswith("class "):
+        return ", ".join(names)
+    return f"{'policies' if len(names) > 1 else 'policy'} {', '.join(names)}"
 
 
 def ranks_text(ranks: Sequence[int]) -> str:

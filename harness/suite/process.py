@@ -28,9 +28,10 @@ from _pytest.runner import runtestprotocol
 
 from harness.device import Observer, OpRecord, VirtualDevice, open_device
 from harness.race.adapt import adapt_deepspeed, adapt_torch
+from harness.race.ends import meet_again, write_when_asked
 from harness.race.job import Job, Program
 from harness.race.policy import policy_of
-from harness.race.rank import Watch, import_everything, meet_again, write_when_asked
+from harness.race.rank import Watch, import_everything
 from harness.race.watch import Watcher
 from harness.system.parent import die_with
 from harness.system.whole_file import write_text_whole

@@ -57,6 +57,9 @@ WORDS = {
         "that the backward pass fetches over the node's own links."
     ),
     "host": "The CPU process that hands work to a GPU.",
+    "main-first": (
+        "The policy that lets the default stream go ahead of all side streams wherever nothing orders them."
+    ),
     "missing copy": (
         "The other fault of stock hpZ: elements of the secondary tensor that its copy never writes, where "
         "the number of ranks does not divide a parameter's size."
@@ -74,6 +77,10 @@ WORDS = {
     ),
     "pair": "A run and its baseline.",
     "partition": "The piece of a weight that one GPU keeps under ZeRO-3.",
+    "pct(1)": (
+        "The policy that gives each stream a random priority, drawn from the number, and lets it fall at a few "
+        "random points."
+    ),
     "pinned memory": "Memory of the host that a GPU can read by itself, while the host goes on.",
     "policy": (
         "The rule by which the virtual device orders what nothing orders: `eager`, `side-first`, `main-"
@@ -82,6 +89,10 @@ WORDS = {
     "race": (
         "Two accesses to the same memory, at least one a write, that nothing orders: which comes first is "
         "chance."
+    ),
+    "random(1)": (
+        "The policy that lets chance, seeded with the number, choose which stream goes on wherever nothing "
+        "orders them."
     ),
     "rank": "One process of a training, usually one GPU.",
     "read of unwritten memory": (
@@ -95,6 +106,9 @@ WORDS = {
     "secondary tensor": (
         "hpZ's second copy of a weight's piece, spread over the GPUs of one node only. Also called "
         "secondary partition."
+    ),
+    "side-first": (
+        "The policy that lets side streams go ahead of the default stream wherever nothing orders them."
     ),
     "stall": (
         "On a GPU: microseconds that the compute stream is held before each copy on the device; loses no "
@@ -137,12 +151,15 @@ TERMS = {
     "collective": "collectives?",
     "host": "(?<!one )host",
     "hpZ": "hpZ",
+    "main-first": "main-first",
     "overlap_comm": "overlap_comm",
     "overlay": "overlays?",
     "partition": "(?<!secondary )partitions?",
     "pinned memory": "pinned memory",
+    "random(1)": r"random\(\d+\)",
     "rank": "ranks?",
     "secondary tensor": "secondary (?:tensors?|partitions?|cop(?:y|ies))",
+    "side-first": "side-first",
     "stream": "streams?",
     "swapped pair": "swapped pairs?",
     "synchronise": "synchroni[sz]es?",
@@ -165,7 +182,10 @@ def counted(count: int, thing: str) -> str:
 def meaning(word: str) -> tuple[str, str]:
     """The word as the glossary writes it, and what it means. Raises HarnessError with the nearest word."""
     found = {name.lower(): name for name in WORDS}
-    name = found.get(" ".join(word.lower().split()))
+    asked = " ".join(word.lower().split())
+    name = found.get(asked) or found.get(
+        re.sub(r"\(\d[\d,]*\)$", "(1)", asked)
+    )  # whatever a policy's numbers are
     if name is None:
         raise HarnessError(f"{word!r} is no word of the glossary; {nearest(word, WORDS)}")
     return name, WORDS[name]

@@ -58,6 +58,7 @@ def map_cuda() -> None:
     kernels.add_kernels()
     kernels.handle_norms()
     tensors.handle_tensors()
+    tensors.number_devices()
     tensors.register_location()
 
 

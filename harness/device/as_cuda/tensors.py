@@ -34,6 +34,20 @@ def handle_tensors() -> None:
     handles(Tensor.type)(_type)
 
 
+def number_devices() -> None:
+    """A module goes to a device by its number, too; C++, which reads it, would look for an accelerator of its own."""
+    to = torch.nn.Module.to
+
+    def module_to(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        if args and type(args[0]) is int:
+            args = (f"cuda:{args[0]}", *args[1:])
+        if type(kwargs.get("device")) is int:
+            kwargs["device"] = f"cuda:{kwargs['device']}"
+        return to(module, *args, **kwargs)
+
+    torch.nn.Module.to = module_to  # type: ignore[method-assign,assignment]
+
+
 def _cuda(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
     device = args[1] if len(args) > 1 else kwargs.get("device")
     if device is not None:

@@ -127,5 +127,5 @@ def test_ranks_that_do_nothing_any_more_are_ended_and_the_limit_is_named(ranks: 
 
 def test_a_script_that_fails_says_how(ranks: Ranks) -> None:
     assert analyse(ranks, "stuck", "broken").problems == (
-        "rank 0 failed: KeyError: 'no such layer' (in race/scripts/stuck.py:41, broken)",
+        "rank 0 failed: KeyError: 'no such layer' (in tests/deepspeed/race/scripts/stuck.py:41, broken)",
     )

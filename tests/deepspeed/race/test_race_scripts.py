@@ -75,7 +75,7 @@ def test_a_script_that_fails_before_it_trains_says_that_first(tmp_path: Path) ->
     headline, *rest = done.stdout.splitlines()
     assert re.fullmatch(
         r"stuck.py FAILED before its first training step: rank \d failed: KeyError: 'no such layer' "
-        r"\(in race/scripts/stuck.py:41, broken\)",
+        r"\(in tests/deepspeed/race/scripts/stuck.py:41, broken\)",
         headline,
     )
     assert rest[0].startswith("until then, stuck.py, 2 ranks, 0 steps, ")

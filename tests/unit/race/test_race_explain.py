@@ -45,7 +45,7 @@ def test_a_script_that_does_not_parse_is_named_with_its_line(tmp_path: Path) -> 
 SyntaxError: invalid syntax
 """)
     problem = explain(tmp_path, 1, {"how": "failed", "failed": [(0, 1)]})
-    assert problem == "rank 0 failed: SyntaxError: invalid syntax (in home/me/train.py:18)"
+    assert problem == "rank 0 failed: SyntaxError: invalid syntax (in /home/me/train.py:18)"
 
 
 def test_the_line_that_called_torch_is_named_and_not_torchs_own(tmp_path: Path) -> None:
@@ -57,4 +57,4 @@ def test_the_line_that_called_torch_is_named_and_not_torchs_own(tmp_path: Path) 
 RuntimeError: mat1 and mat2 shapes cannot be multiplied
 """)
     problem = explain(tmp_path, 1, {"how": "failed", "failed": [(0, 1)]})
-    assert problem.endswith("cannot be multiplied (in home/me/train.py:7, main)")
+    assert problem.endswith("cannot be multiplied (in /home/me/train.py:7, main)")

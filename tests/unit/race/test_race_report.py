@@ -267,7 +267,7 @@ def test_where_only_a_named_policy_changes_values_its_schedule_is_kept(tmp_path:
     (race,) = conclude(report.model_copy(update={"races": (named,)}), found, tmp_path).races
     assert race.effect is not None
     assert not race.effect.found
-    assert "values change under main-first; replay: hpz race --replay" in effect_text(race.effect)
+    assert "values change under policy main-first; replay: hpz race --replay" in effect_text(race.effect)
     replay, job = read_replay(tmp_path / "replay-main-first.json")
     assert job.policy == "main-first"
     assert replay.expected.digests == ("wrong",)

@@ -35,6 +35,14 @@ def devices():
 
 
 @check
+def device_numbers():
+    number = torch.cuda.current_device()
+    module = torch.nn.Linear(2, 2)
+    assert module.to(number).weight.is_cuda
+    assert torch.nn.Linear(2, 2).to(device=number, dtype=torch.float64).weight.dtype is torch.float64
+
+
+@check
 def default_device():
     torch.set_default_device("cuda")
     try:
