@@ -23,8 +23,8 @@ from harness.race.replay import write_replay
 from harness.race.report import Effect, Race, Report
 from harness.race.searched import Searched
 from harness.race.story import cases_of, story
-from harness.race.text import many
 from harness.system.whole_file import write_json
+from harness.words import counted
 
 Say = Callable[[str], None]
 
@@ -62,12 +62,12 @@ def investigate(
     began = ranks.started if not ranks.jobs else time.monotonic()
     if settings.budget is not None and settings.budget.mode == "exhaustive":
         job = replace(job, every=True)
-    say(f"analysing {job.program.title} on {many(job.program.ranks, 'rank')}")
+    say(f"analysing {job.program.title} on {counted(job.program.ranks, 'rank')}")
     outcome = run(job)
     report = analysed(job, outcome)
     swapped = [*report.of_kind("race"), *report.of_kind("freed-in-use")]
     if settings.budget is not None and swapped and outcome.problem is None:
-        say(f"{many(len(swapped), 'finding')}; searching for schedules that change values")
+        say(f"{counted(len(swapped), 'finding')}; searching for schedules that change values")
         steps = job.program.steps
         job, outcome = in_its_loop(job, outcome, report, run)
         searched, job, outcome = repeated(job, outcome, run)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from harness.race.explain import TIMED_OUT
 from harness.race.report import LABELS, TRAINED_NOTHING, Access, Coverage, Effect, Held, Race, Report
-from harness.words import WORDS, explained
+from harness.words import WORDS, counted, explained
 
 
 def text(report: Report, full: bool = False) -> Iterator[str]:
@@ -48,15 +48,15 @@ def _became(report: Report) -> str:
         return "TRAINED NOTHING"
     word = "STOPPED" if report.problems[0].startswith(TIMED_OUT) else "FAILED"
     return (
-        f"{word} after {many(report.steps, 'step')}"
+        f"{word} after {counted(report.steps, 'step')}"
         if report.steps
         else f"{word} before its first training step"
     )
 
 
 def _ran(report: Report) -> str:
-    steps = [] if report.steps is None else [many(report.steps, "step")]
-    return ", ".join([report.program, many(report.ranks, "rank"), *steps, many(report.ops, "op")])
+    steps = [] if report.steps is None else [counted(report.steps, "step")]
+    return ", ".join([report.program, counted(report.ranks, "rank"), *steps, counted(report.ops, "op")])
 
 
 def _found(report: Report) -> str:
@@ -64,7 +64,7 @@ def _found(report: Report) -> str:
         return "nothing ran, so nothing was analysed"
     kinds = Counter[str](race.kind for race in report.races)
     found = ", ".join(
-        many(kinds[kind], thing) + what for kind, (thing, what) in _WORDS.items() if kinds[kind]
+        counted(kinds[kind], thing) + what for kind, (thing, what) in _WORDS.items() if kinds[kind]
     )
     if report.steps != 0:
         return found or "no unordered accesses"
@@ -73,18 +73,12 @@ def _found(report: Report) -> str:
     return (found or "no unordered accesses") + "; no optimizer step was made: it says nothing of training"
 
 
-def many(count: int, thing: str) -> str:
-    """`1 rank`, `2 ranks`, `2 accesses`."""
-    plural = "es" if thing.endswith("s") else "s"
-    return f"{count} {thing}{'' if count == 1 else plural}"
-
-
 def _coverage_text(seen: Coverage) -> Iterator[str]:
     """What was seen of the run and what was not, by what happened in it."""
-    host = f", {many(seen.host_accesses, 'host access')} to pinned memory" if seen.host_accesses else ""
-    threads = f" and {many(seen.host_threads, 'host thread')}" if seen.host_threads > 1 else ""
+    host = f", {counted(seen.host_accesses, 'host access')} to pinned memory" if seen.host_accesses else ""
+    threads = f" and {counted(seen.host_threads, 'host thread')}" if seen.host_threads > 1 else ""
     yield (
-        f"seen: {many(seen.device_ops, 'op')} on {many(seen.streams, 'stream')}{threads}, "
+        f"seen: {counted(seen.device_ops, 'op')} on {counted(seen.streams, 'stream')}{threads}, "
         f"{seen.collectives} of them collectives{host}"
     )
     ways = Counter[str]()
@@ -98,9 +92,9 @@ def _coverage_text(seen: Coverage) -> Iterator[str]:
 
 
 def _held_text(held: Held) -> Iterator[str]:
+    accesses, storages = counted(held.accesses_peak, "access"), counted(held.storages_peak, "storage")
     yield (
-        f"the analysis held at most {many(held.accesses_peak, 'access')} to {many(held.storages_peak, 'storage')} "
-        f"and {many(held.events_peak, 'event')} a rank"
+        f"the analysis held at most {accesses} to {storages} and {counted(held.events_peak, 'event')} a rank"
     )
     if held.accesses_forgotten:
         were = "access was" if held.accesses_forgotten == 1 else "accesses were"
