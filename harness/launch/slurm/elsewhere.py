@@ -26,21 +26,27 @@ def place_without(script: Path, nodes: Sequence[str]) -> str | None:
 def send_elsewhere(allocation: Allocation, nodes: Sequence[str], ours: Collection[str]) -> str | None:
     """Requeue this task, to start without `nodes`, and so its array's tasks that wait; None, or why that failed.
 
-    `ours` are all nodes that the study has ever left out: what else SLURM was told to exclude stays excluded.
+    Those that wait come first: once this task ends, one of them may start. `ours` are all nodes that the study has ever
+    left out: what else SLURM was told to exclude stays excluded.
     """
-    job = allocation.step_owner
-    kept = [node for node in _excluded(job) if node not in ours]
-    update = ["scontrol", "update", f"excnodelist={','.join(dict.fromkeys([*kept, *nodes]))}"]
+    before = _excluded(allocation.job)
+    kept = [node for node in before if node not in ours]
     array = allocation.job.partition("_")[0]
+    quiet = "2>/dev/null"  # the array's id means those that run, too, and they refuse
     lines = [
         "trap '' TERM",  # it comes with the requeue, and would end the rest
-        f"scontrol requeue {shlex.quote(job)} || exit",
-        shlex.join([*update, f"jobid={job}"]),
-        f"{shlex.join([*update, f'jobid={array}'])} 2>/dev/null",  # refused for those that run
+        f"{_leave_out(array, [*kept, *nodes])} {quiet}",
+        f"scontrol requeue {allocation.job} || {{ {_leave_out(array, before)} {quiet}; exit 1; }}",
+        _leave_out(allocation.job, [*kept, *nodes]),
         "exit 0",
     ]
     code, said = _run(["sh", "-c", "\n".join(lines)])
     return (said or f"scontrol ended with code {code}") if code else None
+
+
+def _leave_out(job: str, nodes: Sequence[str]) -> str:
+    names = ",".join(dict.fromkeys(nodes))
+    return shlex.join(["scontrol", "update", f"jobid={job}", f"excnodelist={names}"])
 
 
 def _excluded(job: str) -> list[str]:

@@ -43,10 +43,9 @@ class Stop:
 class Allocation:
     """Where this task runs, from SLURM's variables."""
 
-    job: str  # ARRAY_TASK, or the plain id outside an array
+    job: str  # ARRAY_TASK, or the plain id outside an array: the last task's own id is its array's, and means all
     restart: int
     nodes: str
-    step_owner: str  # the id that steps of this task carry
 
     @property
     def name(self) -> str:
@@ -57,9 +56,8 @@ class Allocation:
     def from_slurm(cls) -> Allocation:
         get = os.environ.get
         array, task = get("SLURM_ARRAY_JOB_ID"), get("SLURM_ARRAY_TASK_ID")
-        own = get("SLURM_JOB_ID", "")
-        job = f"{array}_{task}" if array and task else own
-        return cls(job, int(get("SLURM_RESTART_COUNT") or 0), get("SLURM_JOB_NODELIST", ""), own)
+        job = f"{array}_{task}" if array and task else get("SLURM_JOB_ID", "")
+        return cls(job, int(get("SLURM_RESTART_COUNT") or 0), get("SLURM_JOB_NODELIST", ""))
 
 
 def run_step(
@@ -90,7 +88,7 @@ def run_step(
 
 def end_steps(allocation: Allocation) -> None:
     """Kill what is left of a task's steps and wait until they are gone."""
-    query = ["squeue", "--noheader", "--steps", f"--jobs={allocation.step_owner}", "--format=%i"]
+    query = ["squeue", "--noheader", "--steps", f"--jobs={allocation.job}", "--format=%i"]
     for _ in range(30):
         listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
         left = [step for step in listed if step.rpartition(".")[2].isdigit()]
@@ -105,7 +103,7 @@ def await_preemption(allocation: Allocation, stop: Stop) -> None:
 
     It tells the steps at once and the job's script only then; one that has ended by itself is not requeued.
     """
-    query = ["scontrol", "show", "job", allocation.step_owner]
+    query = ["scontrol", "show", "job", allocation.job]
     while PREEMPTED.search(subprocess.run(query, capture_output=True, text=True, check=False).stdout):
         deadline = time.monotonic() + PREEMPTION_SECONDS
         while time.monotonic() < deadline:

@@ -57,7 +57,7 @@ def task(study: Study, tmp_path: Path, commands: Path) -> Task:
         results = tmp_path / "results"
         profile = PROFILE.model_copy(update={"health": health})
         (sent,) = submitted(study, results, profile)
-        allocation = Allocation("7_0", 0, "n[0-1]", "7")
+        allocation = Allocation("7_0", 0, "n[0-1]")
         Driver(sent.folder, sent.tasks[0], profile, ["sh", "-c", SRUN, "srun"], allocation).run()
         directory = RunDirectory(results / "runs" / study.runs[0].run_id)
         lines = (directory.path / "allocations.jsonl").read_text().splitlines()
@@ -84,7 +84,11 @@ def test_a_silent_node_is_left_out_and_the_task_sent_again(task: Task, commands:
     (turn,), check = task(Health(exclude_at_most=1))
     assert (turn["outcome"], turn["reason"]) == ("left", "n1: did not answer")
     assert check.excluded == ("n1",) and check.why_not is None
-    assert said(commands) == ["requeue 7", "update excnodelist=n1 jobid=7", "update excnodelist=n1 jobid=7"]
+    assert said(commands) == [
+        "update jobid=7 excnodelist=n1",
+        "requeue 7_0",
+        "update jobid=7_0 excnodelist=n1",
+    ]
 
 
 def test_a_bad_node_stays_where_slurm_has_no_place_without_it(task: Task, commands: Path) -> None:
@@ -112,7 +116,7 @@ def test_what_the_user_excludes_stays_excluded(task: Task, commands: Path) -> No
     command(commands, "hosts", "case $1 in m*) echo m3; echo m4 ;; *) echo n0; echo n1 ;; esac")
     command(commands, "scontrol", names.format(said=commands / "said", code=0))
     task(Health(exclude_at_most=1))
-    assert said(commands)[1] == "update excnodelist=m3,m4,n1 jobid=7"
+    assert said(commands)[0] == "update jobid=7 excnodelist=m3,m4,n1"
 
 
 def test_a_look_at_the_nodes_that_fails_ends_no_run(

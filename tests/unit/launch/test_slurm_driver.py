@@ -30,7 +30,7 @@ def study(study_file: StudyFile) -> Study:
 def driver(study: Study, results: Path, srun: str, profile: Profile = PROFILE) -> Driver:
     """The task of the study's only group; `srun` is a shell line that is run in place of the ranks."""
     (sent,) = submitted(study, results, profile)
-    allocation = Allocation("7_0", 0, "n[0-1]", "7")
+    allocation = Allocation("7_0", 0, "n[0-1]")
     return Driver(sent.folder, sent.tasks[0], profile, ["sh", "-c", srun, "srun"], allocation)
 
 
@@ -140,7 +140,7 @@ def test_runs_are_mirrored_to_wandb_when_their_task_ends(study: Study, tmp_path:
 
 def test_the_allocations_that_made_steps_are_recorded(study: Study, tmp_path: Path) -> None:
     task = driver(study, tmp_path, TRAINS)
-    task.allocation = Allocation("7_0", 2, "n[0-1]", "7")
+    task.allocation = Allocation("7_0", 2, "n[0-1]")
     task.run()
     assert run_directory(study, tmp_path).status().allocations == ("7_0/2",)
 
