@@ -62,7 +62,8 @@ def read_turns(directory: RunDirectory) -> list[Turn]:
 def _unwritten(written: Sequence[Turn], status: Status) -> Turn | None:
     """The last turn, as far as status.json knows it, where there is no line of it.
 
-    It ended with its job, where somebody asked SLURM, else with its last sign of life.
+    It ended with its job, where somebody asked SLURM, and not before its last sign of life: SLURM tells whole seconds,
+    rounded down.
     """
     started = status.started_utc
     if started is None or any(turn.started_utc == started for turn in written):
@@ -70,8 +71,8 @@ def _unwritten(written: Sequence[Turn], status: Status) -> Turn | None:
     begun = written[-1].until_step if written else 0
     reached = max(begun, (status.step or 0) + 1) if status.state == "running" else begun
     outcome = "reached" if status.final else "running" if status.state in OPEN else "lost"
-    ended = status.ended_utc or status.heartbeat_utc or started
-    return Turn(started, max(ended, started), begun, reached, outcome)
+    ended = max(started, status.ended_utc or "", status.heartbeat_utc or "")
+    return Turn(started, ended, begun, reached, outcome)
 
 
 def close_lost_turn(directory: RunDirectory, until_step: int) -> None:

@@ -21,8 +21,9 @@ from tests.conftest import StudyFile
 FINAL = Final(steps=4, skipped_steps=0, shards_sha256="0" * 64)
 
 
-def at(second: int) -> str:
-    return f"2026-01-01T{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}.000Z"
+def at(second: float) -> str:
+    whole, thousandths = divmod(round(1000 * second), 1000)
+    return f"2026-01-01T{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}.{thousandths:03}Z"
 
 
 @pytest.fixture
@@ -87,6 +88,12 @@ def test_a_turn_that_no_driver_was_left_to_write_down_counts_until_its_job_ended
     directory.update_status(state="running", started_utc=at(500), heartbeat_utc=at(530), ended_utc=None)
     assert [turn.outcome for turn in read_turns(directory)] == ["lost", "running"]
     assert hours(directory, study)["restarts"] == pytest.approx(2 * (250 - 100) / 3600)
+
+
+def test_a_sign_of_life_in_the_second_in_which_the_job_ended_still_counts(directory: RunDirectory) -> None:
+    directory.update_status(state="interrupted", started_utc=at(0), heartbeat_utc=at(7.9), ended_utc=at(7))
+    (lost,) = read_turns(directory)
+    assert lost.seconds == pytest.approx(7.9)
 
 
 def test_all_that_a_failed_run_took_is_lost_once(directory: RunDirectory, study: Study) -> None:
