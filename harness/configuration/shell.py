@@ -11,6 +11,7 @@ from typing import Any
 from harness.configuration.facts import facts_of, trainer_facts
 from harness.configuration.files import keys_of, kind_of
 from harness.configuration.found import Found, per_node, whole
+from harness.configuration.overrides import with_overrides
 from harness.configuration.recipes import Follow, accelerate_keys, named_configuration
 from harness.configuration.remarks import Remark
 from harness.system.errors import HarnessError
@@ -93,9 +94,15 @@ def from_shell(
     if (made := _made_by_sed(plain, arguments, read)) is not None:
         written = {made[0]: Found(deepspeed=keys_of(made[1], source, []))}
     recipes = [name for name in started if not name.endswith(".py")]
-    config = _configuration(arguments, recipes, written, follow) or next(
-        (said for said in scripts if said.deepspeed is not None), _by_arguments(arguments)
-    )
+    try:
+        config = _configuration(arguments, recipes, written, follow) or next(
+            (said for said in scripts if said.deepspeed is not None), _by_arguments(arguments)
+        )
+    except HarnessError:
+        if with_overrides(None, plain) is None:
+            raise  # else the command itself says enough
+        config = None
+    config = with_overrides(config, plain)
     if config is None:
         raise HarnessError(
             f"{source}: names no DeepSpeed configuration (--deepspeed, --deepspeed_config, --config_file) "
@@ -276,6 +283,9 @@ def _ranks(
 
     nodes = first(NODES, arguments, variables) or whole(batch.get("nodes", "").partition("-")[0])
     here, total = first(PER_NODE, arguments, variables), first(TOTAL, arguments)
+    whole_node = total == (_gpus(batch) or whole(arguments.get("gpus"))) and "num_machines" not in arguments
+    if total and nodes and nodes > 1 and whole_node:
+        return None, total  # the launcher does not say whether those are the ranks of one node or of all
     if total and (nodes or not here):
         return total, per_node(total, nodes) or here
     if here is None and (visible := variables.get("CUDA_VISIBLE_DEVICES")):

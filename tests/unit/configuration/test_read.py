@@ -162,6 +162,15 @@ LAUNCHES = {
         8,
     ),
     "deepspeed --hostfile hosts train.py --deepspeed ds.json": (None, None),
+    # 8 ranks of one node of the two, or of each: accelerate would be told by --num_machines
+    "#SBATCH -N 2\n#SBATCH --gpus-per-node=8\naccelerate launch --num_processes 8 --config_file ds.json t.py": (
+        None,
+        8,
+    ),
+    "queue.py --num_nodes 2 --gpus 8 -- accelerate launch --num_processes 8 --deepspeed_config_file ds.json t.py": (
+        None,
+        8,
+    ),
 }
 
 
@@ -330,6 +339,33 @@ FORMS = {
     ),
     "deepspeed --num_gpus 8 t.py --size 2": (2, 8, 8),
 }
+
+
+OVERRIDES = {
+    "python -m rl a.ds.zero_optimization.stage=3 a.ds.zero_optimization.zero_hpz_partition_size=8": HPZ,
+    "G=8\nrun.py '+a.zero_optimization.stage=3' '++a.zero_optimization.zero_hpz_partition_size='$G": HPZ,
+    "run.py r.zero_optimization.stage=3 a.zero_optimization.stage=3 a.zero_optimization.zero_hpz_partition_size=8": HPZ,
+    "composer -n 8 train.py gone.yaml zero_optimization.stage=2 zero_optimization.overlap_comm=True x.y=1": {
+        "zero_optimization": {"stage": 2, "overlap_comm": True}
+    },
+    "train.py --config ds.json d.zero_optimization.overlap_comm=false d.bf16.enabled=true d.steps_per_print=1e1": {
+        "zero_optimization": {**HPZ["zero_optimization"], "overlap_comm": False},
+        "bf16": {"enabled": True},
+        "steps_per_print": 10.0,
+    },
+}
+
+
+@pytest.mark.parametrize("line", OVERRIDES)
+def test_keys_that_a_command_sets_one_by_one_are_read(folder: Path, line: str) -> None:
+    found = read(folder, "run.sh", f"#!/bin/bash\n# b.zero_optimization.stage=1\n{line}\n")
+    assert found.deepspeed == OVERRIDES[line]
+    assert any("read from the command line" in str(remark) for remark in found.remarks)
+
+
+def test_a_key_that_a_command_sets_without_the_stage_is_no_configuration(folder: Path) -> None:
+    with pytest.raises(HarnessError, match="give that file as --config"):
+        read(folder, "run.sh", "#!/bin/bash\npython -m rl a.zero_optimization.zero_hpz_partition_size=8\n")
 
 
 @pytest.mark.parametrize("line", FORMS)
