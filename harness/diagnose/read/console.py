@@ -11,11 +11,21 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from harness.diagnose.cells import number
-from harness.diagnose.names import HELD_OUT, NAMES, PART, is_curve_name, is_training, plain
+from harness.diagnose.names import (
+    HELD_OUT,
+    NAMES,
+    PART,
+    column_of,
+    is_curve_name,
+    is_training,
+    plain,
+    step_column,
+)
 from harness.diagnose.read.rows import Row, Rows
 from harness.diagnose.read.tables import flat
 from harness.system.python_text import literal
@@ -34,7 +44,7 @@ def from_console(text: str) -> Rows | None:
     """Rows of a log; None where it holds none."""
     dictionaries = list(_dictionaries(text))
     if any(_has_value(row) for _, _, row in dictionaries):
-        return _with_steps_of_bars(text, dictionaries)
+        return _broken_after(_with_steps_of_bars(text, dictionaries), text, dictionaries[-1][1])
     rows, notes = _of_one_rank(list(_lines(text)))
     return _one_a_step(_continued(rows), notes)
 
@@ -100,6 +110,17 @@ def _with_steps_of_bars(text: str, found: Sequence[tuple[int, int, Row]]) -> Row
             rows = [{"step": of[(a, b)], **row} if (a, b) in of else row for a, b, row in found]
             return Rows(form=form, rows=rows, notes=("steps are those of the progress bar",))
     return Rows(form=form, rows=rows)
+
+
+def _broken_after(rows: Rows, text: str, end: int) -> Rows:
+    """With losses that are not finite in lines after the last dictionary: many a trainer dies as it writes that one."""
+    columns = dict.fromkeys(key for row in rows.rows for key in row if isinstance(key, str))
+    step, (loss, _) = step_column(columns, rows.rows), column_of("loss", columns, "the log")
+    if step is None or loss is None or "loss" not in text[end:].lower():
+        return rows
+    last = max((at for row in rows.rows if (at := number(row.get(step))) is not None), default=math.inf)
+    after = [row for _, row in _lines(text[end:]) if row.get("step", 0) > last and _not_finite(row)]
+    return replace(rows, rows=[*rows.rows, *({step: row["step"], loss: row["loss"]} for row in after)])
 
 
 def _candidates(

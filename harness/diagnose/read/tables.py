@@ -31,6 +31,12 @@ WRAPPERS = (
     "values",
 )
 """Objects that hold a line's values and say nothing of them."""
+KNOWN_NAMES = {name for names in NAMES.values() for name in names}
+MEASURE = re.compile(
+    r"epoch|time|date|sec|hour|mem|gb|gib|speed|tokens?|throughput|flops|samples|acc|score|lr|rate|perplexity|ppl",
+    re.IGNORECASE,
+)
+"""What a column of a pasted table is called that is no run."""
 NO_VALUE = ("no log", "-", "n/a", "")  # as notebooks and pages write it
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
 
@@ -127,6 +133,8 @@ def from_csv(text: str) -> Rows | None:
     names = [name.strip() for name in table[0]]
     if not any(_known(name) for name in names) or any(NO_HEAD.search(name) for name in names):
         return None
+    if sum(len(cells) >= len(names) for cells in table[1:]) < len(table[1:]) / 2:
+        return None  # a sentence with a comma
     if delimiter != ",":  # where a comma parts no cells it may stand in a number
         table = [[_with_point(cell) for cell in cells] for cells in table]
     rows = [_tensorboard(dict(zip(names, cells, strict=False))) for cells in table[1:]]
@@ -177,19 +185,47 @@ def _known(name: str) -> bool:
 
 
 def from_pasted_table(text: str) -> Rows | None:
-    """A table as notebooks show it and pages render it: a head with a step and a loss, then lines of as many cells."""
+    """Tables as notebooks show them and pages render them: a head with a step and a loss, then lines of as many cells.
+
+    Where no column is named as a quantity, as where each is a run, it is the one that the text above speaks of.
+    """
     lines = text.splitlines()
+    rows: list[Row] = []
+    notes: dict[str, None] = {}
+    end = 0
     for place, line in enumerate(lines):
         names = _split(line)
-        if len(names) > 1 and any(plain(name) in NAMES["step"] for name in names) and _has_loss(names):
-            rows = list(_table_rows(lines[place + 1 :], names))
-            if rows:
-                return Rows(form="pasted table", rows=rows)
-    return None
+        if place < end or len(names) < 2 or not any(plain(name) in NAMES["step"] for name in names):
+            continue
+        spoken_of = "" if _has_loss(names) or "|" not in line else _spoken_of(lines[:place])
+        if spoken_of:
+            names = [f"{name} - {spoken_of}" if _may_be_a_run(name) else name for name in names]
+        if not _has_loss(names):
+            continue
+        found = list(_table_rows(lines[place + 1 :], names))
+        end = place + len(found)
+        rows += found
+        if found and spoken_of:
+            what = spoken_of.replace("_", " ")
+            notes[f"no column says what it holds; taken for the {what}, which the text above speaks of"] = (
+                None
+            )
+    return Rows(form="pasted table", rows=rows, notes=tuple(notes)) if rows else None
+
+
+def _spoken_of(above: Sequence[str]) -> str:
+    """The quantity that lines name last; empty where they name none."""
+    said = re.findall(r"grad(?:ient)?[ _-]?norm|loss", "\n".join(above), re.IGNORECASE)
+    return "" if not said else "loss" if said[-1].lower() == "loss" else "grad_norm"
+
+
+def _may_be_a_run(name: str) -> bool:
+    """Whether a column may be called by a run: its name is of no quantity."""
+    return plain(name) not in KNOWN_NAMES and not MEASURE.search(name)
 
 
 def _has_loss(names: Sequence[str]) -> bool:
-    return any(is_curve_name(name) and not re.search(r"\d", name) for name in names)
+    return any(is_curve_name(name) and not re.search(r"\d", plain(name)) for name in names)
 
 
 def _table_rows(lines: Sequence[str], names: Sequence[str]) -> Iterator[Row]:

@@ -691,3 +691,37 @@ def test_of_several_ranks_the_first_counts_and_a_nan_of_any(rank: str) -> None:
     assert list(np.flatnonzero(curve.bad_loss)) == [5]
     assert list(np.delete(curve.loss, 5)) == list(np.delete(TWELVE, 5))
     assert curve.notes == ("lines of 2 ranks; those of rank 0 count, and a loss of any that is not finite",)
+
+
+def test_a_nan_that_a_line_says_after_the_last_dictionary_counts() -> None:
+    step = '{{\n  "step": {0},\n  "total_loss": {1}\n}}\nEpoch: 0, Step: {2}, Rank: 0, loss = {3}\n'
+    log = "".join(step.format(n, loss, n + 1, "nan" if n == 12 else 9) for n, loss in enumerate(TWELVE, 1))
+    curve = read(log + "ZeroDivisionError: float division by zero\n")
+    assert list(curve.step) == list(range(1, 14)) and list(np.flatnonzero(curve.bad_loss)) == [12]
+
+
+TABLE = "| Step | {} | ZeRO-3 |\n|---|---|---|\n" + logged(lambda n, loss: f"| {n} | {loss} | {loss + 1} |\n")
+
+
+def test_columns_of_runs_hold_what_the_text_above_speaks_of() -> None:
+    for said, quantity in (
+        ("the grad_norm, then the loss of", "loss"),
+        ("its **loss**; grad norm:", "grad_norm"),
+    ):
+        one, other = curves_in(f"Here is {said} each\n\n{TABLE.format('ZeRO-2')}\nand more text\n", "post")
+        assert (one.name, other.name) == ("ZeRO-2", "ZeRO-3")
+        assert [list(getattr(one, quantity)), getattr(other, quantity)[0]] == [TWELVE, TWELVE[0] + 1]
+        assert any("which the text above speaks of" in note for note in one.notes)
+
+
+def test_a_column_that_measures_something_else_is_no_run() -> None:
+    (curve,) = curves_in("The loss:\n" + TABLE.format("Tokens per second"), "post")
+    assert curve.loss[0] == TWELVE[0] + 1
+    with pytest.raises(HarnessError, match="nothing that is known as a curve"):
+        curves_in("How fast it is:\n" + TABLE.format("ZeRO-2"), "post")
+
+
+def test_each_table_of_a_post_is_a_run() -> None:
+    post = "".join(f"{run}:\n{TABLE.format('Loss')}\n" for run in ("before", "after"))
+    first, second = curves_in(post, "post")
+    assert list(first.loss) == list(second.loss) == TWELVE
