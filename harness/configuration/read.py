@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.configuration.files import HINT, Kind, keys_of, kind_of, nested, read_text
 from harness.configuration.found import Found
+from harness.configuration.jobs import command_of
 from harness.configuration.python_script import facts_in, from_python
 from harness.configuration.recipes import Follow, facts_of_config, from_accelerate, from_axolotl, from_trainer
 from harness.configuration.remarks import Remark
@@ -34,14 +36,14 @@ def read_configuration(file: Path, depth: int = 0) -> Found:
     if suffix == ".py":
         return from_python(text, str(file), follow)
     if suffix in SHELL or text.startswith("#!"):
-        return _of_shell(text, file, depth, follow)
+        return _of_shell(text, file, follow, depth)
     if blocks := FENCED.findall(text):
         return _of_page(blocks, file, depth)
     remarks: list[Remark] = []
     return _of_keys(keys_of(text, str(file), remarks), file, follow, remarks)
 
 
-def _of_shell(text: str, file: Path, depth: int, follow: Follow) -> Found:
+def _of_shell(text: str, file: Path, follow: Follow, depth: int = 0) -> Found:
     return from_shell(
         text,
         str(file),
@@ -53,7 +55,7 @@ def _of_shell(text: str, file: Path, depth: int, follow: Follow) -> Found:
 
 def read_command(line: str) -> Found:
     """What a command that starts a training says of it, as a script of that one line does. Raises HarnessError."""
-    return _of_shell(line, COMMAND, 0, _follow(COMMAND, 0))
+    return _of_shell(line, COMMAND, _follow(COMMAND, 0))
 
 
 def _of_page(blocks: list[str], file: Path, depth: int) -> Found:
@@ -71,7 +73,7 @@ def _of_page(blocks: list[str], file: Path, depth: int) -> Found:
         remarks: list[Remark] = []
         try:
             if LAUNCHED.search(block):
-                one = _of_shell(block, file, depth, if_here)
+                one = _of_shell(block, file, if_here, depth)
             else:
                 one = _of_keys(keys_of(block, str(file), remarks), file, follow, remarks)
         except HarnessError as error:
@@ -108,6 +110,8 @@ def _of_keys(keys: dict[str, Any], file: Path, follow: Follow, remarks: list[Rem
             facts=facts_of_config(inner),
             remarks=(Remark("assumed", "", text),),
         )
+    if kind == "other" and (command := command_of(keys)) is not None:
+        return replace(_of_shell(command, file, follow), form="description of a job")
     raise HarnessError(f"{file}: {what_it_is(kind, list(map(str, keys)))}; {HINT}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -491,3 +492,64 @@ def test_of_a_post_the_blocks_of_code_are_read_together(folder: Path) -> None:
     assert found.arguments["bf16"] is True
     with pytest.raises(HarnessError):
         read(folder, "post.md", "```\nhello\n```\n")
+
+
+JOBS = {
+    # Kubeflow, SkyPilot, AzureML, Compose, VS Code → release, world size and ranks on a node
+    "pod.yaml": (
+        """
+        kind: PyTorchJob
+        spec:
+          containers:
+            - env: [{name: NODES, value: "4"}]
+              command: [torchrun, "--nnodes=$NODES"]
+              args: [--nproc_per_node, "8", train.py, --deepspeed, ds.json]
+        """,
+        (None, 32, 8),
+    ),
+    "sky.yaml": (
+        """
+        resources: {accelerators: "A100:8"}
+        num_nodes: 4
+        setup: |
+          pip install deepspeed==0.13.4
+        run: |
+          torchrun --nnodes=$SKYPILOT_NUM_NODES --nproc_per_node=$SKYPILOT_NUM_GPUS_PER_NODE \\
+            train.py --deepspeed ds.json
+        """,
+        ("0.13.4", 32, 8),
+    ),
+    "azure.yaml": (
+        """
+        command: python train.py --deepspeed ds.json
+        distribution: {type: pytorch, process_count_per_instance: 8}
+        resources: {instance_count: 2}
+        """,
+        (None, 16, 8),
+    ),
+    "compose.yaml": (
+        """
+        services:
+          cache: {image: redis, command: redis-server}
+          train: {command: "deepspeed --num_gpus 8 train.py --deepspeed_config $DS", environment: [DS=ds.json]}
+        """,
+        (None, 8, 8),
+    ),
+    "launch.json": (
+        '{"version": "0.2.0", "configurations": [{"program": "train.py", "args": ["--deepspeed", "ds.json"]}]}',
+        (None, None, None),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_command_in_a_jobs_description_is_read(folder: Path, name: str) -> None:
+    text, known = JOBS[name]
+    found = read(folder, name, textwrap.dedent(text))
+    assert (found.form, found.deepspeed) == ("description of a job", HPZ)
+    assert (found.release, found.world_size, found.ranks_per_node) == known
+
+
+def test_a_description_that_starts_no_training_is_none(folder: Path) -> None:
+    with pytest.raises(HarnessError, match="is no DeepSpeed configuration"):
+        read(folder, "pod.yaml", "kind: Pod\nspec: {containers: [{command: [sleep, infinity]}]}\n")

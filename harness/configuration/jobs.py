@@ -1,0 +1,67 @@
+"""The command in a job's description, as Kubernetes, SkyPilot, AzureML, Compose or an editor's launch.json hold it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+WORDS = ("setup", "program", "module", "entrypoint", "command", "cmd", "run", "script", "args")
+"""Keys of a command's parts, in their order."""
+VARIABLES = ("env", "envs", "environment", "environment_variables")
+SIZES = {
+    # What a description says of ranks → the variable that a launcher has it from.
+    "num_nodes": "SKYPILOT_NUM_NODES",
+    "instance_count": "NNODES",
+    "process_count_per_instance": "NPROC_PER_NODE",
+}
+STARTS = re.compile(
+    r"(?:^|[\s/])(?:deepspeed|torchrun|accelerate|srun|python3?|swift|llamafactory-cli)\s|--deepspeed"
+)
+
+
+def command_of(keys: Mapping[str, Any]) -> str | None:
+    """The longest command that a description holds, after the variables that it sets; None where it holds none."""
+    found = [text for text in _commands(keys) if STARTS.search(text)]
+    if not found:
+        return None
+    variables = "".join(f"{name}={value}\n" for name, value in dict(_variables(keys)).items())
+    return variables + max(found, key=len)
+
+
+def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Mappings at any depth."""
+    if isinstance(value, Mapping):
+        yield value
+    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _mappings(inner)
+
+
+def _commands(keys: Mapping[str, Any]) -> Iterator[str]:
+    for one in _mappings(keys):
+        yield "\n".join(line for key in WORDS if (line := _line(one.get(key))))
+
+
+def _line(value: Any) -> str:
+    """A command as it stands there, or the words of one."""
+    if isinstance(value, list):
+        return " ".join(str(word) for word in value if isinstance(word, str | int))
+    return value if isinstance(value, str) else ""
+
+
+def _variables(keys: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Variables as a mapping, as a list of names and values (Kubernetes) or of assignments (Compose)."""
+    for one in _mappings(keys):
+        yield from ((variable, str(one[key])) for key, variable in SIZES.items() if key in one)
+        accelerators = one.get("accelerators")
+        if isinstance(accelerators, str) and (gpus := re.search(r":(\d+)", accelerators)):
+            yield "SKYPILOT_NUM_GPUS_PER_NODE", gpus[1]
+        for set_here in (one.get(name) for name in VARIABLES):
+            if isinstance(set_here, Mapping):
+                yield from ((str(name), str(value)) for name, value in set_here.items())
+            for entry in set_here if isinstance(set_here, list) else ():
+                if isinstance(entry, str) and "=" in entry:
+                    name, _, value = entry.partition("=")
+                    yield name, value
+                elif isinstance(entry, Mapping) and "name" in entry and "value" in entry:
+                    yield str(entry["name"]), str(entry["value"])
