@@ -1,6 +1,7 @@
 """DeepSpeed configurations as people hold them, checked against DeepSpeed's keys; releases as people name them."""
 
 from harness.configuration.autos import resolved
+from harness.configuration.files import read_text
 from harness.configuration.found import Found
 from harness.configuration.keys import Checked, checked
 from harness.configuration.read import read_arguments, read_command, read_configuration, script_facts
@@ -21,6 +22,7 @@ __all__ = [
     "read_arguments",
     "read_command",
     "read_configuration",
+    "read_text",
     "resolved",
     "script_facts",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.configuration.facts import facts_of, facts_of_model, trainer_facts
 from harness.configuration.files import kind_of
-from harness.configuration.found import Found
+from harness.configuration.found import Found, whole
 from harness.configuration.keys import AUTO
 from harness.configuration.recipes import Follow, accelerate_keys
 from harness.configuration.remarks import Remark
@@ -55,6 +55,8 @@ CONFIG_NAMES = (
     "default",
 )
 DECIDE = ("zero_optimization", "zero_optimization.stage", "zero_optimization.zero_hpz_partition_size")
+LIGHTNING = ("accelerator", "devices", "num_nodes", "precision", "strategy")
+"""Arguments that Lightning's Trainer and Fabric take and Hugging Face's Trainer does not."""
 OPTIONS = ("--deepspeed_config", "--deepspeed", "--ds_config")
 
 
@@ -71,11 +73,17 @@ def from_python(text: str, source: str, follow: Follow, arguments: Mapping[str, 
         (str(given[key]) for key in ("model_name_or_path", "model") if given.get(key)),
         _pretrained(calls, names),
     )
-    trains = any(_name(call.func).rpartition(".")[2].endswith("Trainer") for call in calls) or bool(given)
+    lightning = _lightning(calls, names)
+    trains = bool(given) or (
+        not lightning and any(_name(call.func).rpartition(".")[2].endswith("Trainer") for call in calls)
+    )
+    ranks, here = _ranks(lightning)
     found = Found(
         form="Python script",
         facts_read=True,
-        arguments=given,
+        arguments=given | _precision(lightning),
+        world_size=ranks,
+        ranks_per_node=here,
         model=model,
         facts=_facts(calls)
         | facts_of(given, model)
@@ -114,7 +122,10 @@ def facts_in(text: str) -> frozenset[str]:
 
 def _facts(calls: list[ast.Call]) -> frozenset[str]:
     found = {
-        fact for call in calls for name, fact in CALLS.items() if f".{_name(call.func)}".endswith(f".{name}")
+        fact
+        for call in calls
+        for name, fact in CALLS.items()
+        if f".{_name(call.func)}".endswith(f".{name}") and not (name == "Trainer" and _is_lightning(call))
     }
     inits = [call for call in calls if f".{_name(call.func)}".endswith(".zero.Init")]
     return frozenset(found | ({"two zero.Init"} if len(inits) > 1 else set()))
@@ -233,6 +244,38 @@ def _arguments(calls: list[ast.Call], names: Mapping[str, Any]) -> dict[str, Any
             values = {word.arg: _value(word.value, names) for word in call.keywords if word.arg}
             found |= {name: value for name, value in values.items() if value is not UNKNOWN}
     return found
+
+
+def _is_lightning(call: ast.Call) -> bool:
+    """Whether a call makes Lightning's Trainer or Fabric rather than Hugging Face's Trainer."""
+    words = {word.arg for word in call.keywords}
+    return _name(call.func).rpartition(".")[2] in ("Trainer", "Fabric") and not words.isdisjoint(LIGHTNING)
+
+
+def _lightning(calls: list[ast.Call], names: Mapping[str, Any]) -> dict[str, Any]:
+    """What Lightning's Trainer or Fabric is made with; empty where there is none."""
+    made = next((call for call in calls if _is_lightning(call)), None)
+    return {word.arg: _value(word.value, names) for word in made.keywords if word.arg} if made else {}
+
+
+def _ranks(lightning: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """World size and ranks on a node: `devices` is a number or a list of them; -1 and "auto" are all there are."""
+    devices = lightning.get("devices")
+    here = len(devices) if isinstance(devices, list) else whole(devices)
+    nodes = whole(lightning.get("num_nodes", 1))
+    return (here * nodes if here and nodes else None), here
+
+
+def _precision(lightning: Mapping[str, Any]) -> dict[str, Any]:
+    """What Lightning makes of its precision, "bf16-mixed" or "16-true", by the names of the Trainer's arguments."""
+    precision = str(lightning.get("precision", ""))
+    return (
+        {"bf16": True}
+        if precision.startswith("bf16")
+        else {"fp16": True}
+        if precision.startswith("16")
+        else {}
+    )
 
 
 def _named_files(calls: list[ast.Call], names: Mapping[str, Any]) -> Iterator[str]:

@@ -22,14 +22,18 @@ from harness.configuration import (
     read_arguments,
     read_command,
     read_configuration,
+    read_text,
     resolved,
     script_facts,
 )
 from harness.diagnose.curve import Told
+from harness.diagnose.read.log import LOGGED, told_by
 from harness.diagnose.setup import Setup, check, judged_as
 from harness.study import ModelFile, any_model, parameter_shapes
 from harness.system.errors import HarnessError
 from harness.variants import installed_release
+
+LOGS = ("", ".log", ".out", ".err", ".txt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +63,13 @@ def read_setup(
     `told` is what its log says; with `assume_installed` the installed DeepSpeed is taken where no release is known.
     """
     given, told = given or Given(), told or Told()
-    found = read_configuration(config) if config else _named(told)
+    if config and (printed := _printed_by(config)) is not None:
+        found = Found(form="log", deepspeed=printed.config)
+        told = replace(
+            printed, **{key: value for key, value in vars(told).items() if value not in (None, "")}
+        )
+    else:
+        found = read_configuration(config) if config else _named(told)
     if given.command:
         found = found.filled(read_command(given.command))
     if given.trainer_args:
@@ -98,6 +108,14 @@ def read_setup(
     except HarnessError as error:
         raise HarnessError(f"{config}: {error}" if config else str(error)) from error
     return setup
+
+
+def _printed_by(config: Path) -> Told | None:
+    """What a log says that is given as the configuration: DeepSpeed prints it when it starts. None for what is none."""
+    if config.suffix not in LOGS or not LOGGED.search(text := read_text(config)):
+        return None
+    told = told_by(text)
+    return told if told.config else None
 
 
 def _named(told: Told) -> Found:

@@ -494,6 +494,27 @@ def test_of_a_post_the_blocks_of_code_are_read_together(folder: Path) -> None:
         read(folder, "post.md", "```\nhello\n```\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "ranks"),
+    {
+        'devices=8, num_nodes=2, precision="bf16-mixed"': (16, 8),
+        "devices=[0, 1], precision='16-true'": (2, 2),
+        "accelerator='gpu', devices=-1": (None, None),
+        "devices='auto', num_nodes=4": (None, None),
+    }.items(),
+)
+@pytest.mark.parametrize("made", ["Trainer", "L.Fabric"])
+def test_lightning_says_ranks_and_precision(
+    folder: Path, made: str, words: str, ranks: tuple[int | None, int | None]
+) -> None:
+    found = read(folder, "fit.py", f"t = {made}({words}, strategy=DeepSpeedStrategy(config='ds.json'))\n")
+    assert (found.world_size, found.ranks_per_node) == ranks and found.deepspeed == HPZ
+    assert "transformers trainer" not in found.facts
+    assert dict(found.arguments) == (
+        {"bf16": True} if "bf16" in words else {"fp16": True} if "16" in words else {}
+    )
+
+
 JOBS = {
     # Kubeflow, SkyPilot, AzureML, Compose, VS Code → release, world size and ranks on a node
     "pod.yaml": (

@@ -47,6 +47,22 @@ def test_a_log_that_prints_its_configuration_needs_no_other() -> None:
     assert not read_setup(None).has_config
 
 
+def test_a_log_is_a_configuration_where_deepspeed_prints_it(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    stamp = "[2024-09-08 23:02:58,990] [INFO] [config.py:989:print]"
+    log.write_text(
+        f"{stamp} DeepSpeed info: version=0.13.4, git-hash=unknown\n{stamp} world_size ......... 16\n"
+        f"{stamp}   json = {json.dumps(zero(), indent=4)}\n{stamp} started\n"
+    )
+    known = read_setup(log)
+    assert (known.release, known.world_size, known.hpz) == ("0.13.4", 16, 8)
+    assert "train.log is read as a log" in map(str, known.remarks)
+    assert read_setup(log, told=Told(release="0.14.0", config={})).release == "0.14.0"
+    log.write_text(f"{stamp} nothing of a configuration\n")
+    with pytest.raises(HarnessError, match=r"train\.log"):
+        read_setup(log)
+
+
 def test_precision_is_known_where_something_says_it(tmp_path: Path) -> None:
     auto = {"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}}
     assert setup(tmp_path, {"bf16": {"enabled": True}}).dtype == "bf16"
