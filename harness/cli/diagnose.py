@@ -28,7 +28,7 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option(
         help="DeepSpeed's JSON, or what names it: an Accelerate, LLaMA-Factory, axolotl or Trainer recipe, a training "
-        "script, an sbatch file."
+        "script, an sbatch file, a job's description, a log that prints it."
     ),
 ]
 ReleaseOption = Annotated[

@@ -23,7 +23,7 @@ Kind = Literal[
 ]
 HINT = (
     "give DeepSpeed's JSON, an Accelerate, LLaMA-Factory or axolotl YAML that names it, "
-    "or the training script or sbatch file that does"
+    "the training script, sbatch file or job description that does, or a log that prints it"
 )
 ZERO = re.compile(r"[\"']?zero_optimization[\"']?\s*:\s*(?=\{)")
 TRAINER = ("per_device_train_batch_size", "num_train_epochs", "output_dir", "max_steps", "logging_steps")

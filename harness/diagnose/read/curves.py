@@ -6,6 +6,7 @@ Each form has a small adapter that makes rows of it; the first that recognises a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,9 @@ ADAPTERS: tuple[Callable[[str], Rows | None], ...] = (
     from_pasted_table,
 )
 IN_A_FOLDER = ("steps.jsonl", "trainer_state.json", "logging.jsonl", "trainer_log.jsonl")
+NOT_FINITE = re.compile(
+    r"(?<![\w/ ])[\"' ]*([A-Za-z][\w/.-]{1,40})[\"']?\s?[:=]\s?[-+]?(?:nan|inf)\b", re.IGNORECASE
+)
 LOGS = ("*.log", "*.out", "*.txt", "*.err")
 
 
@@ -95,6 +99,7 @@ def curves_in(text: str, source: str) -> list[Curve]:
             continue
         if adapter is from_console:
             known = _of_log(text)
+            rows = replace(rows, notes=(*rows.notes, *_not_finite_beside(text)))
         if rows.rows or rows.form == "Hugging Face trainer state":
             return _curves(rows, source, known)
     if is_log(text):
@@ -119,6 +124,13 @@ def _curves(rows: Rows, source: str, known: dict[str, Any] | None = None) -> lis
 def _of_log(text: str) -> dict[str, Any]:
     told = told_by(text)
     return {"told": told, "errors": errors_in(text), "overflows": overflows_in(text)}
+
+
+def _not_finite_beside(text: str) -> list[str]:
+    """What a log says to be not finite and no curve holds, as a critic's loss; nothing where there is no such thing."""
+    names = [name for name in dict.fromkeys(NOT_FINITE.findall(text)) if from_console(f"{name}: nan") is None]
+    some = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+    return [f"not finite, but neither the loss nor the gradient norm that is judged: {some}"] if names else []
 
 
 def _keys_of_json(text: str) -> list[str] | None:

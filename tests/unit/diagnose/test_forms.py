@@ -725,3 +725,10 @@ def test_each_table_of_a_post_is_a_run() -> None:
     post = "".join(f"{run}:\n{TABLE.format('Loss')}\n" for run in ("before", "after"))
     first, second = curves_in(post, "post")
     assert list(first.loss) == list(second.loss) == TWELVE
+
+
+def test_what_is_not_finite_beside_the_curve_is_said() -> None:
+    line = "step:{} - critic/vf_loss:{} - critic/grad_norm:nan - actor/pg_loss:0.1 - actor/grad_norm:{}\n"
+    said = "not finite, but neither the loss nor the gradient norm that is judged: critic/vf_loss, critic/grad_norm"
+    assert said in read("".join(line.format(step, "nan", "nan") for step in (1, 2, 3))).notes
+    assert not any("not finite, but" in note for note in read("step: 1 loss: nan\nstep: 2 loss: 2\n").notes)
