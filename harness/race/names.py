@@ -63,19 +63,28 @@ class Namer:
         yield from self.parameters.items()
 
     def _of_variable(self, storage: int) -> str | None:
-        """The name of a variable, or of an attribute of `self`, in the frames that are issuing the op."""
+        """The name of a variable, of an attribute of `self` or of an optimizer's parameter, in the issuing frames."""
         frame: FrameType | None = sys._getframe(2)
         while frame is not None:
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, torch.optim.Optimizer) and (name := _of_optimizer(owner, storage)):
+                return name
             if not is_hidden(frame.f_code):
-                names = dict(frame.f_locals)
-                owner = names.get("self")
                 attributes = vars(owner) if hasattr(owner, "__dict__") else {}
-                for found, prefix in ((names, ""), (attributes, f"{type(owner).__name__}.")):
+                for found, prefix in ((dict(frame.f_locals), ""), (attributes, f"{type(owner).__name__}.")):
                     for name, value in list(found.items()):
-                        if _holds(value, storage):
-                            return prefix + plain_name(name)
+                        if part := _part_in(value, storage):
+                            return prefix + plain_name(name) + part.removeprefix("data")
             frame = frame.f_back
         return None
+
+
+def _of_optimizer(optimizer: torch.optim.Optimizer, storage: int) -> str:
+    """The parameter of an optimizer that lies there, or its gradient, by its number: copies on a host have no name."""
+    parameters = [one for group in getattr(optimizer, "param_groups", ()) for one in group["params"]]
+    parts = ((number, _part_in(one, storage)) for number, one in enumerate(parameters))
+    number, part = next(((number, part) for number, part in parts if part), (0, ""))
+    return part and f"{type(optimizer).__name__}.parameter{number}{part.removeprefix('data')}"
 
 
 def roots() -> list[torch.nn.Module]:
@@ -96,9 +105,18 @@ def _lies_in(tensor: torch.Tensor, storage: int, view: Footprint) -> bool:
     return mine is not None and overlap(mine, view)
 
 
-def _holds(value: Any, storage: int) -> bool:
-    values = value[:64] if isinstance(value, list | tuple) else (value,)
-    return any(
-        isinstance(item, torch.Tensor) and (found := allocation_of(item)) is not None and found.id == storage
-        for item in values
-    )
+def _part_in(value: Any, storage: int) -> str:
+    """Which part of a tensor, or of one in a list, lies there: `data` or `.grad`; empty where none does."""
+    tensors = [
+        one for one in (value[:64] if isinstance(value, list | tuple) else (value,)) if _is_tensor(one)
+    ]
+    grads = [one.grad for one in tensors if one.is_leaf and one.grad is not None]
+    return "data" if _any_in(tensors, storage) else ".grad" if _any_in(grads, storage) else ""
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def _any_in(tensors: list[torch.Tensor], storage: int) -> bool:
+    return any((allocation := allocation_of(one)) is not None and allocation.id == storage for one in tensors)
