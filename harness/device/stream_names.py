@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from harness.device.nodes import MARK
+from harness.device.streams import Machine
 from harness.device.virtual_collectives import VirtualBackend
 
 HOLDERS_OF_ANY = ("stream", "current", "_current", "default", "previous", "caller", "self", MARK)
@@ -19,24 +19,24 @@ def plain_name(name: str) -> str:
     return name.rpartition("__")[2] if name.startswith("_") and "__" in name[1:] else name
 
 
-def stream_names(streams: Sequence[Any]) -> dict[int, str]:
+def stream_names(machine: Machine) -> dict[int, str]:
     """A name for each stream: the attribute or variable that holds it; the default stream is `compute`."""
-    groups = _group_streams()
-    named = {s.id: groups.get(s.id) or _holder(s) for s in streams[1:]}
+    groups = _group_streams(machine.collectives)
+    named = {s.id: groups.get(s.id) or _holder(s) for s in machine.streams[1:]}
     return {0: "compute"} | {stream: name for stream, name in named.items() if name is not None}
 
 
-def _group_streams() -> dict[int, str]:
-    """The streams on which collectives run, by the ranks of their group."""
-    from deepspeed.comm import comm
-
-    backend = comm.cdb
-    if not isinstance(backend, VirtualBackend):
+def _group_streams(backend: VirtualBackend | None) -> dict[int, str]:
+    """The streams on which collectives and messages run, by the ranks of their group."""
+    if backend is None:
         return {}
     ranks = dict(backend._groups.values())
-    return {
+    of_groups = {
         stream.id: f"collectives of {len(ranks[number])} ranks" if number else "collectives of all"
         for number, stream in backend._streams.items()
+    }
+    return of_groups | {
+        stream.id: f"messages of ranks {low} and {high}" for (_, low, high), stream in backend._pairs.items()
     }
 
 

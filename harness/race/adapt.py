@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from harness.configuration import checked, read_configuration
-from harness.device import Unmapped, VirtualDevice
+from harness.device import VirtualDevice
 from harness.device.memory import DEVICE
 from harness.device.shown import shown
 from harness.race.job import Program
@@ -29,18 +29,6 @@ def adapt_torch(device: VirtualDevice, mapped: bool) -> None:
     if mapped:
         torch.compile = lambda model=None, **_: (lambda f: f) if model is None else model  # type: ignore[assignment]
         torch.nn.Module.compile = lambda *_, **__: None  # type: ignore[method-assign]
-
-
-def refuse_own_ranks() -> None:
-    """A script that starts its ranks itself would have them run outside of the analysis. Its call raises Unmapped."""
-
-    def spawn(*_: Any, **__: Any) -> None:
-        raise Unmapped(
-            "torch.multiprocessing.spawn starts ranks of the program's own, which are not followed; let a launcher "
-            "start them (hpz race -- torchrun --nproc_per_node 2 train.py), and call the function itself with RANK"
-        )
-
-    torch.multiprocessing.spawn = spawn  # type: ignore[attr-defined]
 
 
 def adapt_hugging_face(mapped: bool) -> None:

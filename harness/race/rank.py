@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from harness.device import Device, VirtualDevice, as_cuda, open_device, open_process_device
 from harness.device.stream_names import stream_names
-from harness.race.adapt import MET, adapt_deepspeed, adapt_hugging_face, adapt_torch, refuse_own_ranks
+from harness.race.adapt import MET, adapt_deepspeed, adapt_hugging_face, adapt_torch
 from harness.race.digest import digest_of, values_left
 from harness.race.ends import ends_written, leave, meet_again, write_when_asked
 from harness.race.findings import Costs, shortened
@@ -24,6 +24,7 @@ from harness.race.job import Job
 from harness.race.merge import rank_report, traced
 from harness.race.names import Namer
 from harness.race.native import hide_native
+from harness.race.own_ranks import OwnRanks
 from harness.race.pairs import Pairs
 from harness.race.policy import policy_of
 from harness.race.reads import Reader
@@ -127,7 +128,7 @@ class Watch:
     def name_streams(self) -> None:
         """Now, while the program that holds them is alive."""
         assert self.device is not None
-        self.streams = stream_names(self.device.machine.streams) | self.streams
+        self.streams = stream_names(self.device.machine) | self.streams
 
     def coverage(self) -> Coverage:
         """How much of what this rank did was seen."""
@@ -197,7 +198,8 @@ def run_script(job: Job, watch: Watch) -> str:
     adapt_deepspeed(device, program)
     adapt_hugging_face(program.map_cuda)
     adapt_torch(device, program.map_cuda)
-    refuse_own_ranks()
+    own = OwnRanks(program.ranks)
+    own.follow()
     main = Main(program)
     device.machine.reader = watch.reader
 
@@ -205,7 +207,7 @@ def run_script(job: Job, watch: Watch) -> str:
         """The digest, once the device is done."""
         device.machine.finish()
         if not watch.device_ops:
-            advice = MAPPED_ADVICE if program.map_cuda else ADVICE
+            advice = own.too_few() or (MAPPED_ADVICE if program.map_cuda else ADVICE)
             raise HarnessError(
                 f"{program.title} ran no op on the virtual device, so nothing was analysed: {advice}"
             )

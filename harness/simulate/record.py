@@ -169,7 +169,7 @@ def secondary_storages(model: torch.nn.Module) -> list[tuple[str, int]]:
 
 
 def _stream_names(machine: Machine) -> list[str]:
-    names = stream_names(machine.streams)
+    names = stream_names(machine)
     return [names.get(stream.id) or f"stream {stream.id}" for stream in machine.streams]
 
 

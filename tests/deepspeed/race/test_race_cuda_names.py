@@ -76,11 +76,6 @@ def test_what_cannot_be_mapped_is_one_sentence_with_the_line(ranks: Ranks) -> No
         said(ranks, "graph")
 
 
-def test_a_script_that_starts_ranks_itself_is_told_to_leave_that_to_a_launcher(ranks: Ranks) -> None:
-    with pytest.raises(HarnessError, match=r"endings.py:\d+ \(.*spawn.*\): .* let a launcher start them"):
-        said(ranks, "spawn")
-
-
 def test_a_package_that_needs_a_gpu_says_what_to_switch_off(ranks: Ranks) -> None:
     with pytest.raises(
         HarnessError, match=r"endings.py:\d+ .* needs flash_attn.* switch off attn_implementation"

@@ -36,8 +36,6 @@ if how == "graph":
     deepspeed.init_distributed()
     with torch.cuda.graph(torch.cuda.CUDAGraph()):
         pass
-elif how == "spawn":
-    torch.multiprocessing.spawn(print, nprocs=2)
 elif how == "bar":
     bar_below_the_error()
 elif how == "alone":
