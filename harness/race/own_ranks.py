@@ -12,8 +12,9 @@ import multiprocessing.process
 import os
 import site
 import sysconfig
-import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from harness.device import Unmapped
 from harness.device.torch_private import rendezvous_store
 
 LIBRARIES = (*site.getsitepackages(), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
+GROUPS = ("init_process_group", "init_distributed", "init_device_mesh")
+PATIENCE = timedelta(days=1)  # who waits in vain is found by the process that started the ranks
 INIT = inspect.signature(torch.distributed.init_process_group)
 
 
@@ -90,15 +93,15 @@ class OwnRanks:
         if self.store is None:
             return
         self.joined += 1
-        self._count(f"joined {self.joined}", number)
-        self._count(f"left {self.joined}", number if self.rank == 0 else 0)
+        self._arrive(f"joined {self.joined}", number, wait=True)
+        self._arrive(f"left {self.joined}", number, wait=self.rank == 0)
 
-    def _count(self, key: str, number: int) -> None:
-        """Count this rank, and wait until there are so many."""
-        counted = self.store.add(key, 1)
-        while counted < number:
-            time.sleep(0.01)
-            counted = self.store.add(key, 0)
+    def _arrive(self, where: str, number: int, wait: bool) -> None:
+        """Be one of `number` ranks somewhere; the last to come lets those go on that wait."""
+        if self.store.add(where, 1) == number:
+            self.store.set(f"{where}: all", b"yes")
+        elif wait:
+            self.store.wait([f"{where}: all"], PATIENCE)
 
     def meet(self, initialise: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """As `init_process_group`, at the port that is held for the ranks; again and again, where groups were
@@ -119,16 +122,26 @@ class OwnRanks:
 
 
 def _rank_of(process: Any) -> int | None:
-    """The rank that a process of a script is to be: the first of its function's arguments. None for other processes, as
-    those of a library, which load data, or a reader with a queue."""
+    """The rank that a process of a script is to be: the first of its function's arguments, or `rank`.
+
+    None for other processes: those of a library that load data, readers with a queue, workers that join no group.
+    """
     function: Any = process._target
-    args = process._args
+    args, named = process._args, process._kwargs
     if isinstance(function, functools.partial):
         function, args = function.func, (*function.args, *args)
-    code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
-    if code is None or code.co_filename.startswith(LIBRARIES) or not args or type(args[0]) is not int:
+    rank = named.get("rank", args[0] if args else None)
+    if type(rank) is not int or torch.distributed.is_initialized() or not _joins_a_group(function):
         return None
-    return int(args[0])
+    return rank
+
+
+def _joins_a_group(function: Any) -> bool:
+    """Whether a program's own function stands in a file that makes process groups."""
+    code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
+    if code is None or code.co_filename.startswith(LIBRARIES) or not Path(code.co_filename).is_file():
+        return False
+    return any(name in Path(code.co_filename).read_text(errors="replace") for name in GROUPS)
 
 
 class _Ended:

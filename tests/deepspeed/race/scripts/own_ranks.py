@@ -6,6 +6,7 @@ import sys
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import worker
 
 side = torch.cuda.Stream()
 
@@ -38,10 +39,6 @@ def started(size, *args):
     assert [process.exitcode for process in processes] == [0] * size
 
 
-def answer(queue):
-    queue.put(os.getpid())
-
-
 if __name__ == "__main__":
     how = sys.argv[1]
     if how == "process":
@@ -56,7 +53,7 @@ if __name__ == "__main__":
             assert torch.equal(*all_of_them)
     elif how == "helper":  # a process that is no rank stays one
         queue = mp.get_context("fork").SimpleQueue()
-        helper = mp.get_context("fork").Process(target=answer, args=(queue,))
+        helper = mp.get_context("fork").Process(target=worker.answer, args=(1, queue))
         helper.start()
         assert queue.get() == helper.pid != os.getpid()
         helper.join()
