@@ -94,15 +94,7 @@ def from_shell(
     if (made := _made_by_sed(plain, arguments, read)) is not None:
         written = {made[0]: Found(deepspeed=keys_of(made[1], source, []))}
     recipes = [name for name in started if not name.endswith(".py")]
-    try:
-        config = _configuration(arguments, recipes, written, follow) or next(
-            (said for said in scripts if said.deepspeed is not None), _by_arguments(arguments)
-        )
-    except HarnessError:
-        if with_overrides(None, plain) is None:
-            raise  # else the command itself says enough
-        config = None
-    config = with_overrides(config, plain)
+    config = with_overrides(_of_files(plain, arguments, recipes, written, scripts, follow), plain)
     if config is None:
         raise HarnessError(
             f"{source}: names no DeepSpeed configuration (--deepspeed, --deepspeed_config, --config_file) "
@@ -112,6 +104,25 @@ def from_shell(
     for said in scripts:
         found = found.filled(said)
     return found
+
+
+def _of_files(
+    plain: str,
+    arguments: Mapping[str, Any],
+    recipes: list[str],
+    written: Mapping[str, Found],
+    scripts: list[Found],
+    follow: Follow,
+) -> Found | None:
+    """The configuration of the files that a script names, or of its arguments; None where the command says enough."""
+    try:
+        return _configuration(arguments, recipes, written, follow) or next(
+            (said for said in scripts if said.deepspeed is not None), _by_arguments(arguments)
+        )
+    except HarnessError:
+        if with_overrides(None, plain) is None:
+            raise
+        return None
 
 
 def _configuration(
