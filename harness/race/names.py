@@ -65,10 +65,11 @@ class Namer:
     def _of_variable(self, storage: int) -> str | None:
         """The name of a variable, of an attribute of `self` or of an optimizer's parameter, in the issuing frames."""
         frame: FrameType | None = sys._getframe(2)
+        stepped = None  # the program's own name goes first
         while frame is not None:
             owner = frame.f_locals.get("self")
-            if isinstance(owner, torch.optim.Optimizer) and (name := _of_optimizer(owner, storage)):
-                return name
+            if stepped is None and isinstance(owner, torch.optim.Optimizer):
+                stepped = _of_optimizer(owner, storage)
             if not is_hidden(frame.f_code):
                 attributes = vars(owner) if hasattr(owner, "__dict__") else {}
                 for found, prefix in ((dict(frame.f_locals), ""), (attributes, f"{type(owner).__name__}.")):
@@ -76,7 +77,7 @@ class Namer:
                         if part := _part_in(value, storage):
                             return prefix + plain_name(name) + part.removeprefix("data")
             frame = frame.f_back
-        return None
+        return stepped or None
 
 
 def _of_optimizer(optimizer: torch.optim.Optimizer, storage: int) -> str:
