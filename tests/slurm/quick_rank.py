@@ -1,8 +1,8 @@
 """Stands in for training where only SLURM is under test: same files, same signals, milliseconds instead of seconds.
 
 Started in place of harness.launch.slurm.rank with the same arguments. QUICK_RANK holds JSON: {"step_seconds": 0.02,
-"crash_rank": 1, "crash": "exit" | "kill" | "memory", "crash_attempts": 1, "deaf_seconds": 3,
-"say": ["NAME", …] of variables}.
+"crash_rank": 1, "crash": "exit" | "kill" | "memory", "crash_attempts": 1, "deaf_seconds": 3, "hold_at": 5 where a run
+that begins stays at that step until it is stopped, "say": ["NAME", …] of variables}.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import os
 import signal
 import sys
 import time
+from typing import Any
 
 from harness.launch.slurm.ended import steps_reached
 from harness.launch.slurm.rank import Place, check_placement, listen, log_to
 from harness.record import Final, RunDirectory, StepRecord, StepWriter
 from harness.system.errors import HarnessError
 from harness.system.utc import utc_now
+
+HELD = 600.0  # seconds: longer than any test waits
 
 
 def main() -> int:
@@ -41,7 +44,7 @@ def main() -> int:
         if place.rank == behaviour["crash_rank"]:
             crash(behaviour["crash"])
         wait(60, asked)  # as in a collective that never ends, until srun ends it
-    train(directory, place, until, behaviour.get("step_seconds", 0.01), asked)
+    train(directory, place, until, behaviour, asked)
     return 0
 
 
@@ -61,13 +64,16 @@ def crash(how: str) -> None:
     os._exit(1)
 
 
-def train(directory: RunDirectory, place: Place, until: int, seconds: float, asked: list[int]) -> None:
-    run = directory.run()
+def train(
+    directory: RunDirectory, place: Place, until: int, behaviour: dict[str, Any], asked: list[int]
+) -> None:
+    run, seconds = directory.run(), behaviour.get("step_seconds", 0.01)
     steps, gathers = run.training.steps, 30 if run.shape.hpz > 1 else 0
     step = steps_reached(directory)
+    hold_at = behaviour.get("hold_at") if step == 0 else None
     writer = StepWriter(directory.steps_file, step) if place.rank == 0 else None
     while step < until and not asked:
-        wait(seconds, asked)
+        wait(HELD if step == hold_at else seconds, asked)
         if writer is not None:
             loss = 4.0 - step / 100
             writer.write(StepRecord(step, loss, 1.0, 1e-3, 64, seconds, gathers, None, 0, 0, False))

@@ -53,7 +53,7 @@ def kill_driver(cluster: Cluster) -> None:
 
 
 def test_a_run_that_was_preempted_and_cancelled_is_sent_again(submitter: Submitter, cluster: Cluster) -> None:
-    study, results, run_id, job = start(submitter, 0.3, partition="spare")
+    study, results, run_id, job = start(submitter, partition="spare")
     preempt(cluster)
     watch = Watch(study, results)
     ended = watch.until_ended()
@@ -73,7 +73,7 @@ def test_a_grace_time_is_used_for_a_checkpoint_and_then_waited_for(
     """SLURM signals the ranks when it begins to preempt, and the job's script only when it ends the job."""
     cluster.run(["scontrol", "update", "partition=spare", "GraceTime=10"], check=True)
     try:
-        study, results, run_id, _ = start(submitter, 0.3, partition="spare")
+        study, results, run_id, _ = start(submitter, partition="spare")
         preempt(cluster)
         watch = Watch(study, results)
         ended = watch.until_ended()

@@ -34,9 +34,12 @@ def turns(results: Path, run_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def start(submitter: Submitter, step_seconds: float = 0.15, **profile: Any) -> tuple[Study, Path, str, str]:
-    """Submit one run and wait until it has made some steps: study, results, run id, job id."""
-    submitter.behaviour = {"step_seconds": step_seconds}
+def start(submitter: Submitter, hold: bool = True, **profile: Any) -> tuple[Study, Path, str, str]:
+    """Submit one run and wait until it has made some steps: study, results, run id, job id.
+
+    With `hold` it then makes no more before it is stopped, however long that takes.
+    """
+    submitter.behaviour = {"step_seconds": 0.15} | ({"hold_at": 5} if hold else {"step_seconds": 0.5})
     study, results, (sent,) = submitter(submitter.profile(**profile), training=STEPS, matrix=ONE_RUN)
     run_id = study.runs[0].run_id
     wait_for(lambda: len(steps(results, run_id)) >= 3, results)
@@ -125,14 +128,14 @@ def test_a_node_that_goes_down_requeues_its_run_and_may_come_back(
 
 
 def test_slurmd_may_die_and_come_back_under_a_running_job(submitter: Submitter, cluster: Cluster) -> None:
-    study, results, _, _ = start(submitter)
+    study, results, _, _ = start(submitter, hold=False)
     cluster.kill_node("n1")
     cluster.start_node("n1")
     assert_complete(study, results)
 
 
 def test_slurmctld_may_die_and_come_back_under_a_running_job(submitter: Submitter, cluster: Cluster) -> None:
-    study, results, _, _ = start(submitter, step_seconds=0.5)
+    study, results, _, _ = start(submitter, hold=False)
     running = time.time()
     saved = cluster.folder / "state" / "job_state"
     wait_for(
@@ -153,8 +156,8 @@ def test_a_run_without_heartbeat_is_called_stalled(submitter: Submitter, cluster
 
 @pytest.mark.slow
 def test_the_signal_before_the_limit_saves_the_run_and_requeues_it(submitter: Submitter) -> None:
-    # A limit of one minute with the signal up to a minute before it: SLURM rounds both, so it comes soon.
-    study, results, run_id, _ = start(submitter, step_seconds=0.7, time="00:01:00", signal_lead_seconds=50)
+    # A limit of one minute with the signal up to a minute before it: SLURM rounds both, and looks twice a minute.
+    study, results, run_id, _ = start(submitter, time="00:01:00", signal_lead_seconds=50)
     assert_complete(study, results)
     first, *rest = turns(results, run_id)
     assert first["outcome"] == "stopped" and rest[-1]["outcome"] == "reached"
