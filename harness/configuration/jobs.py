@@ -15,14 +15,15 @@ SIZES = {
     "instance_count": "NNODES",
     "process_count_per_instance": "NPROC_PER_NODE",
 }
-STARTS = re.compile(
-    r"(?:^|[\s/])(?:deepspeed|torchrun|accelerate|srun|python3?|swift|llamafactory-cli)\s|--deepspeed"
+LAUNCHED = re.compile(
+    r"(?:^|\s)(?:deepspeed|torchrun|accelerate launch|srun|python3?|swift|llamafactory-cli)\s"
 )
+"""A text that starts something."""
 
 
 def command_of(keys: Mapping[str, Any]) -> str | None:
     """The longest command that a description holds, after the variables that it sets; None where it holds none."""
-    found = [text for text in _commands(keys) if STARTS.search(text)]
+    found = [text for text in _commands(keys) if LAUNCHED.search(text) or "--deepspeed" in text]
     if not found:
         return None
     variables = "".join(f"{name}={value}\n" for name, value in dict(_variables(keys)).items())

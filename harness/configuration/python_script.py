@@ -269,13 +269,8 @@ def _ranks(lightning: Mapping[str, Any]) -> tuple[int | None, int | None]:
 def _precision(lightning: Mapping[str, Any]) -> dict[str, Any]:
     """What Lightning makes of its precision, "bf16-mixed" or "16-true", by the names of the Trainer's arguments."""
     precision = str(lightning.get("precision", ""))
-    return (
-        {"bf16": True}
-        if precision.startswith("bf16")
-        else {"fp16": True}
-        if precision.startswith("16")
-        else {}
-    )
+    half = "bf16" if precision.startswith("bf16") else "fp16" if precision.startswith("16") else ""
+    return {half: True} if half else {}
 
 
 def _named_files(calls: list[ast.Call], names: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.configuration.files import HINT, Kind, keys_of, kind_of, nested, read_text
 from harness.configuration.found import Found
-from harness.configuration.jobs import command_of
+from harness.configuration.jobs import LAUNCHED, command_of
 from harness.configuration.python_script import facts_in, from_python
 from harness.configuration.recipes import Follow, facts_of_config, from_accelerate, from_axolotl, from_trainer
 from harness.configuration.remarks import Remark
@@ -20,9 +20,6 @@ from harness.system.errors import HarnessError
 DEEP = 4  # files that name each other; more is a circle
 PARENTS = 5  # folders above a file, in which what it names is looked for: recipes name files from their project's root
 FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-LAUNCHED = re.compile(
-    r"(?:^|\s)(?:deepspeed|torchrun|accelerate launch|srun|python3?|swift|llamafactory-cli)\s"
-)
 COMMAND = Path("the command")  # in the place of the file that it is not; what it names lies where one stands
 SHELL = (".sh", ".bash", ".sbatch", ".slurm", ".job", ".sub", ".zsh")
 
