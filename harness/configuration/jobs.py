@@ -54,9 +54,10 @@ def _variables(keys: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Variables as a mapping, as a list of names and values (Kubernetes) or of assignments (Compose)."""
     for one in _mappings(keys):
         yield from ((variable, str(one[key])) for key, variable in SIZES.items() if key in one)
-        accelerators = one.get("accelerators")
-        if isinstance(accelerators, str) and (gpus := re.search(r":(\d+)", accelerators)):
-            yield "SKYPILOT_NUM_GPUS_PER_NODE", gpus[1]
+        # SkyPilot's `A100:8`, `{A100: 8}`, or several that would do: known where all have as many.
+        gpus = set(re.findall(r":\s*(\d+)\b", str(one.get("accelerators", ""))))
+        if len(gpus) == 1:
+            yield "SKYPILOT_NUM_GPUS_PER_NODE", gpus.pop()
         for set_here in (one.get(name) for name in VARIABLES):
             if isinstance(set_here, Mapping):
                 yield from ((str(name), str(value)) for name, value in set_here.items())

@@ -571,6 +571,18 @@ def test_the_command_in_a_jobs_description_is_read(folder: Path, name: str) -> N
     assert (found.release, found.world_size, found.ranks_per_node) == known
 
 
+@pytest.mark.parametrize(
+    ("accelerators", "here"),
+    [("{A100: 8}", 8), ('["A100:8", "H100:8"]', 8), ('["A100:8", "L4:4"]', None), ("L4", None)],
+)
+def test_gpus_of_a_node_are_known_where_all_that_would_do_have_as_many(
+    folder: Path, accelerators: str, here: int | None
+) -> None:
+    run = "torchrun --nproc_per_node=$SKYPILOT_NUM_GPUS_PER_NODE train.py --deepspeed ds.json"
+    found = read(folder, "sky.yaml", f"resources: {{accelerators: {accelerators}}}\nrun: {run}\n")
+    assert found.ranks_per_node == here
+
+
 def test_a_description_that_starts_no_training_is_none(folder: Path) -> None:
     with pytest.raises(HarnessError, match="is no DeepSpeed configuration"):
         read(folder, "pod.yaml", "kind: Pod\nspec: {containers: [{command: [sleep, infinity]}]}\n")
