@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from harness.configuration.found import whole
+
 WORDS = ("setup", "program", "module", "entrypoint", "command", "cmd", "run", "script", "args")
 """Keys of a command's parts, in their order."""
 VARIABLES = ("env", "envs", "environment", "environment_variables")
@@ -14,7 +16,12 @@ SIZES = {
     "num_nodes": "SKYPILOT_NUM_NODES",
     "instance_count": "NNODES",
     "process_count_per_instance": "NPROC_PER_NODE",
+    "nprocPerNode": "NPROC_PER_NODE",
+    "slotsPerWorker": "NPROC_PER_NODE",
+    "nvidia.com/gpu": "GPUS_PER_NODE",
 }
+LAUNCHER = "Launcher"
+"""The pod of an MPIJob that trains nothing itself."""
 LAUNCHED = re.compile(
     r"(?:^|\s)(?:deepspeed|torchrun|accelerate launch|srun|python3?|swift|llamafactory-cli)\s"
 )
@@ -54,6 +61,10 @@ def _variables(keys: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Variables as a mapping, as a list of names and values (Kubernetes) or of assignments (Compose)."""
     for one in _mappings(keys):
         yield from ((variable, str(one[key])) for key, variable in SIZES.items() if key in one)
+        for specs in (one[key] for key in one if str(key).endswith("ReplicaSpecs")):
+            if isinstance(specs, Mapping):  # Kubeflow: a pod is a node
+                pods = [spec.get("replicas", 1) for role, spec in specs.items() if role != LAUNCHER]
+                yield "NNODES", str(sum(whole(number) or 0 for number in pods))
         # SkyPilot's `A100:8`, `{A100: 8}`, or several that would do: known where all have as many.
         gpus = set(re.findall(r":\s*(\d+)\b", str(one.get("accelerators", ""))))
         if len(gpus) == 1:

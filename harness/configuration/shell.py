@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
+from harness.configuration.batch import Job, counted, job_of, started_in
 from harness.configuration.facts import facts_of, trainer_facts
 from harness.configuration.files import keys_of, kind_of
-from harness.configuration.found import Found, per_node, whole
+from harness.configuration.found import Found, whole
 from harness.configuration.overrides import with_overrides
+from harness.configuration.ranks import ranks_of
 from harness.configuration.recipes import Follow, accelerate_keys, named_configuration
 from harness.configuration.remarks import Remark
 from harness.system.errors import HarnessError
 
-SBATCH = re.compile(r"^\s*#SBATCH\s+(.+)$", re.MULTILINE)
 ASSIGNED = re.compile(
     r"(?<![\w.$-])([A-Za-z_]\w*)=(\"[^\"\n]*\"|'[^'\n]*'|\$\(\([^)]*\)\)|(?:\$\(\([^)]*\)\)|[^\s;#&|])*)"
 )
@@ -31,7 +31,6 @@ OPTION = re.compile(
 )
 SED = re.compile(r"s([/|#@])([^/|#@]+)\1([^/|#@]*)\1")
 STARTED = re.compile(r"(?<![\w./-])([\w./-]+\.(?:py|ya?ml))(?![\w.])")
-LONG = {"-N": "nodes", "-n": "ntasks", "-G": "gpus"}
 CONFIG = (
     "deepspeed",
     "deepspeed_config",
@@ -42,9 +41,6 @@ CONFIG = (
     "deepspeed_path",
 )
 RECIPE = ("config_file", "config")
-NODES = ("nnodes", "num_nodes", "num_machines", "NNODES")
-PER_NODE = ("nproc_per_node", "num_gpus", "NPROC_PER_NODE", "GPUS_PER_NODE")
-TOTAL = ("num_processes", "world_size")
 SIZES = (
     "zero_hpz_partition_size",
     "zpg",
@@ -63,20 +59,20 @@ def from_shell(
 
     Raises HarnessError where it names no configuration at all.
     """
-    text = text.replace("\\\n", " ")
-    batch = _batch(text)
-    variables = _variables(text, batch)
+    job = job_of(text)
+    text = counted(text.replace("\\\n", " "), job)
+    variables = _variables(text, job)
     plain = _substituted(text, variables)
     arguments = dict(_arguments(plain))
     written = dict(_here_documents(plain, source))
-    ranks, here = _ranks(arguments, variables, batch)
+    ranks, here = ranks_of(plain, arguments, variables, started_in(plain, job), read)
     model = next(
         (str(arguments[key]) for key in ("model_name_or_path", "model", "base_model") if arguments.get(key)),
         None,
     )
     pins = dict(PINNED.findall(plain))
     found = Found(
-        form="sbatch file" if batch else "shell script",
+        form=job.form,
         arguments=arguments,
         world_size=ranks,
         ranks_per_node=here,
@@ -183,36 +179,9 @@ def _arguments(text: str) -> Iterator[tuple[str, Any]]:
             yield found[1].rpartition(".")[2].replace("-", "_"), True if value is None else value.strip("\"'")
 
 
-def _batch(text: str) -> dict[str, str]:
-    """Options of #SBATCH lines, by their long names."""
-    found: dict[str, str] = {}
-    for line in SBATCH.findall(text):
-        words = line.split("#")[0].replace("=", " ").split()
-        for name, value in pairwise(words):
-            if name.startswith("-"):
-                found[LONG.get(name, name.lstrip("-").replace("-", "_"))] = value
-    return found
-
-
-def _gpus(batch: Mapping[str, str]) -> int | None:
-    """GPUs on a node that a job asks for: --gres=gpu:a100:8, --gpus-per-node=8."""
-    for name in ("gpus_per_node", "gres", "gpus_per_task"):
-        if name in batch and (name != "gres" or batch[name].startswith("gpu")):
-            return whole(batch[name].split(",")[0].rpartition(":")[2])
-    return None
-
-
-def _variables(text: str, batch: Mapping[str, str]) -> dict[str, str]:
-    """Variables that a script sets to what can be read, and those that SLURM sets."""
-    nodes, tasks = (
-        batch.get("nodes", "").partition("-")[0],
-        batch.get("ntasks_per_node", "").partition("(")[0],
-    )
-    found = {"SLURM_NNODES": nodes, "SLURM_JOB_NUM_NODES": nodes, "SLURM_NTASKS_PER_NODE": tasks}
-    found["SLURM_GPUS_ON_NODE"] = str(_gpus(batch) or "")
-    if whole(nodes) and whole(tasks):
-        found["SLURM_NTASKS"] = str(int(nodes) * int(tasks))
-    found = {name: value for name, value in found.items() if value}
+def _variables(text: str, job: Job) -> dict[str, str]:
+    """Variables that a script sets to what can be read, and those that its scheduler sets."""
+    found = job.variables
     for name, value in ASSIGNED.findall(text):
         found[name] = _substituted(value.strip("\"'"), found)
     return found
@@ -280,34 +249,3 @@ def _made_by_sed(
             text = text.replace(old, new)
         return name, text
     return None
-
-
-def _ranks(
-    arguments: Mapping[str, Any], variables: Mapping[str, str], batch: Mapping[str, str]
-) -> tuple[int | None, int | None]:
-    """World size and ranks on a node, as far as they stand there: of the launcher, else of the job."""
-
-    def first(names: tuple[str, ...], *places: Mapping[str, Any]) -> int | None:
-        return next(
-            (number for place in places for name in names if (number := whole(place.get(name)))), None
-        )
-
-    nodes = first(NODES, arguments, variables) or whole(batch.get("nodes", "").partition("-")[0])
-    here, total = first(PER_NODE, arguments, variables), first(TOTAL, arguments)
-    whole_node = total == (_gpus(batch) or whole(arguments.get("gpus"))) and "num_machines" not in arguments
-    if total and nodes and nodes > 1 and whole_node:
-        return None, total  # the launcher does not say whether those are the ranks of one node or of all
-    if total and (nodes or not here):
-        return total, per_node(total, nodes) or here
-    if here is None and (visible := variables.get("CUDA_VISIBLE_DEVICES")):
-        here = len([one for one in visible.split(",") if one.strip().isdigit()]) or None
-    if here:
-        return (nodes * here, here) if nodes else (None if batch or "hostfile" in arguments else here, here)
-    tasks, gpus = (
-        first(("ntasks_per_node",), batch, arguments),
-        _gpus(batch) or first(("gpus_per_node",), arguments),
-    )
-    here = tasks if tasks and tasks > 1 else gpus or tasks  # one task a node starts a rank a GPU
-    if here and nodes:
-        return nodes * here, here
-    return whole(batch.get("ntasks")), here

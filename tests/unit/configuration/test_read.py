@@ -163,6 +163,37 @@ LAUNCHES = {
         8,
     ),
     "deepspeed --hostfile hosts train.py --deepspeed ds.json": (None, None),
+    "deepspeed --hostfile=three.hosts train.py --deepspeed ds.json": (12, 4),
+    "deepspeed --include localhost:4,5,6,7 train.py --deepspeed ds.json": (4, 4),
+    "deepspeed --include=a:0,1@b:0,1 train.py --deepspeed ds.json": (4, 2),
+    "deepspeed --include=a@b:0,1 --num_gpus 8 --hostfile hosts train.py --deepspeed ds.json": (None, 8),
+    # nodes that only the platform knows
+    "torchrun --nnodes $WORLD_SIZE --nproc_per_node 8 train.py --deepspeed ds.json": (None, 8),
+    "NNODES=$SLURM_NTASKS\ntorchrun --nnodes=$NNODES --nproc_per_node=8 train.py --deepspeed ds.json": (
+        None,
+        8,
+    ),
+    "torchrun --standalone --nproc_per_node=8 train.py --deepspeed ds.json": (8, 8),
+    "#SBATCH -N 2 --gres=gpu:4\nsrun torchrun --nnodes 2 --nproc_per_node gpu train.py --deepspeed ds.json": (
+        8,
+        4,
+    ),
+    "#SBATCH -N 2 --gres=gpu:4\nN=$(scontrol show hostnames $SLURM_JOB_NODELIST | wc -l)\n"
+    "torchrun --nnodes $N --nproc_per_node `nvidia-smi -L | wc -l` train.py --deepspeed ds.json": (8, 4),
+    "#SBATCH -N 4\nip=$(srun --nodes=1 --ntasks=1 -w $head hostname)\n"
+    "srun torchrun --nproc_per_node 8 --nnodes 4 train.py --deepspeed ds.json": (32, 8),
+    "#SBATCH -N 4\nfor n in $all; do srun -N1 -n 1 -w $n torchrun --nproc_per_node 8 t.py --deepspeed ds.json; done": (
+        32,
+        8,
+    ),
+    "srun -p gpu -N 2 -n 16 --ntasks-per-node=8 python -u t.py --deepspeed ds.json -n 3": (16, 8),
+    "mpirun -np $((4*8)) -npernode 8 -x NCCL_DEBUG python t.py --deepspeed ds.json": (32, 8),
+    "/opt/openmpi/bin/mpirun -np 4 --map-by ppr:1:node bash -c 'deepspeed --num_gpus 8 t.py --deepspeed ds.json'": (
+        32,
+        8,
+    ),
+    "# mpirun -np 64 python t.py\nmpirun -np 16 -N 4 python t.py --deepspeed ds.json": (16, 4),
+    "mpiexec -n 16 python t.py --deepspeed ds.json": (16, None),
     # 8 ranks of one node of the two, or of each: accelerate would be told by --num_machines
     "#SBATCH -N 2\n#SBATCH --gpus-per-node=8\naccelerate launch --num_processes 8 --config_file ds.json t.py": (
         None,
@@ -177,8 +208,39 @@ LAUNCHES = {
 
 @pytest.mark.parametrize("line", LAUNCHES)
 def test_the_number_of_ranks_is_read_where_it_is_written(folder: Path, line: str) -> None:
+    (folder / "three.hosts").write_text("a slots=4\nb slots=4\n# d slots=4\nc slots=4\n")
     found = read(folder, "run.sh", f"#!/bin/bash\n{line}\n")
     assert (found.world_size, found.ranks_per_node) == LAUNCHES[line]
+
+
+QUEUED = {
+    # What PBS and LSF are asked for → world size and ranks on a node
+    "#PBS -l select=2:ncpus=64:ngpus=4:mpiprocs=4\nmpiexec -n 8 --ppn 4 python t.py --deepspeed ds.json": (
+        8,
+        4,
+    ),
+    "#PBS -lselect=2:ngpus=4\npython t.py --deepspeed ds.json": (8, 4),
+    "#PBS -l nodes=2:ppn=16:gpus=4\npython t.py --deepspeed ds.json": (8, 4),
+    "#PBS -l select=8:ngpus=1\nmpirun python t.py --deepspeed ds.json": (8, None),
+    "#PBS -l select=8:ngpus=1\n#PBS -l place=scatter\nmpirun python t.py --deepspeed ds.json": (8, 1),
+    "#PBS -l select=1:ngpus=2+3:ngpus=4\npython t.py --deepspeed ds.json": (None, None),
+    "#PBS -l select=9\nN=`wc -l < $PBS_NODEFILE`\nmpiexec -n $(( N * 4 )) --ppn 4 python t.py --deepspeed ds.json": (
+        36,
+        4,
+    ),
+    "#PBS -l select=2:mpiprocs=4\nN=$(sort -u $PBS_NODEFILE | wc -l)\nL=$(wc -l < $PBS_NODEFILE)\n"
+    "torchrun --nnodes $N --nproc_per_node $((L / N)) t.py --deepspeed ds.json": (8, 4),
+    "#PBS -l select=9\nsed -e 's/$/ slots=4/' $PBS_NODEFILE > hosts\n"
+    "deepspeed --hostfile=hosts t.py --deepspeed ds.json": (36, 4),
+    '#BSUB -nnodes 4\n#BSUB -gpu "num=6:mode=shared"\npython t.py --deepspeed ds.json': (24, 6),
+}
+
+
+@pytest.mark.parametrize("line", QUEUED)
+def test_other_schedulers_are_asked_for_nodes_and_gpus(folder: Path, line: str) -> None:
+    found = read(folder, "run.sh", f"#!/bin/bash\n{line}\n")
+    assert found.form in ("PBS file", "LSF file")
+    assert (found.world_size, found.ranks_per_node) == QUEUED[line]
 
 
 def test_a_configuration_that_a_script_writes_itself_is_read(folder: Path) -> None:
@@ -527,6 +589,32 @@ JOBS = {
               args: [--nproc_per_node, "8", train.py, --deepspeed, ds.json]
         """,
         (None, 32, 8),
+    ),
+    "pods.yaml": (
+        """
+        kind: PyTorchJob
+        spec:
+          nprocPerNode: auto
+          pytorchReplicaSpecs:
+            Master:
+              replicas: 1
+              template: {spec: {containers: [&pod {
+                command: [torchrun, train.py, --deepspeed, ds.json],
+                resources: {limits: {nvidia.com/gpu: 8}}}]}}
+            Worker: {replicas: 3, template: {spec: {containers: [*pod]}}}
+        """,
+        (None, 32, 8),
+    ),
+    "mpi.yaml": (
+        """
+        kind: MPIJob
+        spec:
+          slotsPerWorker: 4
+          mpiReplicaSpecs:
+            Launcher: {replicas: 1, spec: {containers: [{command: [mpirun, python, train.py, --deepspeed, ds.json]}]}}
+            Worker: {replicas: 2}
+        """,
+        (None, 8, 4),
     ),
     "sky.yaml": (
         """
