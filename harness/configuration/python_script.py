@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from harness.configuration.bindings import bindings
+from harness.configuration.expressions import UNKNOWN, called, value_of
 from harness.configuration.facts import facts_of, facts_of_model, trainer_facts
 from harness.configuration.files import kind_of
 from harness.configuration.found import Found, whole
@@ -14,9 +16,8 @@ from harness.configuration.keys import AUTO
 from harness.configuration.recipes import Follow, accelerate_keys
 from harness.configuration.remarks import Remark
 from harness.system.errors import HarnessError
-from harness.system.python_text import literal, tree_of
+from harness.system.python_text import tree_of
 
-UNKNOWN = object()
 ARGUMENTS = (
     "TrainingArguments",
     "SFTConfig",
@@ -67,7 +68,7 @@ def from_python(text: str, source: str, follow: Follow, arguments: Mapping[str, 
     except SyntaxError as error:
         raise HarnessError(f"{source}: line {error.lineno}: not Python ({error.msg})") from error
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    names = _constants(tree, _options(calls) | _read(arguments or {}))
+    names = bindings(tree, arguments or {})
     given = _arguments(calls, names)
     model = next(
         (str(given[key]) for key in ("model_name_or_path", "model") if given.get(key)),
@@ -75,7 +76,7 @@ def from_python(text: str, source: str, follow: Follow, arguments: Mapping[str, 
     )
     lightning = _lightning(calls, names)
     trains = bool(given) or (
-        not lightning and any(_name(call.func).rpartition(".")[2].endswith("Trainer") for call in calls)
+        not lightning and any(called(call.func).rpartition(".")[2].endswith("Trainer") for call in calls)
     )
     ranks, here = _ranks(lightning)
     found = Found(
@@ -125,94 +126,16 @@ def _facts(calls: list[ast.Call]) -> frozenset[str]:
         fact
         for call in calls
         for name, fact in CALLS.items()
-        if f".{_name(call.func)}".endswith(f".{name}") and not (name == "Trainer" and _is_lightning(call))
+        if f".{called(call.func)}".endswith(f".{name}") and not (name == "Trainer" and _is_lightning(call))
     }
-    inits = [call for call in calls if f".{_name(call.func)}".endswith(".zero.Init")]
+    inits = [call for call in calls if f".{called(call.func)}".endswith(".zero.Init")]
     return frozenset(found | ({"two zero.Init"} if len(inits) > 1 else set()))
-
-
-def _name(node: ast.expr) -> str:
-    """The dotted name of what is called."""
-    if isinstance(node, ast.Attribute):
-        return f"{_name(node.value)}.{node.attr}"
-    return node.id if isinstance(node, ast.Name) else ""
-
-
-def _constants(tree: ast.Module, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Names that are bound once, to a value that can be read; `options` are those of the command line, `args.NAME`."""
-    found: dict[str, Any] = dict(options)
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Assign) or len(node.targets) != 1:
-            continue
-        target, value = node.targets[0], _value(node.value, found)
-        if isinstance(target, ast.Name):
-            found[target.id] = UNKNOWN if target.id in found and found[target.id] != value else value
-        elif isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
-            inner, key = found.get(target.value.id), target.slice
-            if isinstance(inner, dict) and isinstance(key, ast.Constant):
-                inner[key.value] = value  # config["zero_optimization"] = …
-    return {name: value for name, value in found.items() if value is not UNKNOWN}
-
-
-def _options(calls: list[ast.Call]) -> dict[str, Any]:
-    """Defaults of a script's own command line: `args.NAME` → value."""
-    found: dict[str, Any] = {}
-    for call in calls:
-        names = [
-            one.value for one in call.args if isinstance(one, ast.Constant) and isinstance(one.value, str)
-        ]
-        default = next((word.value for word in call.keywords if word.arg == "default"), None)
-        if _name(call.func).endswith("add_argument") and names and isinstance(default, ast.Constant):
-            found[f"args.{names[-1].lstrip('-').replace('-', '_')}"] = default.value
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _read(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a command line as the values that a parser makes of them."""
-    found: dict[str, Any] = {}
-    for name, value in arguments.items():
-        try:
-            found[f"args.{name}"] = literal(value) if isinstance(value, str) else value
-        except ValueError:
-            found[f"args.{name}"] = value
-    return found
-
-
-def _value(node: ast.expr | None, names: Mapping[str, Any]) -> Any:
-    """A value as it stands there; UNKNOWN where it is worked out."""
-    if isinstance(node, ast.Dict):
-        pairs = zip(node.keys, node.values, strict=True)
-        return {key.value: _value(value, names) for key, value in pairs if isinstance(key, ast.Constant)}
-    if isinstance(node, ast.List | ast.Tuple):
-        return [_value(one, names) for one in node.elts]
-    if isinstance(node, ast.Name | ast.Attribute):
-        return names.get(_name(node), UNKNOWN)
-    if isinstance(node, ast.Call) and _name(node.func) in ("int", "float") and len(node.args) == 1:
-        inner = _value(node.args[0], names)
-        return int(inner) if isinstance(inner, int | float) else UNKNOWN
-    if node is None:
-        return None
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError):
-        return _power(node, names)
-
-
-def _power(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """5 * 10**7 and the like."""
-    if not isinstance(node, ast.BinOp):
-        return UNKNOWN
-    left, right = _value(node.left, names), _value(node.right, names)
-    if not isinstance(left, int | float) or not isinstance(right, int | float) or abs(right) > 1e12:
-        return UNKNOWN
-    if isinstance(node.op, ast.Mult):
-        return left * right
-    return left**right if isinstance(node.op, ast.Pow) and abs(right) < 64 and abs(left) < 1e6 else UNKNOWN
 
 
 def _configuration_in(tree: ast.Module, names: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]] | None:
     """The largest dictionary with DeepSpeed's keys, and the keys whose value is worked out."""
-    found = [_value(node, names) for node in ast.walk(tree) if isinstance(node, ast.Dict)]
+    found = [value_of(node, names) for node in ast.walk(tree) if isinstance(node, ast.Dict)]
+    found += [value for value in names.values() if isinstance(value, dict)]  # with what is set in it later
     ours = [
         one
         for one in found
@@ -240,8 +163,8 @@ def _arguments(calls: list[ast.Call], names: Mapping[str, Any]) -> dict[str, Any
     """Arguments of Hugging Face's Trainer that a script writes itself."""
     found: dict[str, Any] = {}
     for call in calls:
-        if _name(call.func).rpartition(".")[2].endswith(ARGUMENTS):
-            values = {word.arg: _value(word.value, names) for word in call.keywords if word.arg}
+        if called(call.func).rpartition(".")[2].endswith(ARGUMENTS):
+            values = {word.arg: value_of(word.value, names) for word in call.keywords if word.arg}
             found |= {name: value for name, value in values.items() if value is not UNKNOWN}
     return found
 
@@ -249,13 +172,13 @@ def _arguments(calls: list[ast.Call], names: Mapping[str, Any]) -> dict[str, Any
 def _is_lightning(call: ast.Call) -> bool:
     """Whether a call makes Lightning's Trainer or Fabric rather than Hugging Face's Trainer."""
     words = {word.arg for word in call.keywords}
-    return _name(call.func).rpartition(".")[2] in ("Trainer", "Fabric") and not words.isdisjoint(LIGHTNING)
+    return called(call.func).rpartition(".")[2] in ("Trainer", "Fabric") and not words.isdisjoint(LIGHTNING)
 
 
 def _lightning(calls: list[ast.Call], names: Mapping[str, Any]) -> dict[str, Any]:
     """What Lightning's Trainer or Fabric is made with; empty where there is none."""
     made = next((call for call in calls if _is_lightning(call)), None)
-    return {word.arg: _value(word.value, names) for word in made.keywords if word.arg} if made else {}
+    return {word.arg: value_of(word.value, names) for word in made.keywords if word.arg} if made else {}
 
 
 def _ranks(lightning: Mapping[str, Any]) -> tuple[int | None, int | None]:
@@ -276,7 +199,7 @@ def _precision(lightning: Mapping[str, Any]) -> dict[str, Any]:
 def _named_files(calls: list[ast.Call], names: Mapping[str, Any]) -> Iterator[str]:
     """JSON files that a script names where a configuration goes."""
     for call in calls:
-        words = {word.arg: _value(word.value, names) for word in call.keywords if word.arg in CONFIG_NAMES}
+        words = {word.arg: value_of(word.value, names) for word in call.keywords if word.arg in CONFIG_NAMES}
         option = [one.value for one in call.args if isinstance(one, ast.Constant)]
         for name, value in words.items():
             asked = name != "default" or any(one in OPTIONS for one in option)
@@ -288,9 +211,9 @@ def _by_arguments(calls: list[ast.Call], names: Mapping[str, Any]) -> dict[str, 
     """ZeRO as Accelerate's plugin and Lightning take it: `zero_stage=3`, `strategy="deepspeed_stage_3_offload"`."""
     for call in calls:
         words = {
-            word.arg: value for word in call.keywords if (value := _value(word.value, names)) is not UNKNOWN
+            word.arg: value for word in call.keywords if (value := value_of(word.value, names)) is not UNKNOWN
         }
-        name = _name(call.func).rpartition(".")[2]
+        name = called(call.func).rpartition(".")[2]
         if name == "DeepSpeedPlugin" and "zero_stage" in words:
             return accelerate_keys({key: value for key, value in words.items() if key}, "no")
         if name == "DeepSpeedStrategy" and "stage" in words:
@@ -305,7 +228,7 @@ def _by_arguments(calls: list[ast.Call], names: Mapping[str, Any]) -> dict[str, 
 
 def _pretrained(calls: list[ast.Call], names: Mapping[str, Any]) -> str | None:
     for call in calls:
-        if _name(call.func).endswith("from_pretrained") and call.args and "Model" in _name(call.func):
-            value = _value(call.args[0], names)
+        if called(call.func).endswith("from_pretrained") and call.args and "Model" in called(call.func):
+            value = value_of(call.args[0], names)
             return value if isinstance(value, str) else None
     return None

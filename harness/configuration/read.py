@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.configuration.files import HINT, Kind, keys_of, kind_of, nested, read_text
-from harness.configuration.found import Found
+from harness.configuration.found import Found, whole
 from harness.configuration.jobs import LAUNCHED, command_of
 from harness.configuration.python_script import facts_in, from_python
 from harness.configuration.recipes import Follow, facts_of_config, from_accelerate, from_axolotl, from_trainer
@@ -57,7 +57,7 @@ def read_command(line: str) -> Found:
 
 def _of_page(blocks: list[str], file: Path, depth: int) -> Found:
     """Of a page or a post the blocks of code together: a configuration, and what training was started with."""
-    found, follow = Found(), _follow(file, depth)
+    read, follow = list[Found](), _follow(file, depth)
     failed: HarnessError | None = None
 
     def if_here(name: str) -> Found:
@@ -70,16 +70,29 @@ def _of_page(blocks: list[str], file: Path, depth: int) -> Found:
         remarks: list[Remark] = []
         try:
             if LAUNCHED.search(block):
-                one = _of_shell(block, file, if_here, depth)
+                read.append(_of_shell(block, file, if_here, depth))
             else:
-                one = _of_keys(keys_of(block, str(file), remarks), file, follow, remarks)
+                read.append(_of_keys(keys_of(block, str(file), remarks), file, follow, remarks))
         except HarnessError as error:
             failed = failed or error
-            continue
-        found = found.filled(one)
-    if found.deepspeed is None:
+    configs = [one for one in read if one.deepspeed is not None]
+    if not configs:
         raise failed or HarnessError(f"{file}: holds no configuration; {HINT}")
-    return found
+    chosen = next((one for one in configs if _sets_hpz(one)), configs[0])
+    found = chosen
+    for one in read:
+        found = found.filled(one) if one.deepspeed in (None, chosen.deepspeed) else found
+    if all(one.deepspeed == chosen.deepspeed for one in configs):
+        return found
+    which = (
+        f"{configs.index(chosen) + 1} of {len(configs)}{', the first with hpZ' if _sets_hpz(chosen) else ''}"
+    )
+    return found.saying(Remark("assumed", "", f"{file.name} holds several configurations; read is {which}"))
+
+
+def _sets_hpz(found: Found) -> bool:
+    zero = (found.deepspeed or {}).get("zero_optimization")
+    return isinstance(zero, Mapping) and (whole(zero.get("zero_hpz_partition_size")) or 1) > 1
 
 
 def _of_keys(keys: dict[str, Any], file: Path, follow: Follow, remarks: list[Remark]) -> Found:

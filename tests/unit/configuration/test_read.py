@@ -483,6 +483,16 @@ def test_a_configuration_amid_other_text_is_found(folder: Path, text: str) -> No
     assert read(folder, "post.md", text).deepspeed == HPZ
 
 
+def test_of_several_configurations_on_a_page_one_is_read_and_said(folder: Path) -> None:
+    block = "```json\n{}\n```\n"
+    first, second = {"zero_optimization": {"stage": 2}}, {**HPZ, "bf16": {"enabled": True}}
+    page = "".join(block.format(json.dumps(one)) for one in (first, second, HPZ))
+    found = read(folder, "notes.md", page)
+    assert found.deepspeed == second
+    assert "read is 2 of 3, the first with hpZ" in str(found.remarks)
+    assert "several" not in str(read(folder, "notes.md", block.format(json.dumps(HPZ)) * 2).remarks)
+
+
 WORDS = st.sampled_from(
     [
         '"zero_optimization"',
@@ -674,3 +684,64 @@ def test_gpus_of_a_node_are_known_where_all_that_would_do_have_as_many(
 def test_a_description_that_starts_no_training_is_none(folder: Path) -> None:
     with pytest.raises(HarnessError, match="is no DeepSpeed configuration"):
         read(folder, "pod.yaml", "kind: Pod\nspec: {containers: [{command: [sleep, infinity]}]}\n")
+
+
+MADE = """
+import argparse
+
+def ds_config(offload, stage=2, bf16=True, zpg=1, dtype=None):
+    device = {{"device": "cpu" if offload else "none"}}
+    zero = {{"stage": stage, "zero_hpz_partition_size": zpg, "offload_param": device}}
+    if stage == 3:
+        zero["reduce_scatter"] = True
+    config = {{"zero_optimization": zero}}
+    if bf16:
+        config["bf16"] = {{"enabled": True}}
+    else:
+        config["fp16"] = {{"enabled": True}}
+    if dtype is not None:
+        config["zero_optimization"]["sub_group_size"] = 1
+    return config
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--stage", type=int, default=3)
+args = parser.parse_args()
+{call}
+"""
+MADE_CONFIG = {
+    "zero_optimization": {
+        "stage": 3,
+        "zero_hpz_partition_size": 8,
+        "offload_param": {"device": "none"},
+        "reduce_scatter": True,
+    },
+    "bf16": {"enabled": True},
+}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "config = ds_config(False, stage=args.stage, zpg=8)",
+        "def main():\n    a = ds_config(False, 3)\n    a['zero_optimization']['zero_hpz_partition_size'] = 8\nmain()",
+        "class A:\n    def set(self):\n        self.config = ds_config(False, 3, zpg=8)\n    def get(self): ...",
+        "config = ds_config(False, 3, True, zpg=8)\nother = ds_config(False, stage=3, zpg=8)",
+    ],
+)
+def test_a_function_that_makes_the_configuration_is_followed(folder: Path, call: str) -> None:
+    assert read(folder, "train.py", MADE.format(call=call)).deepspeed == MADE_CONFIG
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["config = ds_config(False, pick(), zpg=8)", "a = ds_config(True, 3)\nb = ds_config(True, 3, zpg=8)", ""],
+)
+def test_a_function_that_is_called_in_several_ways_says_nothing(folder: Path, call: str) -> None:
+    with pytest.raises(HarnessError, match="works out zero_optimization"):
+        read(folder, "train.py", MADE.format(call=call))
+
+
+def test_keys_that_a_script_sets_on_a_condition_are_worked_out(folder: Path) -> None:
+    asked = "if asked():\n    config['bf16'] = {'enabled': True}\n"
+    found = read(folder, "train.py", f"config = {HPZ}\n{asked}config.update({{'steps_per_print': 1}})\n")
+    assert found.unread == {"bf16"} and (found.deepspeed or {})["steps_per_print"] == 1
