@@ -27,8 +27,8 @@ from harness.system.errors import HarnessError
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        help="DeepSpeed's JSON, or what names it: an Accelerate, LLaMA-Factory, axolotl or Trainer recipe, a training "
-        "script, an sbatch file, a job's description, a log that prints it."
+        help="DeepSpeed's JSON, or what names it: an Accelerate, LLaMA-Factory, axolotl, Lightning or Trainer recipe, "
+        "a training script, a file for sbatch or PBS, a job's description, a log that prints it."
     ),
 ]
 ReleaseOption = Annotated[

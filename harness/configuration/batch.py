@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from harness.configuration.found import whole
+from harness.configuration.found import per_node, whole
 
 LINES = re.compile(r"^\s*#(SBATCH|PBS|BSUB)\s+(.+)$", re.MULTILINE)
 FORMS = {"SBATCH": "sbatch file", "PBS": "PBS file", "BSUB": "LSF file"}
@@ -74,11 +74,12 @@ def _of_slurm(lines: list[str]) -> dict[str, int | None]:
         for name, value in pairwise(words):
             if name.startswith("-"):
                 asked[LONG.get(name, name.lstrip("-").replace("-", "_"))] = value
+    nodes = whole(asked.get("nodes", "").partition("-")[0])
     return {
-        "nodes": whole(asked.get("nodes", "").partition("-")[0]),
+        "nodes": nodes,
         "tasks": whole(asked.get("ntasks")),
         "tasks_per_node": whole(asked.get("ntasks_per_node", "").partition("(")[0]),
-        "gpus_per_node": _gpus(asked),
+        "gpus_per_node": _gpus(asked) or per_node(whole(asked.get("gpus", "").rpartition(":")[2]), nodes),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,8 +10,9 @@ from harness.configuration.bindings import bindings
 from harness.configuration.expressions import UNKNOWN, called, value_of
 from harness.configuration.facts import facts_of, facts_of_model, trainer_facts
 from harness.configuration.files import kind_of
-from harness.configuration.found import Found, whole
+from harness.configuration.found import Found
 from harness.configuration.keys import AUTO
+from harness.configuration.lightning import CLASS, LIGHTNING, precision, ranks, zero_of, zero_of_class
 from harness.configuration.recipes import Follow, accelerate_keys
 from harness.configuration.remarks import Remark
 from harness.system.errors import HarnessError
@@ -56,8 +56,6 @@ CONFIG_NAMES = (
     "default",
 )
 DECIDE = ("zero_optimization", "zero_optimization.stage", "zero_optimization.zero_hpz_partition_size")
-LIGHTNING = ("accelerator", "devices", "num_nodes", "precision", "strategy")
-"""Arguments that Lightning's Trainer and Fabric take and Hugging Face's Trainer does not."""
 OPTIONS = ("--deepspeed_config", "--deepspeed", "--ds_config")
 
 
@@ -78,12 +76,12 @@ def from_python(text: str, source: str, follow: Follow, arguments: Mapping[str, 
     trains = bool(given) or (
         not lightning and any(called(call.func).rpartition(".")[2].endswith("Trainer") for call in calls)
     )
-    ranks, here = _ranks(lightning)
+    world, here = ranks(lightning)
     found = Found(
         form="Python script",
         facts_read=True,
-        arguments=given | _precision(lightning),
-        world_size=ranks,
+        arguments=given | precision(lightning),
+        world_size=world,
         ranks_per_node=here,
         model=model,
         facts=_facts(calls)
@@ -181,21 +179,6 @@ def _lightning(calls: list[ast.Call], names: Mapping[str, Any]) -> dict[str, Any
     return {word.arg: value_of(word.value, names) for word in made.keywords if word.arg} if made else {}
 
 
-def _ranks(lightning: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """World size and ranks on a node: `devices` is a number or a list of them; -1 and "auto" are all there are."""
-    devices = lightning.get("devices")
-    here = len(devices) if isinstance(devices, list) else whole(devices)
-    nodes = whole(lightning.get("num_nodes", 1))
-    return (here * nodes if here and nodes else None), here
-
-
-def _precision(lightning: Mapping[str, Any]) -> dict[str, Any]:
-    """What Lightning makes of its precision, "bf16-mixed" or "16-true", by the names of the Trainer's arguments."""
-    precision = str(lightning.get("precision", ""))
-    half = "bf16" if precision.startswith("bf16") else "fp16" if precision.startswith("16") else ""
-    return {half: True} if half else {}
-
-
 def _named_files(calls: list[ast.Call], names: Mapping[str, Any]) -> Iterator[str]:
     """JSON files that a script names where a configuration goes."""
     for call in calls:
@@ -216,13 +199,10 @@ def _by_arguments(calls: list[ast.Call], names: Mapping[str, Any]) -> dict[str, 
         name = called(call.func).rpartition(".")[2]
         if name == "DeepSpeedPlugin" and "zero_stage" in words:
             return accelerate_keys({key: value for key, value in words.items() if key}, "no")
-        if name == "DeepSpeedStrategy" and "stage" in words:
-            return {"zero_optimization": {"stage": words["stage"]}}
-        if found := re.fullmatch(
-            r"deepspeed_stage_([123])(_offload)?(?:_nvme)?", str(words.get("strategy", ""))
-        ):
-            cpu = {"offload_optimizer": {"device": "cpu"}} if found[2] else {}
-            return {"zero_optimization": {"stage": int(found[1]), **cpu}}
+        if name == CLASS and "stage" in words:
+            return zero_of_class({str(key): value for key, value in words.items()})
+        if (zero := zero_of(str(words.get("strategy", "")))) is not None:
+            return zero
     return None
 
 

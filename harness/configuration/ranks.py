@@ -10,8 +10,8 @@ from harness.configuration.batch import Job
 from harness.configuration.found import per_node, whole
 from harness.system.errors import HarnessError
 
-NODES = ("nnodes", "num_nodes", "num_machines", "NNODES")
-PER_NODE = ("nproc_per_node", "num_gpus", "NPROC_PER_NODE", "GPUS_PER_NODE")
+NODES = ("actor_num_nodes", "nnodes", "num_nodes", "num_machines", "NNODES")
+PER_NODE = ("actor_num_gpus_per_node", "nproc_per_node", "num_gpus", "NPROC_PER_NODE", "GPUS_PER_NODE")
 TOTAL = ("num_processes", "world_size")
 SLOTS = re.compile(r"^\s*(?!#)\S+\s+slots=(\d+)", re.MULTILINE)
 """A line of a hostfile of DeepSpeed's launcher."""
@@ -59,7 +59,7 @@ def ranks_of(
     here = tasks if tasks and tasks > 1 else gpus or tasks  # one task a node starts a rank a GPU
     if here and nodes:
         return nodes * here, here
-    return job.tasks, here
+    return job.tasks, here or per_node(job.tasks, nodes)
 
 
 def _included(chosen: str) -> tuple[int | None, int | None] | None:

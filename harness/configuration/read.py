@@ -11,6 +11,7 @@ from typing import Any
 from harness.configuration.files import HINT, Kind, keys_of, kind_of, nested, read_text
 from harness.configuration.found import Found, whole
 from harness.configuration.jobs import LAUNCHED, command_of
+from harness.configuration.lightning import from_lightning, trainer_of
 from harness.configuration.python_script import facts_in, from_python
 from harness.configuration.recipes import Follow, facts_of_config, from_accelerate, from_axolotl, from_trainer
 from harness.configuration.remarks import Remark
@@ -104,6 +105,8 @@ def _of_keys(keys: dict[str, Any], file: Path, follow: Follow, remarks: list[Rem
             facts=facts_of_config(keys),
             remarks=tuple(remarks),
         )
+    if kind in ("other", "nested", "trainer") and (trainer := trainer_of(keys)) is not None:
+        return from_lightning(trainer, str(file), follow)
     if kind == "accelerate":
         return from_accelerate(keys, str(file), follow)
     if kind == "axolotl":

@@ -176,7 +176,10 @@ def _arguments(text: str) -> Iterator[tuple[str, Any]]:
             continue
         for found in OPTION.finditer(line):
             value = found[2] if found[2] is not None else found[3]
-            yield found[1].rpartition(".")[2].replace("-", "_"), True if value is None else value.strip("\"'")
+            said = True if value is None else value.strip("\"'")
+            yield found[1].rpartition(".")[2].replace("-", "_"), said
+            if "." in found[1]:  # the actor's, say, of models that have their own
+                yield found[1].replace(".", "_").replace("-", "_"), said
 
 
 def _variables(text: str, job: Job) -> dict[str, str]:

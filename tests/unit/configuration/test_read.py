@@ -186,6 +186,14 @@ LAUNCHES = {
         32,
         8,
     ),
+    "#SBATCH -N 2 --gpus=a100:16\nsrun torchrun --nproc_per_node auto t.py --deepspeed ds.json": (16, 8),
+    "#SBATCH --nodes=2 --ntasks=16\nsrun python t.py --deepspeed ds.json": (16, 8),
+    "python -m openrlhf.cli.train_ppo_ray --ref_num_nodes 1 --actor_num_nodes 2 --actor_num_gpus_per_node 8 "
+    "--critic_num_nodes 1 --deepspeed ds.json": (16, 8),
+    "python -m ppo --actor.num_nodes 2 --actor.num_gpus_per_node 8 --ref.num_nodes 1 --deepspeed ds.json": (
+        16,
+        8,
+    ),
     "srun -p gpu -N 2 -n 16 --ntasks-per-node=8 python -u t.py --deepspeed ds.json -n 3": (16, 8),
     "mpirun -np $((4*8)) -npernode 8 -x NCCL_DEBUG python t.py --deepspeed ds.json": (32, 8),
     "/opt/openmpi/bin/mpirun -np 4 --map-by ppr:1:node bash -c 'deepspeed --num_gpus 8 t.py --deepspeed ds.json'": (
@@ -585,6 +593,51 @@ def test_lightning_says_ranks_and_precision(
     assert dict(found.arguments) == (
         {"bf16": True} if "bf16" in words else {"fp16": True} if "16" in words else {}
     )
+
+
+LIGHTNING = {
+    # Recipes of Hydra and of Lightning's CLI → ZeRO's keys, world size, precision
+    "accelerator: gpu\ndevices: 4\nnum_nodes: 2\nmax_steps: 9\nprecision: bf16-mixed\nstrategy: deepspeed_stage_3\n": (
+        {"stage": 3},
+        8,
+        {"bf16": True},
+    ),
+    "strategy: deepspeed_stage_3_offload\ndevices: [0, 1]\n": (
+        {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+        2,
+        {},
+    ),
+    "trainer: {devices: 8, strategy: {class_path: a.DeepSpeedStrategy, init_args: {stage: 3}}}\n": (
+        {"stage": 3},
+        8,
+        {},
+    ),
+    "trainer: {devices: 8, num_nodes: 2, strategy: {_target_: a.DeepSpeedStrategy, config: ds.json}}\n": (
+        HPZ["zero_optimization"],
+        16,
+        {},
+    ),
+    "fabric: {devices: auto, strategy: {_target_: a.DeepSpeedStrategy, config: {zero_optimization: {stage: 1}}}}\n": (
+        {"stage": 1},
+        None,
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("text", LIGHTNING)
+def test_a_recipe_of_lightning_is_read(folder: Path, text: str) -> None:
+    found = read(folder, "trainer.yaml", text)
+    assert ((found.deepspeed or {})["zero_optimization"], found.world_size, found.arguments) == LIGHTNING[
+        text
+    ]
+
+
+def test_a_recipe_of_lightning_without_deepspeed_is_said_to_be_that(folder: Path) -> None:
+    with pytest.raises(
+        HarnessError, match=r"trainer.yaml: the strategy is ddp: this trains without DeepSpeed"
+    ):
+        read(folder, "trainer.yaml", "trainer: {devices: 8, strategy: ddp}\n")
 
 
 JOBS = {
