@@ -89,12 +89,16 @@ class _Walk:
 
 def _called(node: ast.AST) -> list[str]:
     """The last names of what a statement calls."""
-    return [called(one.func).rpartition(".")[2] for one in ast.walk(node) if isinstance(one, ast.Call)]
+    return [_last(one) for one in ast.walk(node) if isinstance(one, ast.Call)]
+
+
+def _last(call: ast.Call) -> str:
+    return called(call.func).rpartition(".")[2]
 
 
 def _given_back(node: ast.expr, names: Mapping[str, Any], own: Mapping[str, Function]) -> Any:
     """A value, of a call of the script's own function what that gives back."""
-    function = own.get(called(node.func).rpartition(".")[2]) if isinstance(node, ast.Call) else None
+    function = own.get(_last(node)) if isinstance(node, ast.Call) else None
     if function is None:
         return value_of(node, names)
     back = [one.value for one in ast.walk(function) if isinstance(one, ast.Return) and one.value is not None]
@@ -153,13 +157,13 @@ def _read(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parameters(tree: ast.Module, calls: list[ast.Call], names: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of the script's own functions, where every call gives the same."""
+    by_name: dict[str, list[ast.Call]] = {}
+    for call in calls:
+        by_name.setdefault(_last(call), []).append(call)
     found: dict[str, Any] = {}
     for function in (node for node in ast.walk(tree) if isinstance(node, Function)):
-        made = [
-            _given(function, call, names)
-            for call in calls
-            if called(call.func).rpartition(".")[2] == function.name
-        ] or [dict.fromkeys(_names(function), UNKNOWN)]
+        made = [_given(function, call, names) for call in by_name.get(function.name, ())]
+        made = made or [dict.fromkeys(_names(function), UNKNOWN)]
         for name, value in made[0].items():
             same = all(one[name] == value for one in made) and found.get(name, value) == value
             found[name] = value if same else UNKNOWN
