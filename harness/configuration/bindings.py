@@ -138,9 +138,12 @@ def _options(calls: list[ast.Call]) -> dict[str, Any]:
         names = [
             one.value for one in call.args if isinstance(one, ast.Constant) and isinstance(one.value, str)
         ]
-        default = next((word.value for word in call.keywords if word.arg == "default"), None)
-        if called(call.func).endswith("add_argument") and names and isinstance(default, ast.Constant):
-            found[f"args.{names[-1].lstrip('-').replace('-', '_')}"] = default.value
+        words = {word.arg: word.value for word in call.keywords}
+        default, action = value_of(words.get("default"), {}), value_of(words.get("action"), {})
+        if default is None and action in ("store_true", "store_false"):
+            default = action == "store_false"  # a flag that is not given
+        if called(call.func).endswith("add_argument") and names and default is not UNKNOWN:
+            found[f"args.{names[-1].lstrip('-').replace('-', '_')}"] = default
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -798,3 +798,8 @@ def test_keys_that_a_script_sets_on_a_condition_are_worked_out(folder: Path) -> 
     asked = "if asked():\n    config['bf16'] = {'enabled': True}\n"
     found = read(folder, "train.py", f"config = {HPZ}\n{asked}config.update({{'steps_per_print': 1}})\n")
     assert found.unread == {"bf16"} and (found.deepspeed or {})["steps_per_print"] == 1
+    flag = "parser.add_argument('--half', action='store_true')\n"
+    script = f"{flag}config = {HPZ}\n{asked.replace('asked()', 'args.half')}"
+    assert read(folder, "train.py", script).deepspeed == HPZ
+    (folder / "run.sh").write_text("#!/bin/bash\ndeepspeed train.py --half\n")
+    assert read_configuration(folder / "run.sh").deepspeed == {**HPZ, "bf16": {"enabled": True}}
