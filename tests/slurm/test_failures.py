@@ -156,8 +156,8 @@ def test_a_run_without_heartbeat_is_called_stalled(submitter: Submitter, cluster
 
 @pytest.mark.slow
 def test_the_signal_before_the_limit_saves_the_run_and_requeues_it(submitter: Submitter) -> None:
-    # A limit of one minute with the signal up to a minute before it: SLURM rounds both, and looks twice a minute.
-    study, results, run_id, _ = start(submitter, time="00:01:00", signal_lead_seconds=50)
+    # SLURM looks twice a minute: the signal comes once, 60 to 90 s after the start, and finds who listens.
+    study, results, run_id, _ = start(submitter, time="00:02:00", signal_lead_seconds=30)
     assert_complete(study, results)
     first, *rest = turns(results, run_id)
     assert first["outcome"] == "stopped" and rest[-1]["outcome"] == "reached"

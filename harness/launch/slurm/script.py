@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 
+EARLIER_SECONDS = 60  # by so much SLURM may send the signal before it is due
+START_SECONDS = 30  # until a task listens
 TEMPLATE = REPOSITORY / "slurm" / "study.sbatch.j2"
 
 
@@ -47,12 +49,14 @@ def render(submission: Submission, profile: Profile) -> str:
 
 
 def check_lead(profile: Profile) -> None:
-    """Refuse a signal that would come before a task has started."""
-    if profile.signal_lead_seconds >= profile.limit_seconds:
+    """Refuse a signal that may come before a task listens: SLURM sends it once, and up to a minute earlier (sbatch(1),
+    --signal)."""
+    least = profile.signal_lead_seconds + EARLIER_SECONDS + START_SECONDS
+    if profile.limit_seconds < least:
         raise HarnessError(
             f"signal_lead_seconds: {profile.signal_lead_seconds} s before the limit, but profile {profile.name!r} has "
-            f"time={profile.time!r}, {profile.limit_seconds} s in all, and so no step would be made; set it well "
-            "below that, or time higher"
+            f"time={profile.time!r}, {profile.limit_seconds} s in all: SLURM sends that signal up to a minute early, "
+            f"and it might come before a task has started; set it lower, or time to {least} s or more"
         )
 
 

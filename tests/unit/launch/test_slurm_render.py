@@ -122,11 +122,14 @@ def test_more_gpus_than_the_profile_has_are_refused() -> None:
 
 
 @pytest.mark.parametrize("time", ["00:05:00", "5", "0-00:05:00"])
-def test_a_signal_that_would_come_before_the_start_is_refused_with_both_values(time: str) -> None:
-    with pytest.raises(
-        HarnessError, match=rf"signal_lead_seconds: 600 s .* time='{time}', 300 s in all, .* set it"
-    ):
-        render(submission(), Profile(name="short", time=time, signal_lead_seconds=600))
+@pytest.mark.parametrize("lead", [211, 600])
+def test_a_signal_that_may_come_before_the_start_is_refused_with_both_values(time: str, lead: int) -> None:
+    said = (
+        rf"signal_lead_seconds: {lead} s .* time='{time}', 300 s in all: .* or time to {lead + 90} s or more"
+    )
+    with pytest.raises(HarnessError, match=said):
+        render(submission(), Profile(name="short", time=time, signal_lead_seconds=lead))
+    assert "USR1@210" in render(submission(), Profile(name="short", time=time, signal_lead_seconds=210))
 
 
 def test_more_nodes_than_the_profile_has_are_refused() -> None:
