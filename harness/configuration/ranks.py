@@ -52,7 +52,8 @@ def ranks_of(
         here = len([one for one in visible.split(",") if one.strip().isdigit()]) or None
     if here:
         # Nodes that are named but not known here are not one: `--nnodes $WORLD_SIZE`.
-        several = job != Job() or "hostfile" in arguments or any(name in arguments for name in NODES)
+        named = any(name in place for place in (arguments, variables) for name in NODES)
+        several = named or job != Job() or "hostfile" in arguments
         return (nodes * here, here) if nodes else (None if several else here, here)
     tasks = job.tasks_per_node or first(("ntasks_per_node",), arguments)
     gpus = job.gpus_per_node or first(("gpus_per_node",), arguments)

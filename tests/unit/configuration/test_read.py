@@ -168,6 +168,7 @@ LAUNCHES = {
     "deepspeed --include=a:0,1@b:0,1 train.py --deepspeed ds.json": (4, 2),
     "deepspeed --include=a@b:0,1 --num_gpus 8 --hostfile hosts train.py --deepspeed ds.json": (None, 8),
     # nodes that only the platform knows
+    "NNODES=$WORLD_SIZE NPROC_PER_NODE=8 swift sft --deepspeed ds.json": (None, 8),
     "torchrun --nnodes $WORLD_SIZE --nproc_per_node 8 train.py --deepspeed ds.json": (None, 8),
     "NNODES=$SLURM_NTASKS\ntorchrun --nnodes=$NNODES --nproc_per_node=8 train.py --deepspeed ds.json": (
         None,
