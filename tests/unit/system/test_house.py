@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from harness.system.places import REPOSITORY
 
@@ -61,3 +64,10 @@ def test_a_module_says_what_it_is_for_and_can_be_read(module: Path) -> None:
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     long = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
     assert {name: lines for name, lines in long.items() if lines > STATEMENT_LINES} == {}
+
+
+def test_every_package_of_the_environment_runs_on_the_oldest_python_that_is_promised() -> None:
+    promised = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["requires-python"]
+    oldest = f"{promised.removeprefix('>=')}.0"
+    asked = {item.name: item.metadata.get("Requires-Python") or "" for item in distributions()}
+    assert {name: python for name, python in asked.items() if oldest not in SpecifierSet(python)} == {}
