@@ -38,6 +38,7 @@ from harness.cli.race_options import (
 )
 from harness.configuration import checked, read_configuration
 from harness.race.corpus import race_corpus
+from harness.race.effects import what_changed
 from harness.race.explore import Budget
 from harness.race.fault import is_corpus, load_corpus
 from harness.race.fault_pairs_table import print_pairs
@@ -45,7 +46,7 @@ from harness.race.investigate import Settings, investigate
 from harness.race.job import Job, Program
 from harness.race.launch import Ranks
 from harness.race.launchers import Launched, is_launcher, read_launch
-from harness.race.replay import Values, changed_versions, read_replay, replayed
+from harness.race.replay import Again, Values, read_replay, replayed
 from harness.race.report import Report
 from harness.race.survey import race_study
 from harness.race.table import print_matrix
@@ -87,8 +88,8 @@ def race(
     hpz race experiments/races.yaml, hpz race results/laptop/runs/RUN, hpz race --replay FILE; and a corpus of faults,
     each on the release that has it and on the one that ended it: hpz race experiments/corpus.
 
-    Exit codes: 0 it ran to its end, whatever was found (see --fail-on-race); 1 the program failed, a replay gave other
-    values, or a fault of the corpus was missed; 2 it could not be run or analysed.
+    Exit codes: 0 it ran to its end, whatever was found (see --fail-on-race); 1 the program failed, a replay shows
+    nothing here, or a fault of the corpus was missed; 2 it could not be run or analysed.
     """
     for lock in dead_locks():
         Console(stderr=True).print(
@@ -256,25 +257,40 @@ def show(report: Report, folder: Path, shown: Shown) -> None:
 def _replay(file: Path, settings: Settings, as_json: bool) -> None:
     replay, job = read_replay(file)
     with Ranks.of(job.program) as ranks:
-        same, values = replayed(replay, job, lambda job: ranks.run(job, settings.timeout))
-    changed = changed_versions(replay)
+        again = replayed(replay, job, lambda job: ranks.run(job, settings.timeout))
     if as_json:
         content = {
-            "reproduced": same,
+            "reproduced": again.same,
+            "shows": again.shows,
             "expected": replay.expected.model_dump(),
-            "found": values.model_dump(),
-            "changed_versions": changed,
+            "found": Values.of(again.outcome).model_dump(),
+            "order_of_issue": [Values.of(outcome).model_dump() for outcome in again.issued],
+            "changed_versions": again.changed,
         }
         print(json.dumps(content, indent=1))
     else:
         for line in replay.story:
             print(line)
-        print("reproduced to the bit" if same else f"NOT reproduced: {not_reproduced(values, changed)}")
-    if not same:
+        print(what_came_again(again))
+    if not again.shows:
         raise typer.Exit(1)
 
 
-def not_reproduced(values: Values, changed: list[str]) -> str:
-    """Why, as far as can be said."""
-    what = f"the program {values.problem}" if values.problem else "other values came out"
-    return f"{what}; {'; '.join(changed) or 'all package versions are those that it was found with'}"
+def what_came_again(again: Again) -> str:
+    """Whether the race showed again, and where not to the bit: what showed here, and what may be the reason."""
+    if again.same:
+        return "reproduced to the bit"
+    reasons = (
+        "; ".join(again.changed)
+        or "all packages are those that it was found with, the processor may be another"
+    )
+    order = again.issued[0]
+    if again.shows:
+        return f"shown again, with other values: {what_changed(order, again.outcome)} ({reasons})"
+    if order.problem:
+        return f"NOT reproduced: the program {order.problem} in the order of issue too; {reasons}"
+    if again.chance:
+        return f"NOT reproduced: the order of issue does not end twice alike here; {reasons}"
+    if again.outcome.problem:
+        return f"NOT reproduced: the program {again.outcome.problem}; {reasons}"
+    return f"NOT reproduced: the values are those of the order of issue; {reasons}"

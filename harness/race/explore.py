@@ -89,18 +89,13 @@ class Search:
         return self.reusing
 
     def changes(self, job: Job) -> Outcome | None:
-        """Run a schedule; the outcome where the program fails or its final values differ, else None.
-
-        Ranks that end up waiting for each other show nothing: on a device with real streams they would not.
-        """
+        """Run a schedule; the outcome where the program fails or its final values differ, else None."""
         self.tried += 1
         return self.changed(job, self.run(job))
 
     def changed(self, job: Job, outcome: Outcome) -> Outcome | None:
         """The outcome of a schedule, where it shows something."""
-        if outcome.problem is not None:
-            return outcome if outcome.problem.startswith("rank ") else None
-        return outcome if differs(self.reference_of(job), outcome) else None
+        return outcome if has_changed(self.reference_of(job), outcome) else None
 
     def named_policies(self) -> None:
         """side-first, main-first and the random seeds."""
@@ -215,6 +210,16 @@ def spread(flips: Sequence[Flip], count: int) -> list[Flip]:
     """At most `count` of them, the last (which the program's end is nearest to) first, evenly apart."""
     step = max(1, len(flips) // max(1, count))
     return list(reversed(flips))[::step][:count]
+
+
+def has_changed(reference: Outcome, outcome: Outcome) -> bool:
+    """Whether a schedule shows something: the program fails, or ends with other values.
+
+    Ranks that end up waiting for each other show nothing: on a device with real streams they would not.
+    """
+    if outcome.problem is not None:
+        return outcome.problem.startswith("rank ")
+    return differs(reference, outcome)
 
 
 def differs(reference: Outcome, outcome: Outcome) -> bool:

@@ -51,12 +51,18 @@ class Program:
 
     @classmethod
     def of_run(cls, run: Run, steps: int | None = None) -> Program:
-        """The training of a run on the virtual device, `steps` steps of it."""
+        """The training of a run on the virtual device, `steps` steps of it; its order does not depend on its text."""
         training = run.training.model_copy(
             update={"steps": min(steps or run.training.steps, run.training.steps), "checkpoint_every": 0}
         )
         run = run.model_copy(
-            update={"device": "virtual", "policy": "eager", "poison": "nan", "training": training}
+            update={
+                "device": "virtual",
+                "policy": "eager",
+                "poison": "nan",
+                "training": training,
+                "data": run.data.as_here(),
+            }
         )
         return cls(
             ranks=run.shape.world_size,

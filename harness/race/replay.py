@@ -6,15 +6,17 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness.race.explore import Found
+from harness.race.explore import Found, has_changed
 from harness.race.job import Job, Outcome
 from harness.race.report import Race
 from harness.record.provenance import package_versions
+from harness.study import Run
 from harness.system.errors import HarnessError
 from harness.system.whole_file import write_json
 
@@ -91,12 +93,55 @@ def read_replay(file: Path) -> tuple[Replay, Job]:
     return replay, job
 
 
-def replayed(replay: Replay, job: Job, run: Callable[[Job], Outcome]) -> tuple[bool, Values]:
-    """Run the schedule again; whether every bit came out as recorded, and what did."""
-    values = Values.of(run(job))
+@dataclass(frozen=True)
+class Again:
+    """What the schedule of a replay gave here."""
+
+    same: bool  # every bit is as recorded
+    outcome: Outcome
+    issued: tuple[Outcome, ...]  # the order of issue here, run twice where not every bit is as recorded
+    changed: tuple[str, ...]  # in words: what is not as when the schedule was found
+
+    @property
+    def chance(self) -> bool:
+        """Whether the order of issue does not end twice alike, so that nothing can be said of another one."""
+        return any(has_changed(self.issued[0], other) for other in self.issued)
+
+    @property
+    def shows(self) -> bool:
+        """Whether the race shows: to the bit, or by values that are not those of the order of issue here."""
+        if self.same:
+            return True
+        return (
+            self.issued[0].problem is None and not self.chance and has_changed(self.issued[0], self.outcome)
+        )
+
+
+def replayed(replay: Replay, job: Job, run: Callable[[Job], Outcome]) -> Again:
+    """Run the schedule again and, where not every bit comes out as recorded, the order of issue beside it."""
+    job, changed = as_here(job)
+    outcome = run(job)
+    values = Values.of(outcome)
     if not replay.expected.reads:
         values = values.model_copy(update={"reads": ()})
-    return _anywhere(values) == _anywhere(replay.expected), values
+    same = _anywhere(values) == _anywhere(replay.expected)
+    in_order = job.under("scripted", excerpt=False)
+    issued = () if same else (run(in_order), run(in_order))
+    return Again(same, outcome, issued, (*changed_versions(replay), *changed))
+
+
+def as_here(job: Job) -> tuple[Job, tuple[str, ...]]:
+    """The job with the text of this machine, where its run reads the standard library; and whether that is another."""
+    if job.program.run is None:
+        return job, ()
+    run = Run.model_validate(job.program.run)
+    data = run.data.as_here()
+    if data == run.data:
+        return job, ()
+    content = run.model_copy(update={"data": data}).model_dump(mode="json")
+    return replace(job, program=replace(job.program, run=content)), (
+        "its text, Python's standard library, is another here",
+    )
 
 
 def _anywhere(values: Values) -> Values:

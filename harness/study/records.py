@@ -196,6 +196,10 @@ class Data(Frozen):
         unsaid = [*(["path"] if self.sha256 else []), *(["revision"] if self.revision is None else [])]
         return {name: value for name, value in content.items() if name not in unsaid}
 
+    def as_here(self) -> Self:
+        """The same, for work that asks nothing of the text: the standard library's is the one of this Python."""
+        return self.model_copy(update={"sha256": stdlib_sha256()}) if self.source == "stdlib" else self
+
 
 class Rule(Frozen):
     """The decision rule, stated before the runs."""

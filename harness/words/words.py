@@ -100,7 +100,7 @@ WORDS = {
     ),
     "replay": (
         "A file that holds one order under which values change; `hpz race --replay FILE` runs it again, to "
-        "the bit."
+        "the bit; with another Python, torch or processor it is held against the order of issue there."
     ),
     "run": "One cell of a study. Its id hashes everything in the study that can change its numbers.",
     "secondary tensor": (
