@@ -422,7 +422,7 @@ def train(model_name: str, data: Data, training: Training, steps: int) -> list[f
 @pytest.mark.parametrize("family", ["llama2", "falcon-7b", "falcon-40b"])
 def test_a_toy_model_learns_source_code_in_twenty_steps(family: str, kind: str) -> None:
     losses = train(f"{family}-{kind}", Data(), Training(learning_rate=5e-3, sequence_length=32), 20)
-    assert losses[0] > 6.0 and losses[-1] < 5.4
+    assert losses[0] > 6.0 and losses[-1] < 5.6  # each release of Python has a text of its own
 
 
 @pytest.mark.slow
