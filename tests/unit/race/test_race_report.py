@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from harness.cli.race import what_came_again
 from harness.race.explore import Budget, Found, Search, explore, flips_of, turned_around
 from harness.race.happens_before import Analysis
 from harness.race.investigate import conclude
@@ -17,7 +18,7 @@ from harness.race.job import Flip, Job, Outcome, Program
 from harness.race.memory import Footprint
 from harness.race.merge import merge, rank_report
 from harness.race.picture import picture
-from harness.race.replay import Values, changed_versions, read_replay, write_replay
+from harness.race.replay import Again, Values, changed_versions, read_replay, write_replay
 from harness.race.report import (
     SCHEMA_FILE,
     Effect,
@@ -32,7 +33,9 @@ from harness.race.report import (
 )
 from harness.race.story import story
 from harness.race.text import effect_text, ranks_text, summary, text
+from harness.study import load_study
 from harness.system.errors import HarnessError
+from tests.conftest import StudyFile
 
 COPY = (("deepspeed/runtime/zero/partition_parameters.py", 1946, "_partition_param_sec"),)
 GATHER = (("deepspeed/runtime/zero/partition_parameters.py", 1353, "_all_gather_dtype"),)
@@ -294,6 +297,58 @@ def test_a_replay_names_the_packages_that_have_changed(tmp_path: Path) -> None:
     assert changed_versions(replay) == []
     old = replay.model_copy(update={"versions": {**replay.versions, "torch": "1.0"}})
     assert changed_versions(old) == [f"torch was 1.0, is {replay.versions['torch']}"]
+
+
+RIGHT, WRONG = outcome("right"), outcome("wrong")
+FAILED, STUCK = outcome(problem="rank 0 failed: OOM"), outcome(problem="stalled: ranks wait for each other")
+
+
+@pytest.mark.parametrize(
+    "here, issued, said",
+    [
+        (
+            WRONG,
+            (RIGHT, RIGHT),
+            "shown again, with other values: the final values of rank 0 change (torch was",
+        ),
+        (
+            FAILED,
+            (RIGHT, RIGHT),
+            "shown again, with other values: the program fails (rank 0 failed: OOM) (torch",
+        ),
+        (RIGHT, (RIGHT, RIGHT), "NOT reproduced: the values are those of the order of issue; torch was"),
+        (STUCK, (RIGHT, RIGHT), "NOT reproduced: the program stalled: ranks wait for each other; torch was"),
+        (
+            WRONG,
+            (RIGHT, outcome("another")),
+            "NOT reproduced: the order of issue does not end twice alike here;",
+        ),
+        (
+            WRONG,
+            (FAILED, FAILED),
+            "NOT reproduced: the program rank 0 failed: OOM in the order of issue too;",
+        ),
+        (
+            WRONG,
+            (STUCK, STUCK),
+            "NOT reproduced: the program stalled: ranks wait for each other in the order of",
+        ),
+    ],
+)
+def test_a_replay_that_is_not_to_the_bit_shows_what_the_order_of_issue_here_does_not_give(
+    here: Outcome, issued: tuple[Outcome, ...], said: str
+) -> None:
+    again = Again(same=False, outcome=here, issued=issued, changed=("torch was 1.0, is 2.0",))
+    assert what_came_again(again).startswith(said)
+    assert again.shows == said.startswith("shown")
+
+
+def test_a_run_that_was_trained_with_another_python_is_analysed_with_the_text_of_this_one(
+    study_file: StudyFile,
+) -> None:
+    run = load_study(study_file()).runs[0]
+    elsewhere = run.model_copy(update={"data": run.data.model_copy(update={"sha256": "0" * 64})})
+    assert Program.of_run(elsewhere) == Program.of_run(run)
 
 
 @pytest.mark.parametrize("content", ["[]", '{"kind": "hpz race replay"}', "no JSON"])
