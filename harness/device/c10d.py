@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.utils.weak import TensorWeakRef
 
 from harness.device.collectives import Backend
 from harness.device.observe import Collective
@@ -51,18 +52,24 @@ HOST_CALLS = ("barrier", "monitored_barrier_")
 
 
 class StreamWork(TorchWork):
-    """A deferred call as C++ and torch.distributed hold it."""
+    """A deferred call as C++ and torch.distributed hold it.
+
+    Until somebody waits for it it keeps the memory of its results, as ProcessGroupNCCL does (PyTorch 2.7 and later).
+    """
 
     def __init__(self, deferred: Any, results: list[Tensor]) -> None:
         super().__init__()
-        self.deferred, self.results = deferred, results
+        self.deferred, self.kept = deferred, results
+        self.results = [TensorWeakRef(t) for t in results]
 
     def wait(self, timeout: object = None) -> bool:
         """The current stream waits; the host does not."""
-        return bool(self.deferred.wait())
+        self.deferred.wait()
+        self.kept = []
+        return True
 
     def synchronize(self) -> None:
-        self.deferred.wait()
+        self.wait()
 
     def is_completed(self) -> bool:
         return bool(self.deferred.is_completed())
@@ -74,7 +81,8 @@ class StreamWork(TorchWork):
         return None
 
     def result(self) -> list[Tensor]:
-        return self.results
+        """Those that the program still holds."""
+        return [t for result in self.results if (t := result()) is not None]
 
     def get_future(self) -> Any:
         """Torch's reducer asks and waits in C++, unseen: the wait is put where its own is, at the end of the pass.
@@ -95,7 +103,7 @@ class StreamFuture(torch.futures.Future):  # type: ignore[type-arg]
     def __init__(self, work: StreamWork) -> None:
         super().__init__()
         self.work = work
-        self.set_result(work.results)
+        self.set_result(work.result())
 
     def wait(self) -> Any:
         self.work.wait()

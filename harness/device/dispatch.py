@@ -15,14 +15,18 @@ import torch
 
 from harness.device.arguments import map_tensors, tensors_of, written
 from harness.device.c10d import flat
+from harness.device.composed import kernel_of
 from harness.device.deferred import Deferred, drawing_from, generator_state
 from harness.device.errors import DeviceError, MixedDevices
-from harness.device.memory import Memory, accesses, is_pinned, on_device
-from harness.device.observe import HOST, OpKind, OpRecord
+from harness.device.memory import DEVICE, Memory, is_pinned, names_device, on_device
+from harness.device.observe import HOST, OpKind
 from harness.device.operators import Kind, Operator, describe
 from harness.device.poison import alias
+from harness.device.records import tell_op
 from harness.device.results import Results
+from harness.device.shown import shown
 from harness.device.streams import Machine
+from harness.device.subclasses import is_made_of_others, is_shape_alone
 from harness.device.torch_private import PlainDispatchMode, current_node, functions_off
 from harness.device.virtual_collectives import VirtualBackend
 
@@ -49,10 +53,17 @@ class Dispatcher(PlainDispatchMode):
             Kind.COMPUTE: self._compute,
             Kind.RESIZE: self._resize,
             Kind.COLLECTIVE: self._collective,
+            Kind.COMPOSED: self._composed,
             Kind.UNKNOWN: self._unknown,
         }
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if types and any(map(is_made_of_others, types)):
+            return NotImplemented  # its own dispatch then calls operators on those, which come here
+        if types and any(map(is_shape_alone, types)):
+            return func(*args, **(kwargs or {}))
+        if kwargs and shown.mapped and names_device(kwargs.get("device") or "cpu"):
+            kwargs = {**kwargs, "device": DEVICE}  # by code that torch calls with function modes off
         operator = describe(func)
         if operator.kind is Kind.METADATA:
             return func(*args, **kwargs) if kwargs else func(*args)
@@ -210,6 +221,12 @@ class Dispatcher(PlainDispatchMode):
         self.machine.finish()  # deferred collectives of the same group go first on every rank
         return self._on_host(operator, func, args, kwargs)
 
+    def _composed(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not any(map(on_device, flat((*args, *kwargs.values())))):
+            return self._on_host(operator, func, args, kwargs)
+        with self:
+            return kernel_of(func)(*args, **kwargs)
+
     def _unknown(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if any(on_device(t) for t in tensors_of((*args, *kwargs.values()))):
             raise DeviceError(
@@ -233,7 +250,7 @@ class Dispatcher(PlainDispatchMode):
     def _tell_host(self, operator: Operator, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
         """The host touches these tensors now; only the device could be at work on pinned ones."""
         if self.machine.observers and any(is_pinned(t) for t in (*reads, *writes)):
-            self._observe(operator, [t for t in reads if is_pinned(t)], writes, stream=HOST)
+            tell_op(self.machine, operator, [t for t in reads if is_pinned(t)], writes, stream=HOST)
 
     # ---- issuing
 
@@ -261,7 +278,7 @@ class Dispatcher(PlainDispatchMode):
         made: list[Tensor] = []
         out: Any = self.results.make(operator, func, args, kwargs, made)
         if self.machine.observers:
-            self._observe(operator, reads, [*written(operator, args, kwargs), *made], kind)
+            tell_op(self.machine, operator, reads, [*written(operator, args, kwargs), *made], kind)
         # What the op will touch is what the handles mean now: `param.data = x` may change them before it runs.
         frozen_args, frozen_kwargs = map_tensors(alias, args, kwargs)
         self.machine.issue(
@@ -284,7 +301,7 @@ class Dispatcher(PlainDispatchMode):
         for tensor in made:
             self.memory.adopt(tensor)
         if machine.observers:
-            self._observe(operator, reads, [*written(operator, args, kwargs), *made], kind)
+            tell_op(machine, operator, reads, [*written(operator, args, kwargs), *made], kind)
         index = machine.next_op_index()
         stream = machine.current
         stream.issued += 1
@@ -292,29 +309,3 @@ class Dispatcher(PlainDispatchMode):
         for observer in machine.observers:
             observer.on_run(index)
         return out
-
-    def _observe(
-        self,
-        operator: Operator,
-        reads: Iterable[Tensor],
-        writes: Sequence[Tensor],
-        kind: OpKind = "op",
-        stream: int | None = None,
-    ) -> None:
-        machine = self.machine
-        if operator.overwrites:
-            unread = {id(t) for t in writes}
-            reads = [t for t in reads if id(t) not in unread]
-        record = OpRecord(
-            index=machine.ops,
-            name=operator.name,
-            stream=machine.current.id if stream is None else stream,
-            kind=kind,
-            reads=accesses(reads),
-            writes=accesses(writes),
-            pointwise=operator.pointwise,
-        )
-        for observer in machine.observers:
-            observer.on_op(record)
-        if machine.recorder is not None:
-            machine.recorder(record, writes)

@@ -18,6 +18,7 @@ from harness.device.poison import Poison, use_on
 from harness.device.shown import DEVICE, shown
 from harness.device.statistics import Statistics
 from harness.device.streams import Machine, Stream
+from harness.device.subclasses import is_made_of_others, parts_of
 from harness.device.torch_private import inside_vmap, keep_attributes
 
 __all__ = [
@@ -35,10 +36,11 @@ __all__ = [
 class Allocation:
     """The mark of device memory: its number, counted from 0 in the order of allocation; of pinned, down from -1."""
 
-    __slots__ = ("id",)
+    __slots__ = ("id", "recorded", "stream")
 
-    def __init__(self, number: int) -> None:
-        self.id = number
+    def __init__(self, number: int, stream: int) -> None:
+        self.id, self.stream = number, stream
+        self.recorded: tuple[Stream, ...] = ()  # streams that the allocator was told of besides
 
 
 class WatchedAllocation(Allocation):
@@ -46,8 +48,8 @@ class WatchedAllocation(Allocation):
 
     __slots__ = ("machine",)
 
-    def __init__(self, number: int, machine: Machine) -> None:
-        super().__init__(number)
+    def __init__(self, number: int, stream: int, machine: Machine) -> None:
+        super().__init__(number, stream)
         self.machine = machine
 
     def __del__(self) -> None:
@@ -68,9 +70,11 @@ def allocation_of(tensor: torch.Tensor) -> Allocation | None:
 def on_device(tensor: torch.Tensor) -> bool:
     """Whether the tensor lies in device memory. Call it with torch functions disabled, or pay for it."""
     try:
-        return hasattr(tensor.untyped_storage(), "allocation")
+        if hasattr(tensor.untyped_storage(), "allocation"):
+            return True
     except NotImplementedError:  # transformers 4.56 makes its masks so
         return on_device(inside_vmap(tensor))
+    return is_made_of_others(type(tensor)) and any(map(on_device, parts_of(tensor)))
 
 
 def record_stream(tensor: torch.Tensor | None, stream: Stream) -> None:
@@ -78,6 +82,7 @@ def record_stream(tensor: torch.Tensor | None, stream: Stream) -> None:
     allocation = None if tensor is None else allocation_of(tensor)
     if tensor is not None and allocation is not None:
         use_on(tensor, stream)
+        allocation.recorded += (stream,)
         for observer in stream.machine.observers:
             observer.on_record_stream(allocation.id, stream.id)
 
@@ -142,14 +147,27 @@ class Memory:
         self._mark(fresh.untyped_storage())
         return fresh
 
-    def _mark(self, storage: Any, written: bool = False) -> None:
+    def give_back(self, storage: Any) -> None:
+        """The program frees a storage that it keeps. Who touches it now reads what nobody has written."""
+        allocation = storage.allocation
+        for stream in allocation.recorded:
+            self.machine.run_until(stream, stream.issued)
+        self._mark(storage, stream=allocation.stream)
+
+    def take_again(self, storage: Any) -> None:
+        """The program wants memory again for such a storage: the block that it had, which is of one stream's pool."""
+        if storage.allocation.stream != self.machine.current.id:
+            self.machine.finish()
+        self._mark(storage)
+
+    def _mark(self, storage: Any, written: bool = False, stream: int | None = None) -> None:
         number = self.allocated
         self.allocated += 1
+        stream = self.machine.current.id if stream is None else stream
         if self.machine.observers:
-            stream = self.machine.current.id
             storage.allocation = self._watched(number, storage.nbytes(), stream, written)
         else:
-            storage.allocation = Allocation(number)
+            storage.allocation = Allocation(number, stream)
         if self.statistics is not None:
             storage.counted = self.statistics.took(storage.nbytes())
         keep_attributes(storage)
@@ -158,7 +176,7 @@ class Memory:
         machine = self.machine
         for observer in machine.observers:
             observer.on_alloc(number, nbytes, stream, written)
-        return WatchedAllocation(number, machine)
+        return WatchedAllocation(number, stream, machine)
 
 
 def accesses(tensors: Iterable[torch.Tensor]) -> tuple[Access, ...]:

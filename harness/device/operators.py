@@ -22,6 +22,7 @@ class Kind(Enum):
     COMPUTE = auto()  # everything else
     RESIZE = auto()  # changes a storage
     COLLECTIVE = auto()  # c10d
+    COMPOSED = auto()  # calls other operators, which are treated one by one
     UNKNOWN = auto()  # might wait for the device in a way that nobody has described
 
 
@@ -55,6 +56,7 @@ OVERWRITE = {"copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_", "ra
 # With `beta=0` the first argument is not read, as torch documents; so of their in-place forms.
 SCALED_FIRST = {"addmm", "addmv", "addbmm", "baddbmm", "addr", "_addmm_activation", "sspaddmm"}
 NAMESPACES = {"aten", "prims"}
+COMPOSED = {"fsdp", "_c10d_functional", "_dtensor"}  # see harness.device.composed
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ def _kind(func: Any, name: str, writes: bool) -> Kind:
     schema, tags = func._schema, func.tags
     if func.namespace == "c10d":
         return Kind.COLLECTIVE
+    if func.namespace in COMPOSED:
+        return Kind.COMPOSED
     if not any(_is_tensor(item) for item in (*schema.arguments, *schema.returns)):
         return Kind.METADATA
     if name in SPECIAL:

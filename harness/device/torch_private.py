@@ -7,6 +7,7 @@ of torch is met here. Which releases were tried stands in `tests/matrix.md`; "al
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import FunctionType
@@ -18,19 +19,24 @@ import torch.utils.data
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
+    "DTENSOR",
     "EVENTS_AT_ONCE",
+    "Fit",
     "LoaderIterator",
     "PlainDispatchMode",
     "TorchDispatchMode",
     "TorchWork",
+    "answer_for_accelerator",
     "answer_for_cuda",
     "around_reducers",
     "at_end_of_pass",
     "below_dispatch",
+    "composed_kernel",
     "current_node",
     "function_mode",
     "functions_off",
     "group_by_place",
+    "group_named",
     "hold_gpu",
     "inside_vmap",
     "keep_attributes",
@@ -44,6 +50,7 @@ __all__ = [
     "run_backward",
     "sanitizer",
     "translate_default_devices",
+    "translate_wrapper_devices",
     "unboxed_group",
     "unboxed_work",
 ]
@@ -59,6 +66,14 @@ plain_device = torch._C.TensorBase.device
 
 
 RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+def composed_kernel(func: Any) -> Callable[..., Any]:
+    """The kernel of an operator overload written in Python: the operators that it calls meet the modes. All."""
+    name = (
+        "CPU" if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CPU) else "CompositeExplicitAutograd"
+    )
+    return functools.partial(func._op_dk, getattr(torch._C.DispatchKey, name))
 
 
 def keep_attributes(storage: Any) -> None:
@@ -185,6 +200,12 @@ def unboxed_group(boxed: Any) -> Any:
     return dist.distributed_c10d.ProcessGroup.unbox(boxed)
 
 
+def group_named(name: Any) -> Any:
+    """The process group that functional collectives are given by name. All."""
+    resolve: Any = torch._C._distributed_c10d._resolve_process_group
+    return resolve(name) if isinstance(name, str) else name
+
+
 def open_fake_world(rank: int, world_size: int) -> None:
     """A default group of many ranks of which only this one exists, and whose collectives do nothing. All."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -208,6 +229,21 @@ def answer_for_cuda(answers: Mapping[str, Any]) -> None:
     """Put functions in the place of those of torch.cuda that torch itself and libraries call by private names. All."""
     for name, value in answers.items():
         setattr(torch.cuda, f"_{name}", value)
+
+
+def answer_for_accelerator(current: Callable[[], torch.device]) -> None:
+    """Which kind of device FSDP takes for modules without parameters of their own. All."""
+    torch._C._get_accelerator = lambda check=None: current()
+
+
+def translate_wrapper_devices(translate: Callable[[Any], Any]) -> None:
+    """Let tensors that only hold others lie, for C++, where those do: it would look for CUDA's own streams. All."""
+    make: Any = torch.Tensor._make_wrapper_subclass
+
+    def made(*args: Any, device: Any = None, **kwargs: Any) -> Any:
+        return make(*args, device=device and translate(device), **kwargs)
+
+    torch.Tensor._make_wrapper_subclass = staticmethod(made)  # type: ignore[method-assign]
 
 
 def translate_default_devices(translate: Callable[[Any], Any]) -> None:
@@ -240,3 +276,42 @@ def group_by_place() -> None:
         return groups
 
     torch._C._group_tensors_by_device_and_dtype = grouped  # type: ignore[assignment]
+
+
+Fit = Callable[[Any], None]  # of a module, once it is loaded
+
+
+def _draw_locally(module: Any) -> None:
+    module.is_rng_supported_mesh = lambda mesh: False
+
+
+def _ask_elsewhere(module: Any) -> None:
+    kind = module.ShardingPropagator
+    ask = kind._propagate_tensor_meta_non_cached
+
+    def asked(*args: Any) -> Any:
+        with torch.utils._python_dispatch._disable_current_modes():
+            return ask(*args)
+
+    kind._propagate_tensor_meta_non_cached = asked
+
+
+def _ask_for_host_memory(module: Any) -> None:
+    def shape(spec: Any) -> torch.Tensor:
+        meta = spec.tensor_meta
+        return torch.empty_strided(meta.shape, meta.stride, dtype=meta.dtype)
+
+    module._rebuild_tensor_from_dtensor_meta = shape
+
+
+DTENSOR: dict[str, Fit] = {
+    "torch.distributed.tensor._dispatch": _draw_locally,
+    "torch.distributed.tensor._random": _draw_locally,
+    "torch.distributed.tensor._sharding_prop": _ask_elsewhere,
+    "torch.distributed.tensor._op_schema": _ask_for_host_memory,
+}
+"""What of DTensor would look for CUDA itself, by module. All.
+
+Each rank draws from the generator that it has, where DTensor's own way takes the state of CUDA's apart. The shapes of
+results, which DTensor learns by running an operator on tensors without content, are no business of the device's.
+"""

@@ -17,6 +17,7 @@ from harness.device.loaders import pinning_loaders
 from harness.device.memory import DEVICE, Memory, on_device
 from harness.device.observe import Observer
 from harness.device.poison import parse_poison
+from harness.device.resizing import resized_storages
 from harness.device.saved import seen_packing
 from harness.device.schedule import Eager, Policy
 from harness.device.shown import shown
@@ -59,6 +60,7 @@ class VirtualDevice(Device):
             modes.enter_context(placed_tensors())
             modes.enter_context(pinning_loaders())
             modes.enter_context(seen_packing())
+            modes.enter_context(resized_storages(self.memory))
             modes.enter_context(followed_threads(self.machine))
             modes.enter_context(self.dispatcher)
             modes.enter_context(self.functions)

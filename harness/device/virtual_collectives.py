@@ -19,6 +19,7 @@ from harness.device.errors import DeviceError
 from harness.device.memory import accesses, on_device
 from harness.device.observe import Collective, OpRecord
 from harness.device.poison import alias
+from harness.device.records import tell
 from harness.device.schedule import Flight
 from harness.device.streams import Event, Machine, Stream
 from harness.device.torch_private import below_dispatch, functions_off
@@ -118,10 +119,7 @@ class VirtualBackend(Backend):
             writes=accesses(writes),
             collective=collective,
         )
-        for observer in self._machine.observers:
-            observer.on_op(record)
-        if self._machine.recorder is not None:
-            self._machine.recorder(record, reads)
+        tell(self._machine, record, reads)
 
     def all_gather_coalesced(
         self,

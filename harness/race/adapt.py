@@ -16,6 +16,7 @@ from harness.configuration import checked, read_configuration
 from harness.device import VirtualDevice
 from harness.device.memory import DEVICE
 from harness.device.shown import shown
+from harness.device.torch_private import DTENSOR, Fit
 from harness.race.job import Program
 
 
@@ -31,17 +32,16 @@ def adapt_torch(device: VirtualDevice, mapped: bool) -> None:
         torch.nn.Module.compile = lambda *_, **__: None  # type: ignore[method-assign]
 
 
-def adapt_hugging_face(mapped: bool) -> None:
-    """Without CUDA's names Trainer and Accelerate, which look for a GPU, get the virtual device, which has bf16.
+def adapt_libraries(mapped: bool) -> None:
+    """What of libraries looks behind the device's names is fitted to it, whoever imports them, and whenever.
 
-    Whoever imports them, and whenever: a script may do so through a module of its own.
+    Without CUDA's names Trainer and Accelerate, which look for a GPU, get the virtual device, which has bf16.
     """
-    if mapped:
-        return
-    for name, fit in HUGGING_FACE.items():
+    fits = DTENSOR if mapped else DTENSOR | HUGGING_FACE
+    for name, fit in fits.items():
         if name in sys.modules:
             fit(sys.modules[name])
-    sys.meta_path.insert(0, FittedImport())
+    sys.meta_path.insert(0, FittedImport(fits))
 
 
 def _fit_training_arguments(module: Any) -> None:
@@ -52,20 +52,26 @@ def _fit_accelerate(module: Any) -> None:
     module.PartialState.default_device = property(lambda self: DEVICE)
 
 
-HUGGING_FACE = {"transformers.training_args": _fit_training_arguments, "accelerate.state": _fit_accelerate}
+HUGGING_FACE: dict[str, Fit] = {
+    "transformers.training_args": _fit_training_arguments,
+    "accelerate.state": _fit_accelerate,
+}
 
 
 class FittedImport(MetaPathFinder):
-    """Fits the modules of HUGGING_FACE as soon as they are loaded."""
+    """Fits modules as soon as they are loaded."""
+
+    def __init__(self, fits: Mapping[str, Fit]) -> None:
+        self.fits = fits
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path) if name in HUGGING_FACE else None
+        spec = PathFinder.find_spec(name, path) if name in self.fits else None
         if spec is not None and isinstance(loader := spec.loader, SourceFileLoader):
             load = loader.exec_module
 
             def exec_module(module: Any) -> None:
                 load(module)
-                HUGGING_FACE[name](module)
+                self.fits[name](module)
 
             loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
@@ -82,13 +88,18 @@ def adapt_deepspeed(device: VirtualDevice, program: Program) -> None:
         original(device.backend, *args, **kwargs)
         device.connect()
 
-    for module in list(sys.modules.values()):
-        if getattr(module, "init_distributed", None) is original:
-            module.init_distributed = init_distributed  # type: ignore[attr-defined]
+    _replace("init_distributed", original, init_distributed)
     _use_gloo(device.backend)
     _route_objects(device)
     if program.config is not None:
         deepspeed.initialize = _with_config(deepspeed.initialize, program.config)
+
+
+def _replace(name: str, original: Any, function: Any) -> None:
+    """In every module that has it, as torch's DeviceMesh has init_process_group."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__dict__", {}).get(name) is original:
+            setattr(module, name, function)
 
 
 MET = set[str]()
@@ -128,7 +139,8 @@ def _awaited(name: str, original: Callable[..., Any], device: VirtualDevice) -> 
 def _use_gloo(backend: str) -> None:
     """A script that starts process groups itself asks for NCCL; on this device it is gloo underneath."""
     for name in ("init_process_group", "new_group"):
-        setattr(torch.distributed, name, _over(backend, getattr(torch.distributed, name)))
+        original = getattr(torch.distributed, name)
+        _replace(name, original, _over(backend, original))
     if shown.mapped:
         setattr(torch.distributed, "get_backend", lambda group=None: "nccl")  # noqa: B010
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from harness.device.memory import on_device
+from harness.device.subclasses import parts_of
 from harness.device.torch_private import below_dispatch, functions_off
 from harness.race.names import roots
 
@@ -40,7 +41,7 @@ def _digest_of(names: Mapping[str, Any], numbers: bool) -> str:
 
 def _digest_module(module: torch.nn.Module) -> str:
     shards = (
-        f"{name} {digest_tensor(shard if (shard := getattr(p, 'ds_tensor', None)) is not None else p.data)}"
+        f"{name} {digest_tensor(shard if (shard := getattr(p, 'ds_tensor', None)) is not None else p)}"
         for name, p in sorted(module.named_parameters())
     )
     return hashlib.sha256("\n".join(shards).encode()).hexdigest()
@@ -48,8 +49,11 @@ def _digest_module(module: torch.nn.Module) -> str:
 
 def digest_tensor(tensor: torch.Tensor) -> str:
     """Hash of its bytes. Call it below the device's dispatch."""
-    flat = tensor.detach().contiguous().reshape(-1)
-    return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"").hexdigest()
+    content = hashlib.sha256()
+    for part in parts_of(tensor):
+        if part.numel():
+            content.update(part.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
 
 
 def _plain(value: Any) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from harness.device.memory import allocation_of
 from harness.device.stream_names import plain_name
+from harness.device.subclasses import parts_of
 from harness.device.torch_private import functions_off
 from harness.race.memory import Footprint, footprint, overlap
 from harness.race.sites import is_hidden
@@ -46,7 +47,9 @@ class Namer:
         for name, parameter in self._parameters():
             for part in PARTS:
                 tensor = parameter.data if part == "data" else getattr(parameter, part, None)
-                if isinstance(tensor, torch.Tensor) and _lies_in(tensor, storage, view):
+                if isinstance(tensor, torch.Tensor) and any(
+                    _lies_in(held, storage, view) for held in parts_of(tensor)
+                ):
                     return name if part == "data" else f"{name}.{part}"
         return None
 
@@ -120,4 +123,5 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _any_in(tensors: list[torch.Tensor], storage: int) -> bool:
-    return any((allocation := allocation_of(one)) is not None and allocation.id == storage for one in tensors)
+    held = (allocation_of(part) for one in tensors for part in parts_of(one))
+    return any(allocation is not None and allocation.id == storage for allocation in held)

@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from harness.device import Device, VirtualDevice, as_cuda, open_device, open_process_device
 from harness.device.stream_names import stream_names
-from harness.race.adapt import MET, adapt_deepspeed, adapt_hugging_face, adapt_torch
+from harness.race.adapt import MET, adapt_deepspeed, adapt_libraries, adapt_torch
 from harness.race.digest import digest_of, values_left
 from harness.race.ends import ends_written, leave, meet_again, write_when_asked
 from harness.race.findings import Costs, shortened
@@ -196,7 +196,7 @@ def run_script(job: Job, watch: Watch) -> str:
     assert isinstance(device, VirtualDevice)
     watch.attach(device)
     adapt_deepspeed(device, program)
-    adapt_hugging_face(program.map_cuda)
+    adapt_libraries(program.map_cuda)
     adapt_torch(device, program.map_cuda)
     own = OwnRanks(program.ranks)
     own.follow()

@@ -24,7 +24,13 @@ from harness.device.as_cuda import (
 from harness.device.memory import DEVICE, names_device
 from harness.device.shown import shown
 from harness.device.streams import Event, Stream
-from harness.device.torch_private import answer_for_cuda, group_by_place, translate_default_devices
+from harness.device.torch_private import (
+    answer_for_accelerator,
+    answer_for_cuda,
+    group_by_place,
+    translate_default_devices,
+    translate_wrapper_devices,
+)
 
 CUDA = {**names.DEVICES, **memory.MEMORY, **random.RANDOM, **streams.STREAMS, **tensors.OLD_TYPES}
 
@@ -53,13 +59,19 @@ def map_cuda() -> None:
     _put(torch.backends.cudnn, {"is_acceptable": names.answers(False)})
     _put(torch.distributed, {"is_nccl_available": names.answers(True)})
     answer_for_cuda(names.PRIVATE)
-    translate_default_devices(lambda device: DEVICE if names_device(device) else device)
+    answer_for_accelerator(accelerator.current_accelerator)
+    translate_default_devices(_placed)
+    translate_wrapper_devices(_placed)
     group_by_place()
     kernels.add_kernels()
     kernels.handle_norms()
     tensors.handle_tensors()
     tensors.number_devices()
     tensors.register_location()
+
+
+def _placed(device: Any) -> Any:
+    return DEVICE if names_device(device) else device
 
 
 def _put(module: Any, content: Mapping[str, Any]) -> None:

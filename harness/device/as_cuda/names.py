@@ -50,6 +50,11 @@ def device_count() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1")
 
 
+def is_initialized() -> bool:
+    """Whether the program has used its device yet, or said which it is; a DeviceMesh else chooses by LOCAL_RANK."""
+    return shown.index is not None or machine().memory.allocated > 0
+
+
 def current_device() -> int:
     return int(shown.device.index) if shown.mapped else 0
 
@@ -137,13 +142,13 @@ def answers(value: Any) -> Any:
 
 
 def call_now(callback: Any, **_: object) -> None:
-    """CUDA is always initialised here, so that nothing is put off until it is."""
+    """Nothing is put off until CUDA is initialised."""
     callback()
 
 
 DEVICES = {
     "is_available": answers(True),
-    "is_initialized": answers(True),
+    "is_initialized": is_initialized,
     "init": nothing,
     "device_count": device_count,
     "current_device": current_device,

@@ -32,6 +32,7 @@ def handle_tensors() -> None:
     """Register the handlers; the device's function mode asks them from now on."""
     handles(Tensor.cuda)(_cuda)
     handles(Tensor.type)(_type)
+    handles(torch.device)(_device)
 
 
 def number_devices() -> None:
@@ -46,6 +47,13 @@ def number_devices() -> None:
         return to(module, *args, **kwargs)
 
     torch.nn.Module.to = module_to  # type: ignore[method-assign,assignment]
+
+
+def _device(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
+    """A number alone is one of CUDA's devices."""
+    if args and type(args[0]) is int:
+        args = ("cuda", args[0])
+    return func(*args, **kwargs)
 
 
 def _cuda(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:

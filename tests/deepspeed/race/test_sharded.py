@@ -1,0 +1,63 @@
+"""`hpz race` on PyTorch's own sharded training: FullyShardedDataParallel, fully_shard, and what DTensor calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.race.explore import Budget
+from harness.race.investigate import Settings, analysed, investigate
+from harness.race.job import Job, Program
+from harness.race.launch import Ranks
+from harness.race.report import Report
+from tests.deepspeed.race.race_help import SCRIPTS
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    with Ranks(None, tmp_path_factory.mktemp("ranks"), map_cuda=True) as warm:
+        yield warm
+
+
+def job(script: str, *arguments: str, world: int = 2) -> Job:
+    program = Program(world, script=str(SCRIPTS / f"{script}.py"), arguments=arguments, map_cuda=True)
+    return Job(program)
+
+
+def report(ranks: Ranks, asked: Job) -> Report:
+    return analysed(asked, ranks.run(asked, 240))
+
+
+@pytest.mark.parametrize(("form", "world"), [("fsdp", 2), ("fully_shard", 2), ("hybrid", 4)])
+def test_sharded_training_is_followed_to_its_end_and_clean(ranks: Ranks, form: str, world: int) -> None:
+    found = report(ranks, job("sharded", form, world=world))
+    assert found.problems == ()
+    assert found.races == ()
+    assert found.steps == 3
+
+
+def test_a_step_of_sharded_parameters_is_ops_on_the_device(ranks: Ranks) -> None:
+    """A checkpoint that does not wait for it races with the shards, which are called after their parameters."""
+    found = report(ranks, job("sharded", "fully_shard", "saved"))
+    names = {name for race in found.races for name in race.names}
+    assert names == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert "_foreach_mul_" in {race.first.op for race in found.races}  # the optimizer's
+
+
+def test_memory_of_an_all_gather_that_is_freed_too_early_is_found_and_changes_values(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    found = investigate(
+        job("sharded", "fully_shard", "unordered"), ranks, tmp_path, Settings(Budget(seeds=0))
+    )
+    freed = found.of_kind("freed-in-use")
+    assert freed
+    assert any(race.effect is not None and race.effect.found for race in freed)
+
+
+def test_functional_collectives_and_tensor_parallel_models_compute_what_they_should(ranks: Ranks) -> None:
+    found = report(ranks, job("functional"))
+    assert found.problems == ()
+    assert found.races == ()
