@@ -115,9 +115,20 @@ def _accelerate(words: list[str]) -> Launched:
             if said.get(key) is not None:
                 environment[variable] = str(said[key]) if key.endswith("_file") else str(said[key]).lower()
     elif "use_fsdp" in options or config.get("distributed_type") == "FSDP":
-        raise HarnessError("accelerate launch: FSDP is not analysed; give a configuration of type DEEPSPEED")
+        environment |= _fsdp({**(config.get("fsdp_config") or {}), **options})
     launched.environment = environment
     return launched
+
+
+def _fsdp(said: Mapping[str, Any]) -> dict[str, str]:
+    """As accelerate hands FSDP's keys to the ranks (accelerate.utils.launch)."""
+    environment = {"ACCELERATE_USE_FSDP": "true"}
+    for key, value in said.items():
+        if key.startswith("fsdp_") and value is not None:
+            logical = key == "fsdp_reshard_after_forward" or str(value).lower() in ("true", "false")
+            name = key.replace("_layer_cls_to_wrap", "_cls_to_wrap").upper()
+            environment[name] = str(value).lower() if logical else str(value)
+    return environment
 
 
 def _fabric(words: list[str]) -> Launched:

@@ -11,6 +11,7 @@ from harness.race.explore import Budget
 from harness.race.investigate import Settings, analysed, investigate
 from harness.race.job import Job, Program
 from harness.race.launch import Ranks
+from harness.race.launchers import read_launch
 from harness.race.report import Report
 from tests.deepspeed.race.race_help import SCRIPTS
 
@@ -61,3 +62,35 @@ def test_functional_collectives_and_tensor_parallel_models_compute_what_they_sho
     found = report(ranks, job("functional"))
     assert found.problems == ()
     assert found.races == ()
+
+
+TRAIN = """
+import torch
+from accelerate import Accelerator
+
+accelerator = Accelerator()
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.GELU(), torch.nn.Linear(32, 1))
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+model, optimizer = accelerator.prepare(model, optimizer)
+for _ in range(2):
+    accelerator.backward(model(torch.ones(4, 8, device=accelerator.device)).square().mean())
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_accelerate_shards_as_its_file_says(ranks: Ranks, version: int, tmp_path: Path) -> None:
+    config, script = tmp_path / "accelerate.yaml", tmp_path / "train.py"
+    config.write_text(
+        "distributed_type: FSDP\nmixed_precision: bf16\nnum_processes: 2\n"
+        f"fsdp_config: {{fsdp_version: {version}, fsdp_auto_wrap_policy: NO_WRAP, fsdp_use_orig_params: true}}\n"
+    )
+    script.write_text(TRAIN)
+    launched = read_launch(["accelerate", "launch", "--config_file", str(config), str(script)])
+    program = Program(2, script=str(script), map_cuda=True, environment=tuple(launched.environment.items()))
+    found = report(ranks, Job(program))
+    assert found.problems == ()
+    assert found.races == ()
+    assert found.coverage.collectives > 0

@@ -53,6 +53,25 @@ def test_accelerates_file_becomes_the_environment_that_it_sets(tmp_path: Path) -
     assert launched.environment["ACCELERATE_MIXED_PRECISION"] == "bf16"
 
 
+def test_so_do_its_keys_of_fsdp(tmp_path: Path) -> None:
+    file = tmp_path / "fsdp.yaml"
+    file.write_text(
+        "distributed_type: FSDP\nmixed_precision: bf16\nnum_processes: 4\nfsdp_config:\n  fsdp_version: 2\n"
+        "  fsdp_reshard_after_forward: true\n  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP\n"
+        "  fsdp_transformer_layer_cls_to_wrap: LlamaDecoderLayer\n  fsdp_offload_params: null\n"
+    )
+    launched = read_launch(["accelerate", "launch", "--config_file", str(file), "train.py"])
+    assert launched.ranks == 4
+    assert launched.environment == {
+        "ACCELERATE_MIXED_PRECISION": "bf16",
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
+    }
+
+
 def test_fabrics_options_become_the_environment_that_it_sets() -> None:
     line = "fabric run --accelerator cuda --devices 2 --strategy deepspeed t.py"
     launched = read_launch(line.split(" "))
