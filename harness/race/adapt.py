@@ -37,11 +37,28 @@ def adapt_libraries(mapped: bool) -> None:
 
     Without CUDA's names Trainer and Accelerate, which look for a GPU, get the virtual device, which has bf16.
     """
-    fits = DTENSOR if mapped else DTENSOR | HUGGING_FACE
+    fits = DTENSOR | {"torch.distributed.tensor": _shard_attention}
+    if not mapped:
+        fits |= HUGGING_FACE
     for name, fit in fits.items():
         if name in sys.modules:
             fit(sys.modules[name])
     sys.meta_path.insert(0, FittedImport(fits))
+
+
+def _shard_attention(module: Any) -> None:
+    """A CPU's kernel of attention is sharded as CUDA's are, for which DTensor has rules: by batch or by heads."""
+    from torch.distributed.tensor.experimental import register_sharding
+
+    ways = (module.Replicate(), module.Shard(0), module.Shard(1))
+    kernel = "_scaled_dot_product_flash_attention_for_cpu"
+    for name, results in ((kernel, 2), (f"{kernel}_backward", 3)):
+
+        def rule(*arguments: Any, results: int = results, **_: Any) -> list[Any]:
+            given = [hasattr(one, "placements") for one in arguments]
+            return [([way] * results, [way if tensor else None for tensor in given]) for way in ways]
+
+        register_sharding(getattr(torch.ops.aten, name).default)(rule)
 
 
 def _fit_training_arguments(module: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import io
 import pickle
 from collections.abc import Callable, Iterator
@@ -57,9 +58,12 @@ def test_a_factory_without_a_device_makes_host_memory() -> None:
         assert torch.zeros(2, device="cpu").device == torch.device("cpu")
 
 
-@pytest.mark.parametrize(("pin", "waits"), [(False, ["copy to pageable memory"]), (True, [])])
+WAITS = "packed.copy_(tensor)" in inspect.getsource(torch.autograd.graph.save_on_cpu)  # as 2.8 does
+
+
+@pytest.mark.parametrize("pin", [False, True])
 def test_activations_that_are_saved_on_the_host_are_copied_there(
-    pin: bool, waits: list[str], monkeypatch: pytest.MonkeyPatch
+    pin: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with on("eager") as device:
@@ -68,7 +72,7 @@ def test_activations_that_are_saved_on_the_host_are_copied_there(
             y = x.exp()
         saved = y.grad_fn._saved_result  # type: ignore[union-attr]
         assert saved.device == torch.device(DEVICE)
-        assert list(syncs(device))[:1] == waits
+        assert list(syncs(device))[:1] == (["copy to pageable memory"] if WAITS or not pin else [])
         y.sum().backward()
         assert x.grad is not None
         assert torch.equal(x.grad.cpu(), torch.ones(4).exp())

@@ -25,6 +25,16 @@ rows = distribute_tensor(whole, mesh, [Shard(0)])
 assert torch.equal(rows.redistribute(mesh, [Shard(1)]).to_local(), whole[:, 2 * rank : 2 * rank + 2])
 assert torch.equal(rows.redistribute(mesh, [Replicate()]).to_local(), whole)
 
+heads = torch.randn(
+    3, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0)
+).cuda()  # of query, key and value
+q, k, v = (distribute_tensor(one, mesh, [Shard(1)]).requires_grad_() for one in heads)
+attention = torch.nn.functional.scaled_dot_product_attention
+found = attention(q, k, v, is_causal=True)
+torch.testing.assert_close(found.full_tensor(), attention(*heads, is_causal=True))
+found.square().mean().backward()
+assert q.grad.placements == (Shard(1),)
+
 torch.manual_seed(0)
 layers = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 8)).cuda()
 batch = torch.randn(4, 8, device="cuda")
