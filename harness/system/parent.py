@@ -6,6 +6,7 @@ Nothing outlives the process that started it: ranks die with the server that for
 from __future__ import annotations
 
 import ctypes
+import io
 import json
 import os
 import select
@@ -30,6 +31,7 @@ class Parent:
     def __init__(self) -> None:
         self.answers = os.dup(1)
         os.dup2(2, 1)  # older releases of DeepSpeed log to standard output as they are imported
+        print_in_order()
         veil_output()  # before anything is imported that may keep the streams, and for the ranks that are forked
         self._unread = b""
 
@@ -104,6 +106,15 @@ def _be_rank(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # skips teardown, where gloo's threads may abort a process whose work is complete
+
+
+def print_in_order() -> None:
+    """What goes to one file has prints and errors in the order in which they were made, to the last line of it.
+
+    Python holds prints to a file back (PYTHONUNBUFFERED apart), so that an error would come before, or they be lost.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
 def die_with(process: int) -> None:

@@ -19,6 +19,7 @@ from harness.record import RunDirectory
 from harness.study import Run, Shape
 from harness.system.errors import HarnessError
 from harness.system.imports import quick_imports
+from harness.system.parent import print_in_order
 from harness.system.secrets import veil_output
 from harness.variants import Variant, overlay_path
 
@@ -96,6 +97,7 @@ def log_to(directory: RunDirectory, rank: int) -> None:
     file = os.open(directory.logs / f"rank-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    print_in_order()
     veil_output()
 
 

@@ -27,7 +27,7 @@ DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time
 
 
 def child(program: str, tmp_path: Path) -> Child:
-    environment = {"PYTHONPATH": python_path()}
+    environment = {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": ""}  # as on most machines
     return Child("the echo", [sys.executable, "-c", program], tmp_path / "errors.txt", environment)
 
 
