@@ -17,6 +17,7 @@ from harness.device.memory import DEVICE, Memory, accesses, is_pinned, names_dev
 from harness.device.observe import HOST, OpRecord
 from harness.device.shown import shown
 from harness.device.streams import Machine
+from harness.device.torch_private import Overload
 
 Tensor = torch.Tensor
 Handler = Callable[["Functions", Any, Any, Any], Any]
@@ -35,7 +36,7 @@ class Functions(TorchFunctionMode):
         handler = self.handlers.get(func)
         if handler is not None:
             return handler(self, func, args, kwargs or {})
-        if kwargs and "device" in kwargs and shown.mapped:
+        if kwargs and "device" in kwargs and shown.mapped and not isinstance(func, Overload):
             return self._placed(func, args, kwargs)
         self.call = args
         try:

@@ -23,6 +23,7 @@ __all__ = [
     "EVENTS_AT_ONCE",
     "Fit",
     "LoaderIterator",
+    "Overload",
     "PlainDispatchMode",
     "TorchDispatchMode",
     "TorchWork",
@@ -61,6 +62,9 @@ functions_off = torch._C.DisableTorchFunction
 function_mode = torch.overrides._get_current_function_mode
 """The torch-function mode that sees the next call; None inside one, or without one. All."""
 
+Overload = torch._ops.OpOverload
+"""An operator that is called by name, as tensors made of others call it: its device is what C++ takes for it. All."""
+
 plain_device = torch._C.TensorBase.device
 """`Tensor.device` as C++ has it. All."""
 
@@ -70,10 +74,9 @@ RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 def composed_kernel(func: Any) -> Callable[..., Any]:
     """The kernel of an operator overload written in Python: the operators that it calls meet the modes. All."""
-    name = (
-        "CPU" if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CPU) else "CompositeExplicitAutograd"
-    )
-    return functools.partial(func._op_dk, getattr(torch._C.DispatchKey, name))
+    keys = torch._C.DispatchKey
+    key = keys.CPU if func.has_kernel_for_dispatch_key(keys.CPU) else keys.CompositeExplicitAutograd
+    return functools.partial(func._op_dk, key)
 
 
 def keep_attributes(storage: Any) -> None:

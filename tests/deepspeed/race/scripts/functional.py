@@ -25,6 +25,13 @@ rows = distribute_tensor(whole, mesh, [Shard(0)])
 assert torch.equal(rows.redistribute(mesh, [Shard(1)]).to_local(), whole[:, 2 * rank : 2 * rank + 2])
 assert torch.equal(rows.redistribute(mesh, [Replicate()]).to_local(), whole)
 
+half = rows.detach().requires_grad_()  # its gradient is cast while a reduction is still on its way
+columns = distribute_tensor(torch.eye(4, device="cuda", dtype=torch.bfloat16), mesh, [Shard(1)])
+whole_half = half.to(torch.bfloat16).redistribute(mesh, [Replicate()], async_op=True)
+(whole_half @ columns).float().sum().backward()
+assert half.grad.to_local().is_cuda
+assert torch.equal(half.grad.to_local(), torch.ones(2, 4, device="cuda"))
+
 heads = torch.randn(
     3, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0)
 ).cuda()  # of query, key and value
